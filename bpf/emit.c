@@ -1,0 +1,56 @@
+// Put records together and hand them over; count what did not fit.
+
+static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind,
+                                        u8 direction, u8 reason, u64 now) {
+  record->kind = kind;
+  record->direction = direction;
+  record->role = connection->role;
+  record->family = connection->family;
+  record->reason = reason;
+  record->flags = (connection->flags & CONNECTION_BY_ACCEPT ? FLAG_ROLE_BY_CONNECTION : 0) |
+                  (connection->flags & CONNECTION_PREVIOUS_LOST ? FLAG_PREVIOUS_LOST : 0) |
+                  (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0);
+  record->captured_bytes = 0;
+  record->pid = connection->pid;
+  record->tid = connection->tid;
+  record->service_pid = connection->service_pid;
+  record->position = connection->position;
+  record->connection = connection->id;
+  record->at_monotonic_ns = now;
+  record->request_bytes = connection->request_bytes;
+  record->response_bytes = connection->response_bytes;
+  record->request_last_monotonic_ns = connection->request_last_monotonic_ns;
+  record->response_last_monotonic_ns = connection->response_last_monotonic_ns;
+  record->total_bytes = 0;
+  record->local_port = connection->local_port;
+  record->remote_port = connection->remote_port;
+  __builtin_memcpy(record->local_address, connection->local_address, 16);
+  __builtin_memcpy(record->remote_address, connection->remote_address, 16);
+  __builtin_memcpy(record->tail, connection->tail, 8);
+}
+
+static __always_inline void write_progress(const struct connection *connection, u8 ended) {
+  u32 slot = connection->id & (PROGRESS_SLOTS - 1);
+  volatile struct progress *progress_slot = progress.lookup(&slot);
+  if (!progress_slot) return;
+  progress_slot->connection = connection->id;
+  progress_slot->position = connection->position;
+  progress_slot->lost = connection->flags & CONNECTION_UNREPORTED ? 1 : 0;
+  progress_slot->request_last_monotonic_ns = connection->request_last_monotonic_ns;
+  progress_slot->response_last_monotonic_ns = connection->response_last_monotonic_ns;
+  *(volatile u64 *)progress_slot->tail = *(u64 *)connection->tail;
+  progress_slot->request_bytes = connection->request_bytes;
+  progress_slot->response_bytes = connection->response_bytes;
+  progress_slot->ended = ended;
+}
+
+// The exchange of this connection is over, as far as the kernel can see. Safe in softirq.
+static __always_inline void end_exchange(struct connection *connection, u8 reason) {
+  if (connection->state != STATE_REQUEST && connection->state != STATE_RESPONSE) return;
+  connection->state = STATE_IDLE;
+  write_progress(connection, reason);
+  if (connection->flags & CONNECTION_UNREPORTED) return;
+  struct record record;
+  fill_record(&record, connection, RECORD_END, DIRECTION_RESPONSE, reason, bpf_ktime_get_ns());
+  if (records.ringbuf_output(&record, sizeof(record), BPF_RB_NO_WAKEUP)) count(COUNT_END_RING_FULL);
+}

@@ -1,0 +1,21 @@
+// Every size and count, with its reason. The loader may override what stands under #ifndef.
+#pragma once
+
+#ifndef MAX_CONNECTIONS
+#define MAX_CONNECTIONS 16384  // open connections of all targets; 160 bytes each
+#endif
+#ifndef RING_PAGES
+#define RING_PAGES 2048  // 8 MiB: 0.4 s of 20,000 requests a second with heads of 0.5 KB
+#endif
+#ifndef CPU_BITS
+#define CPU_BITS 12  // of a connection's number; the loader passes what this host needs
+#endif
+#define MAX_TARGETS 8192         // processes
+#define PROGRESS_SLOTS 16384     // 64 bytes each; a power of two
+#define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe
+#define MAX_IOVECS 8             // pieces of one call that are looked at; heads were in the first in all servers measured
+
+// Bytes of one message's beginning that are copied out. Powers of two: the verifier bounds offsets by masks.
+#define REQUEST_CAPTURE_BYTES 8192   // most servers refuse heads above 8 KB
+#define RESPONSE_CAPTURE_BYTES 2048  // status and framing headers; the body is only counted
+#define PAYLOAD_MASK (REQUEST_CAPTURE_BYTES - 1)

@@ -1,0 +1,96 @@
+// Every map once.
+#pragma once
+#include "limits.h"
+#include "records.h"
+
+enum connection_state {
+  STATE_IDLE = 0,      // between exchanges
+  STATE_REQUEST = 1,   // a request has begun
+  STATE_RESPONSE = 2,  // its final response has begun
+  STATE_FOREIGN = 3,   // not HTTP/1, or no longer: left alone until it closes
+};
+
+enum connection_flag {
+  CONNECTION_BY_ACCEPT = 1,      // accept or connect was seen
+  CONNECTION_UNREPORTED = 2,     // a record of this exchange was lost: say nothing more of it
+  CONNECTION_PREVIOUS_LOST = 4,  // the same, of the exchange before
+  CONNECTION_PEER_SHUTDOWN = 8,
+  CONNECTION_RESET = 16,          // reset by the peer while the process may still read what came before
+  CONNECTION_REQUEST_HEAD_DONE = 32,
+  CONNECTION_RESPONSE_HEAD_DONE = 64,
+  CONNECTION_UNTOLD = 128,  // bytes moved since the last record of this exchange
+};
+
+struct connection {
+  u64 id;
+  u64 request_bytes;
+  u64 response_bytes;
+  u64 request_last_monotonic_ns;
+  u64 response_last_monotonic_ns;
+  u32 position;
+  u32 pid;
+  u32 tid;
+  u32 service_pid;
+  u16 request_captured;
+  u16 response_captured;
+  u16 local_port;
+  u16 remote_port;
+  u8 state;
+  u8 role;
+  u8 family;
+  u8 flags;
+  u32 padding;
+  u8 tail[8];
+  u8 local_address[16];
+  u8 remote_address[16];
+};
+
+// connections: what is known of each open connection of a target.
+//   key     address of its struct sock, so that every process and descriptor that shares the socket shares this
+//   added   accept, connect, or the first request on a connection older than the agent
+//   removed when TCP says that it is closed; Unix sockets: when a target closes the descriptor
+//   full    the exchange is counted as lost (COUNT_LOST_CONNECTIONS_FULL)
+BPF_TABLE("hash", u64, struct connection, connections, MAX_CONNECTIONS);
+
+// descriptors: which socket a target's descriptor is, for close(), when the file table no longer tells.
+//   key     pid << 32 | descriptor
+//   added   with the connection;  removed  by close
+//   full    LRU: a Unix connection's end is then seen by its peer's side or its next use only
+BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
+
+struct target {
+  u32 service_pid;
+  u32 is_excluded;  // the agent's own processes: never watched, whatever they do
+};
+
+// targets: the processes that are watched.
+//   key     pid in the agent's namespace
+//   added   by the probe; here by fork of a target and by listen on a selected port
+//   removed by the probe, and here at exit
+//   full    the process is not watched; the probe says so
+BPF_TABLE("hash", u32, struct target, targets, MAX_TARGETS);
+
+// selected_ports: one bit a TCP port; a process that listens on one becomes a target at once.
+BPF_TABLE("array", u32, u64, selected_ports, 1024);
+
+// progress: see struct progress. Mapped read-only by the exporter.
+BPF_F_TABLE("array", u32, struct progress, progress, PROGRESS_SLOTS, BPF_F_MMAPABLE);
+
+BPF_TABLE("percpu_array", u32, u64, counters, COUNTERS);
+
+// records: exchanges, for the exporter, which polls: a wake-up would cost the watched process 9-21 us.
+//   full    counted as COUNT_LOST_RING_FULL, once an exchange
+BPF_RINGBUF_OUTPUT(records, RING_PAGES);
+
+// process_events: rare, for the probe, which sleeps until one comes.
+BPF_RINGBUF_OUTPUT(process_events, PROCESS_EVENT_PAGES);
+
+// scratch: where a record is put together. Used by sys_exit programs alone, which cannot interrupt one another on
+// one CPU; what runs in softirq keeps its record on the stack.
+struct scratch {
+  struct record record;
+  u8 payload[2 * REQUEST_CAPTURE_BYTES];  // twice: the verifier adds the greatest offset and the greatest length
+  struct connection fresh;
+  u64 connections_made;
+};
+BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);

@@ -1,0 +1,48 @@
+// Processes that come and go, for the probe: exec, fork of a target, exit of a target.
+
+static __always_inline void send_process_event(u32 kind, u32 pid, u32 parent_pid, u16 is_target) {
+  struct process_event event = {};
+  event.kind = kind;
+  event.pid = pid;
+  event.parent_pid = parent_pid;
+  event.is_target = is_target;
+  bpf_get_current_comm(event.command, sizeof(event.command));
+  if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
+}
+
+int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
+  u32 pid = current_pid_tid() >> 32;
+  if (!pid) return 0;
+  struct target *target = targets.lookup(&pid);
+  if (target && target->is_excluded) return 0;
+  send_process_event(PROCESS_EXEC, pid, 0, target != 0);
+  return 0;
+}
+
+// args: parent, child. Runs in the parent, before the child does: its first call is seen.
+int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
+  u32 parent_pid = current_pid_tid() >> 32;
+  struct target *parent = targets.lookup(&parent_pid);
+  if (!parent) return 0;
+  u32 pid = pid_of_task(ctx->args[1]);
+  if (pid == parent_pid) return 0;  // a thread
+  struct target inherited = *parent;
+  targets.update(&pid, &inherited);
+  if (!parent->is_excluded) send_process_event(PROCESS_FORK, pid, parent_pid, 1);
+  return 0;
+}
+
+int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
+  u32 pid = current_pid_tid() >> 32;
+  struct target *target = targets.lookup(&pid);
+  if (!target) return 0;
+  u64 signal = 0;
+  u32 threads_alive = 0;
+  READ_FIELD(signal, ctx->args[0], struct task_struct, signal);
+  READ_FIELD(threads_alive, signal, struct signal_struct, live);
+  if (threads_alive) return 0;
+  u32 is_excluded = target->is_excluded;
+  targets.delete(&pid);
+  if (!is_excluded) send_process_event(PROCESS_EXIT, pid, 0, 1);
+  return 0;
+}

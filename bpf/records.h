@@ -1,0 +1,100 @@
+// The structs that cross from the kernel to user space, one for one with otel_ebpf/records/layouts.py.
+// Rules: kind first, no implicit padding (built with -Wpadded -Werror in tests/contract), units in names,
+// every byte assigned before it leaves the kernel.
+#pragma once
+
+// One layout for all that the kernel says of an exchange. `captured` bytes follow the struct.
+//
+//   REQUEST  the first bytes of a request: an exchange begins
+//   SEGMENT  later bytes worth reading: the rest of a head, the start of a response
+//   END      the kernel saw the exchange end, see `reason`
+enum record_kind { RECORD_REQUEST = 1, RECORD_SEGMENT = 2, RECORD_END = 3 };
+
+enum direction { DIRECTION_REQUEST = 0, DIRECTION_RESPONSE = 1 };
+
+// The numbers of OpenTelemetry's SpanKind.
+enum role { ROLE_UNKNOWN = 0, ROLE_SERVER = 2, ROLE_CLIENT = 3 };
+
+enum end_reason {
+  END_NONE = 0,
+  END_NEXT_REQUEST = 1,  // a new request began on this connection
+  END_CLOSED = 2,        // the watched process closed the connection
+  END_PEER_CLOSED = 3,   // the watched process read the end of the stream
+  END_RESET = 4,         // the connection was reset
+  END_NOT_HTTP = 5,      // the answer does not begin like HTTP/1
+  END_SOCKET_GONE = 6,   // the socket's address now belongs to another connection
+};
+
+// Facts about the connection, kept from its beginning or from one exchange to the next.
+enum record_flag {
+  FLAG_ROLE_BY_CONNECTION = 1,  // accept or connect was seen; else the role comes from who sent the request
+  FLAG_PREVIOUS_LOST = 2,       // records of the exchange before this one did not fit into the ring
+  FLAG_PEER_SHUTDOWN = 4,       // the server read end-of-stream before it had answered
+  FLAG_PAYLOAD_GAP = 8,         // captured bytes are not one contiguous piece of this call's beginning
+};
+
+struct record {
+  u8 kind;
+  u8 direction;  // of this call's bytes
+  u8 role;
+  u8 family;  // AF_UNIX 1, AF_INET 2, AF_INET6 10
+  u8 reason;  // enum end_reason, END only
+  u8 flags;   // enum record_flag
+  u16 captured_bytes;
+  u32 pid;          // as the agent's PID namespace numbers it
+  u32 tid;
+  u32 service_pid;  // the process that this one was forked from to serve, or itself
+  u32 position;     // of the exchange on its connection, from 0
+  u64 connection;   // unique as long as the agent runs
+  u64 at_monotonic_ns;
+  u64 request_bytes;  // of the exchange so far, this call included
+  u64 response_bytes;
+  u64 request_last_monotonic_ns;  // 0: none yet
+  u64 response_last_monotonic_ns;
+  u32 total_bytes;  // moved by this call, in `direction`
+  u16 local_port;
+  u16 remote_port;
+  u8 local_address[16];  // IPv4 in the first four
+  u8 remote_address[16];
+  u8 tail[8];  // the last bytes in `direction`, zero where unread
+};
+
+// How far the newest exchange of a connection has come, in memory that user space maps: nothing here can be lost.
+// Slot: connection % PROGRESS_SLOTS. Written: times first, then bytes, then `ended`; read in the opposite order.
+struct progress {
+  u64 connection;
+  u32 position;
+  u8 ended;  // enum end_reason, 0 while open
+  u8 lost;   // 1: records of this exchange did not fit into the ring; the kernel has counted it
+  u16 unused;
+  u64 response_bytes;
+  u64 response_last_monotonic_ns;
+  u64 request_bytes;
+  u64 request_last_monotonic_ns;
+  u8 tail[8];
+  u64 unused_too;
+};
+
+enum process_event_kind { PROCESS_EXEC = 1, PROCESS_FORK = 2, PROCESS_EXIT = 3, PROCESS_LISTEN = 4 };
+
+struct process_event {
+  u32 kind;
+  u32 pid;
+  u32 parent_pid;  // FORK: the process that forked
+  u16 port;        // LISTEN: the local port
+  u16 is_target;   // the kernel already watches it (inherited, or its port is selected)
+  u8 command[16];
+};
+
+// Index into `counters`, one array for the host.
+enum counter {
+  COUNT_BEGAN = 0,             // exchanges whose first bytes were seen
+  COUNT_LOST_RING_FULL = 1,    // exchanges: a record did not fit into the ring
+  COUNT_LOST_CONNECTIONS_FULL = 2,  // exchanges: the table of connections was full
+  COUNT_NOT_HTTP = 3,          // began like a request, answered like something else
+  COUNT_END_RING_FULL = 4,     // END records that did not fit; the progress table still has them
+  COUNT_PROCESS_EVENTS_LOST = 5,
+  COUNT_COMPAT_SYSCALLS = 6,   // 32-bit system calls of targets, not read
+  COUNT_HTTP2 = 7,             // connections that began with the HTTP/2 preface
+  COUNTERS = 8,
+};

@@ -1,0 +1,53 @@
+// From a descriptor to its socket, and from a socket to its addresses.
+
+#define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+// The struct sock behind a descriptor of the current process, through its file table; 0 when it is not a socket.
+static __always_inline u64 socket_of_descriptor(u32 descriptor) {
+  u64 files = 0, table = 0, entries = 0, file = 0, inode = 0, socket = 0, sock = 0;
+  u16 mode = 0;
+  READ_FIELD(files, bpf_get_current_task(), struct task_struct, files);
+  READ_FIELD(table, files, struct files_struct, fdt);
+  READ_FIELD(entries, table, struct fdtable, fd);
+  bpf_probe_read_kernel(&file, sizeof(file), (void *)(entries + 8ull * descriptor));
+  if (!file) return 0;
+  READ_FIELD(inode, file, struct file, f_inode);
+  READ_FIELD(mode, inode, struct inode, i_mode);
+  if ((mode & S_IFMT) != S_IFSOCK) return 0;
+  READ_FIELD(socket, file, struct file, private_data);
+  READ_FIELD(sock, socket, struct socket, sk);
+  return sock;
+}
+
+// Family of a stream socket over TCP or Unix; 0 for all others.
+static __always_inline u16 stream_family(u64 sock) {
+  u16 family = 0, type = 0;
+  READ_FIELD(type, sock, struct sock, sk_type);
+  if (type != SOCK_STREAM) return 0;
+  READ_FIELD(family, sock, struct sock_common, skc_family);
+  return family == AF_UNIX || family == AF_INET || family == AF_INET6 ? family : 0;
+}
+
+static __always_inline void read_endpoints(u64 sock, struct connection *connection) {
+  u16 family = connection->family, remote_port = 0;
+  if (family != AF_INET && family != AF_INET6) return;
+  READ_FIELD(connection->local_port, sock, struct sock_common, skc_num);
+  READ_FIELD(remote_port, sock, struct sock_common, skc_dport);
+  connection->remote_port = __builtin_bswap16(remote_port);
+  if (family == AF_INET) {
+    bpf_probe_read_kernel(connection->local_address, 4, (void *)(sock + offsetof(struct sock_common, skc_rcv_saddr)));
+    bpf_probe_read_kernel(connection->remote_address, 4, (void *)(sock + offsetof(struct sock_common, skc_daddr)));
+  } else {
+#ifdef HAVE_sock_common_skc_v6_daddr
+    bpf_probe_read_kernel(connection->local_address, 16,
+                          (void *)(sock + offsetof(struct sock_common, skc_v6_rcv_saddr)));
+    bpf_probe_read_kernel(connection->remote_address, 16,
+                          (void *)(sock + offsetof(struct sock_common, skc_v6_daddr)));
+#endif
+  }
+}

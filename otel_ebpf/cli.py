@@ -1,0 +1,194 @@
+"""The command `otel-ebpf`: reads the environment, calls the agent, turns errors into text and an exit status.
+
+In:   arguments and os.environ
+Out:  text for people; 0, or the exit status of the error (errors.py)
+Owns: the form of every message; the only reader of the process's environment
+
+Nothing but the standard library is imported before `run` has split itself in two, so the privileged half stays small:
+what a command needs is imported when it is called.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from otel_ebpf import __version__
+from otel_ebpf.config import SETTINGS, Settings
+from otel_ebpf.errors import AgentError, PreflightError, SettingsError
+from otel_ebpf.records.kinds import ServiceIdentity
+from otel_ebpf.setting_values import PortRange
+
+REACH_TIMEOUT_S = 2.0
+STATUS_INTERRUPTED = 130  # as shells report the end by SIGINT
+_CHECK_HINT = "`otel-ebpf check` lists everything this machine still lacks."
+_HELP_HINT = "`otel-ebpf --help` lists every setting."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    command = _parser().parse_args(arguments).command
+    return exit_status_of(lambda: _dispatch(command), command)
+
+
+def exit_status_of(action: Callable[[], int], command: str = "run") -> int:
+    """What the action returns, or the status of the error that ended it, after telling it."""
+    try:
+        return action()
+    except AgentError as error:
+        print(error_text(error, command), file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return STATUS_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(command: str) -> int:
+    settings, warnings = Settings.from_environ(os.environ)
+    for warning in warnings:
+        print(f"otel-ebpf: {warning}.", file=sys.stderr)
+    return run(settings) if command == "run" else check(settings)
+
+
+def run(settings: Settings) -> int:
+    if settings.is_disabled:
+        print("otel-ebpf: OTEL_SDK_DISABLED=true: nothing is watched.", file=sys.stderr)
+        return 0
+    from otel_ebpf import supervisor
+
+    return supervisor.run(settings)
+
+
+def check(settings: Settings) -> int:
+    """0 when `run` could start, else the exit status that it would end with."""
+    from otel_ebpf.probe import preflight
+
+    findings = preflight.examine(settings.bcc_python, Path(settings.cache_folder))
+    is_ready = all(finding.ok for finding in findings if finding.required)
+    print("This machine")
+    for finding in findings:
+        word = "ok" if finding.ok else "MISSING" if finding.required else "without"
+        print(f"  {word:8}{finding.name}: {finding.detail}")
+        if not finding.ok and finding.remedy:
+            print(f"          {finding.remedy}")
+    print("  ok      socket backend: system calls (raw tracepoint sys_exit), the one that this version has")
+    _print_export(settings)
+    _print_services(settings)
+    print("\n`otel-ebpf run` can start here." if is_ready else "\n`otel-ebpf run` cannot start: see MISSING above.")
+    sys.stdout.flush()
+    return 0 if is_ready else PreflightError.exit_code
+
+
+def error_text(error: AgentError, command: str) -> str:
+    """What failed and the value seen; how to mend it; where to look further."""
+    lines = [f"otel-ebpf: {error.what.rstrip('.')}.", *error.remedy.splitlines()]
+    if isinstance(error, SettingsError):
+        lines.append(_HELP_HINT)
+    elif command != "check":
+        lines.append(_CHECK_HINT)
+    return "\n  ".join(lines)
+
+
+def unreachable(endpoint: str, timeout_s: float = REACH_TIMEOUT_S) -> str | None:
+    """Why no connection to the endpoint can be made, or None. Nothing is sent: no foreign byte is read as root."""
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout_s).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _print_export(settings: Settings) -> None:
+    print("\nWhere spans go")
+    if settings.otlp is None:
+        print("  without collector: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
+    else:
+        why = unreachable(settings.otlp.endpoint)
+        endpoint = (
+            settings.otlp.endpoint.rpartition("@")[2] if "@" in settings.otlp.endpoint else settings.otlp.endpoint
+        )
+        state = "reachable" if why is None else f"not reachable now: {why}; spans wait in memory until it is"
+        print(f"  {'ok' if why is None else 'MISSING':8}collector at {endpoint} by {settings.otlp.protocol}: {state}")
+    if settings.trace_printer != "disabled":
+        print(f"  ok      standard output, as {settings.trace_printer}")
+
+
+def _print_services(settings: Settings) -> None:
+    """What `run` would watch at this moment."""
+    from otel_ebpf.probe.discovery import Discovery
+    from otel_ebpf.probe.identity import identify
+    from otel_ebpf.probe.procfs import Procfs
+    from otel_ebpf.probe.selection import Selection
+
+    discovery = Discovery(Selection.from_settings(settings), [os.getpid()])
+    targets = discovery.scan()
+    print("\nServices it would watch")
+    if not targets:
+        print(f"  none now: no process {_criteria(settings)}; those that start later are found then")
+    for service_pid in sorted({target.service_pid for target in targets}):
+        identity = identify(service_pid, Procfs())
+        if identity is None:
+            continue
+        count = sum(target.service_pid == service_pid for target in targets)
+        processes = f", {count} processes" if count > 1 else ""
+        ports = ", ".join(map(str, identity.listening_ports)) or "none"
+        why = discovery.targets[service_pid].why if service_pid in discovery.targets else "one of its processes is"
+        print(f"  {service_pid:>7} {_service_name(identity)} ports {ports}{processes} ({why})")
+
+
+def _service_name(identity: ServiceIdentity) -> str:
+    from otel_ebpf.telemetry.resource import HostFacts, resource_attributes
+
+    name = str(resource_attributes(identity, HostFacts("", "", "", ""), __version__)["service.name"])
+    return name if name.isprintable() else repr(name)  # it is another user's text on this terminal
+
+
+def _criteria(settings: Settings) -> str:
+    if not (settings.open_ports or settings.exe_globs or settings.target_pids):
+        return "listens on TCP"
+    asked = [
+        f"listens on {_ports_text(settings.open_ports)}" if settings.open_ports else "",
+        f"runs {' or '.join(settings.exe_globs)}" if settings.exe_globs else "",
+        f"has the number {' or '.join(map(str, settings.target_pids))}" if settings.target_pids else "",
+    ]
+    return " or ".join(text for text in asked if text)
+
+
+def _ports_text(ranges: Iterable[PortRange]) -> str:
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="otel-ebpf",
+        description="OpenTelemetry spans for the HTTP services of this machine, by eBPF: no code change, no restart.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"otel-ebpf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | check")
+    commands.add_parser("run", help="watch services and export spans, until interrupted")
+    commands.add_parser("check", help="list what this machine has and lacks, and what would be watched")
+    return parser
+
+
+def _settings_help() -> str:
+    lines = ["settings, from the environment:"]
+    for setting in SETTINGS:
+        lines.append("  " + ", ".join(setting.names))
+        default = f" Default: {setting.default}." if setting.default else ""
+        text = f"{setting.help.replace('`', '')}.{default}"
+        lines.extend(textwrap.wrap(text, width=100, initial_indent="      ", subsequent_indent="      "))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

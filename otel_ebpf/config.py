@@ -1,0 +1,409 @@
+"""Every setting once: a table of environment names that drives parsing, `--help` and the table in README.md.
+
+In:   an environment, as a mapping (nothing here reads os.environ)
+Out:  frozen Settings and a list of warnings, or one SettingsError that names every bad value at once
+Owns: the names, the defaults and what is allowed
+
+Defaults stand in the notation of the environment and go through the same parser. An empty value counts as unset,
+as the OpenTelemetry specification asks. A bad value ends the start: a setting that is silently replaced misleads.
+`python -m otel_ebpf.config` writes the table into README.md.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from otel_ebpf.errors import SettingsError
+from otel_ebpf.setting_values import (
+    PortRange,
+    integer,
+    one_of,
+    parse_absolute,
+    parse_boolean,
+    parse_duration_ns,
+    parse_endpoint,
+    parse_exporters,
+    parse_file,
+    parse_folder,
+    parse_globs,
+    parse_headers,
+    parse_pids,
+    parse_ports,
+    parse_program,
+    parse_ring_bytes,
+    parse_timeout_ms,
+    parse_user,
+    size_bytes,
+)
+
+GRPC = "grpc"
+HTTP_PROTOBUF = "http/protobuf"
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpSettings:
+    """Where and how spans are sent; every rule of the OTLP exporter specification is already applied."""
+
+    endpoint: str  # a whole URL; for http/protobuf with its path, for gRPC scheme, host and port
+    protocol: str  # GRPC or HTTP_PROTOBUF
+    headers: tuple[tuple[str, str], ...]  # names in lower case
+    timeout_ms: int
+    compression: str  # "gzip" or "none"
+    certificate: str | None
+    client_key: str | None
+    client_certificate: str | None
+    insecure: bool  # no TLS
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    open_ports: tuple[PortRange, ...]
+    exe_globs: tuple[str, ...]
+    target_pids: tuple[int, ...]
+    trace_printer: str  # "text", "json", "counter" or "disabled"
+    log_level: str  # a name of the logging module
+    shutdown_timeout_ns: int
+    cache_folder: str
+    bcc_python: str | None
+    kernel_headers: str | None
+    ring_bytes: int
+    max_connections: int
+    queue_bytes: int
+    user: str
+    otlp: OtlpSettings | None  # None: nothing is sent
+    schedule_delay_ms: int
+    max_export_batch_size: int
+    export_timeout_ms: int
+    attribute_value_length_limit: int | None  # characters
+    attribute_count_limit: int
+    is_disabled: bool  # OTEL_SDK_DISABLED
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> tuple["Settings", list[str]]:
+        """Settings and warnings; raises one SettingsError for all values that are not allowed."""
+        problems: list[tuple[str, str, str]] = []  # name, value as shown, what is allowed
+        values = {setting.name: _value_of(setting, environ, problems) for setting in SETTINGS}
+        if not problems:
+            problems = _contradictions(values)
+        if problems:
+            raise SettingsError(
+                "cannot use " + ", ".join(f"{name}={shown}" for name, shown, _ in problems),
+                "\n".join(f"{name}: {allowed}" for name, _, allowed in problems),
+            )
+        return _resolved(values), _warnings(environ)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    name: str
+    parse: Callable[[str], Any]
+    default: str | None  # as the environment would say it; None: unset
+    help: str
+    override: str = ""  # a more specific name that wins over `name`
+    is_secret: bool = False  # the value is never shown
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, self.override) if self.override else (self.name,)
+
+
+def _otlp(suffix: str, parse: Callable[[str], Any], default: str | None, text: str, is_secret: bool = False) -> Setting:
+    name = "OTEL_EXPORTER_OTLP_"
+    return Setting(name + suffix, parse, default, text, override=f"{name}TRACES_{suffix}", is_secret=is_secret)
+
+
+SETTINGS = (
+    Setting(
+        "OTEL_EBPF_OPEN_PORT", parse_ports, "", "Watch processes that listen on these TCP ports, such as `80,8000-8999`"
+    ),
+    Setting(
+        "OTEL_EBPF_AUTO_TARGET_EXE",
+        parse_globs,
+        "",
+        "Watch processes whose executable's path matches one of these globs, such as `*/nginx,/opt/{api,web}/*`; "
+        "a glob without `/` may match the file name alone. An interpreter is the executable of its scripts",
+    ),
+    Setting(
+        "OTEL_EBPF_TARGET_PID",
+        parse_pids,
+        "",
+        "Watch these processes. With several of the three set, matching one is enough (OBI wants port and executable "
+        "to match both); with none set, every process that listens on TCP is watched",
+    ),
+    Setting(
+        "OTEL_EBPF_TRACE_PRINTER",
+        one_of("text", "json", "counter", "disabled"),
+        None,
+        "Print each span: `text`, `json`, `counter` (only how many) or `disabled`. "
+        "Unset: `text` when spans are sent nowhere else, otherwise `disabled`",
+    ),
+    Setting(
+        "OTEL_EBPF_LOG_LEVEL", one_of("debug", "info", "warn", "error"), "info", "`debug`, `info`, `warn` or `error`"
+    ),
+    Setting("OTEL_EBPF_SHUTDOWN_TIMEOUT", parse_duration_ns, "2s", "How long to flush at the end"),
+    Setting(
+        "OTEL_EBPF_CACHE_DIR", parse_absolute, "/var/cache/otel-ebpf", "Where compiled probes are kept, for root alone"
+    ),
+    Setting(
+        "OTEL_EBPF_BCC_PYTHON",
+        parse_program,
+        None,
+        "The Python that can import bcc. Unset: the first that can, beginning with `/usr/bin/python3`",
+    ),
+    Setting(
+        "OTEL_EBPF_KERNEL_HEADERS",
+        parse_folder,
+        None,
+        "Headers of exactly the running kernel, needed only where it has no BTF",
+    ),
+    Setting(
+        "OTEL_EBPF_RING_BYTES",
+        parse_ring_bytes,
+        "8MiB",
+        "Memory between kernel and exporter, a power of two. What does not fit is counted as lost",
+    ),
+    Setting("OTEL_EBPF_MAX_CONNECTIONS", integer(1, 4_000_000), "16384", "Open connections followed at once"),
+    Setting(
+        "OTEL_EBPF_QUEUE_BYTES",
+        size_bytes(1 << 16, 1 << 34),
+        "16MiB",
+        "Spans kept while the collector does not take them; the oldest leave first, counted",
+    ),
+    Setting("OTEL_EBPF_USER", parse_user, "nobody", "The unprivileged user of the exporter"),
+    Setting(
+        "OTEL_TRACES_EXPORTER",
+        parse_exporters,
+        None,
+        "`otlp`, `console` (as text), both, or `none`. Unset: `otlp` when an endpoint is set",
+    ),
+    Setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        parse_endpoint,
+        None,
+        "The collector: `http://host:4318`, to which `/v1/traces` is added, or `http://host:4317` for gRPC. "
+        "`http://localhost` with the protocol's port when `OTEL_TRACES_EXPORTER=otlp` stands alone",
+    ),
+    Setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", parse_endpoint, None, "The same for traces alone, used as it is"),
+    _otlp(
+        "PROTOCOL",
+        one_of(GRPC, HTTP_PROTOBUF),
+        None,
+        "`http/protobuf` or `grpc`. Unset: `grpc` for an endpoint on port 4317, as in OBI, otherwise `http/protobuf`",
+    ),
+    _otlp("HEADERS", parse_headers, "", "Sent with each export: `name=value,name=value`", is_secret=True),
+    _otlp("TIMEOUT", parse_timeout_ms, "10000", "For one export, in milliseconds"),
+    _otlp("COMPRESSION", one_of("gzip", "none"), "none", "`gzip` or `none`"),
+    _otlp("CERTIFICATE", parse_file, None, "Certificates to trust, PEM; `OTEL_EBPF_USER` must be able to read it"),
+    _otlp("CLIENT_KEY", parse_file, None, "The client's private key, PEM; the same"),
+    _otlp("CLIENT_CERTIFICATE", parse_file, None, "The client's certificate, PEM; the same"),
+    _otlp("INSECURE", parse_boolean, "false", "gRPC without TLS, for an endpoint without `http://` or `https://`"),
+    Setting(
+        "OTEL_BSP_SCHEDULE_DELAY",
+        integer(1, 600_000, "milliseconds"),
+        "500",
+        "Longest wait before a span is sent, in milliseconds (the specification's default is 5000)",
+    ),
+    Setting("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", integer(1, 100_000), "512", "Spans in one export"),
+    Setting(
+        "OTEL_BSP_EXPORT_TIMEOUT", parse_timeout_ms, "30000", "For one batch with its repetitions, in milliseconds"
+    ),
+    Setting(
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        integer(0, 1 << 30),
+        None,
+        "Longest text of an attribute, in characters",
+        override="OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    ),
+    Setting(
+        "OTEL_ATTRIBUTE_COUNT_LIMIT",
+        integer(0, 1 << 30),
+        "128",
+        "Most attributes of a span",
+        override="OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    ),
+    Setting("OTEL_SDK_DISABLED", parse_boolean, "false", "`true`: `run` ends at once, having watched nothing"),
+)
+
+# Standard names that someone may set and that have no effect here, with the reason.
+NOT_USED = {
+    "OTEL_BSP_MAX_QUEUE_SIZE": "the queue is bounded in bytes, by OTEL_EBPF_QUEUE_BYTES",
+    "OTEL_CONFIG_FILE": "settings come from the environment alone",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "metrics are not exported",
+    "OTEL_SERVICE_NAME": "each service is named by its own environment, see OTEL_SERVICE_NAME of that process",
+    "OTEL_TRACES_SAMPLER": "every exchange gives a span",
+}
+
+# Of OpenTelemetry eBPF Instrumentation, without their prefix OTEL_EBPF_; each leaves this list when it is supported.
+_OBI_NAMES = """
+AUTO_TARGET_LANGUAGE BPF_BATCH_LENGTH BPF_BATCH_TIMEOUT BPF_BUFFER_SIZE_HTTP BPF_BUFFER_SIZE_KAFKA
+BPF_BUFFER_SIZE_MSSQL BPF_BUFFER_SIZE_MYSQL BPF_BUFFER_SIZE_POSTGRES BPF_BUFFER_SIZE_TCP BPF_CONTEXT_PROPAGATION
+BPF_DEBUG BPF_FS_PATH BPF_HIGH_REQUEST_VOLUME BPF_HTTP_REQUEST_TIMEOUT BPF_MAX_TRANSACTION_TIME
+BPF_METRIC_SCRAPE_INTERVAL BPF_TC_BACKEND BPF_TRACK_REQUEST_HEADERS BPF_WAKEUP_LEN CHANNEL_BUFFER_LEN
+CHANNEL_SEND_TIMEOUT CHANNEL_SEND_TIMEOUT_PANIC CONFIG_PATH DISCOVERY_POLL_INTERVAL ENFORCE_SYS_CAPS
+EXCLUDE_OTEL_INSTRUMENTED_SERVICES EXECUTABLE_NAME EXECUTABLE_PATH HEALTH_CHECK_PORT HEURISTIC_SQL_DETECT HOSTNAME
+HOST_ID HTTP_ENRICHMENT_ENABLED HTTP_ENRICHMENT_OBFUSCATION_STRING INTERNAL_METRICS_EXPORTER
+INTERNAL_METRICS_PROMETHEUS_PATH INTERNAL_METRICS_PROMETHEUS_PORT JAVAAGENT_ENABLED KUBE_CLUSTER_NAME
+KUBE_INFORMERS_RESYNC KUBE_INFORMERS_SYNC_TIMEOUT KUBE_METADATA_ENABLE KUBE_META_CACHE_ADDRESS
+KUBE_META_RESTRICT_LOCAL_NODE LOG_CONFIG LOG_FORMAT METRICS_FEATURES METRICS_INSTRUMENTATIONS METRICS_INTERVAL
+METRICS_REPORT_CACHE_LEN METRICS_TTL METRIC_SPAN_NAMES_LIMIT MIN_PROCESS_AGE NAME_RESOLVER_SOURCES
+NETWORK_CACHE_ACTIVE_TIMEOUT NETWORK_CACHE_MAX_FLOWS NETWORK_METRICS NETWORK_SOURCE NODEJS_ENABLED
+OTLP_TRACES_BATCH_MAX_SIZE OTLP_TRACES_BATCH_TIMEOUT OTLP_TRACES_QUEUE_SIZE OVERRIDE_BPF_LOOP_ENABLED PROFILE_PORT
+PROMETHEUS_EXEMPLAR_FILTER PROMETHEUS_PATH PROMETHEUS_PORT RENAME_UNRESOLVED_HOSTS RENAME_UNRESOLVED_HOSTS_INCOMING
+RENAME_UNRESOLVED_HOSTS_OUTGOING SENSITIVE_QUERY_PARAMS_ADD SENSITIVE_QUERY_PARAMS_REMOVE SERVICE_NAME
+SERVICE_NAMESPACE SKIP_GO_SPECIFIC_TRACERS TRACES_INSTRUMENTATIONS
+"""
+OBI_NAMES = frozenset("OTEL_EBPF_" + name for name in _OBI_NAMES.split())
+
+
+def _value_of(setting: Setting, environ: Mapping[str, str], problems: list[tuple[str, str, str]]) -> Any:
+    """The value of the most specific name that is set; every name that is set must hold an allowed value."""
+    value = None if setting.default is None else setting.parse(setting.default)
+    for name in setting.names:
+        text = environ.get(name, "").strip()
+        if not text:
+            continue
+        try:
+            value = setting.parse(text)
+        except ValueError as error:
+            problems.append((name, _shown(setting, text), str(error)))
+    return value
+
+
+def _shown(setting: Setting, text: str) -> str:
+    """The value for an error message: no secrets, no control characters, no novels."""
+    if setting.is_secret:
+        return "(not shown)"
+    text = re.sub(r"//[^/@\s]*@", "//(not shown)@", text)
+    return repr(text[:100] + "…" if len(text) > 100 else text)
+
+
+def _endpoint_and_protocol(values: Mapping[str, Any]) -> tuple[str | None, str]:
+    endpoint = values["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] or values["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    protocol = values["OTEL_EXPORTER_OTLP_PROTOCOL"]
+    if protocol is None:
+        port = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").port if endpoint else None
+        protocol = GRPC if port == 4317 else HTTP_PROTOBUF
+    return endpoint, protocol
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    problems = []
+    endpoint, protocol = _endpoint_and_protocol(values)
+    if endpoint and protocol == HTTP_PROTOBUF and "://" not in endpoint:
+        is_traces = bool(values["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+        name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" if is_traces else "OTEL_EXPORTER_OTLP_ENDPOINT"
+        problems.append((name, repr(endpoint), f"a URL such as http://{endpoint}, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"))
+    key, certificate = values["OTEL_EXPORTER_OTLP_CLIENT_KEY"], values["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"]
+    if bool(key) != bool(certificate):
+        name = "OTEL_EXPORTER_OTLP_CLIENT_" + ("KEY" if key else "CERTIFICATE")
+        problems.append((name, repr(key or certificate), "CLIENT_KEY and CLIENT_CERTIFICATE go together"))
+    return problems
+
+
+def _otlp_settings(values: Mapping[str, Any]) -> OtlpSettings | None:
+    endpoint, protocol = _endpoint_and_protocol(values)
+    exporters = values["OTEL_TRACES_EXPORTER"]
+    if "otlp" not in (exporters or ("otlp" if endpoint else "",)):
+        return None
+    for_traces = values["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] is not None
+    endpoint = endpoint or ("http://localhost:4317" if protocol == GRPC else "http://localhost:4318")
+    if "://" not in endpoint:
+        endpoint = ("http://" if values["OTEL_EXPORTER_OTLP_INSECURE"] else "https://") + endpoint
+    if protocol == HTTP_PROTOBUF and not for_traces:
+        endpoint = endpoint.rstrip("/") + "/v1/traces"
+    elif protocol == HTTP_PROTOBUF and not urlsplit(endpoint).path:
+        endpoint += "/"  # "if a URL has no path part, the root path / must be used"
+    return OtlpSettings(
+        endpoint=endpoint,
+        protocol=protocol,
+        headers=values["OTEL_EXPORTER_OTLP_HEADERS"],
+        timeout_ms=values["OTEL_EXPORTER_OTLP_TIMEOUT"],
+        compression=values["OTEL_EXPORTER_OTLP_COMPRESSION"],
+        certificate=values["OTEL_EXPORTER_OTLP_CERTIFICATE"],
+        client_key=values["OTEL_EXPORTER_OTLP_CLIENT_KEY"],
+        client_certificate=values["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"],
+        insecure=endpoint.startswith("http://"),
+    )
+
+
+def _resolved(values: Mapping[str, Any]) -> Settings:
+    otlp = _otlp_settings(values)
+    exporters = values["OTEL_TRACES_EXPORTER"] or ()
+    printer = values["OTEL_EBPF_TRACE_PRINTER"]
+    if printer is None:
+        # Never mute by accident: `none` is the one way to ask for neither.
+        printer = "text" if "console" in exporters or (otlp is None and "none" not in exporters) else "disabled"
+    level = values["OTEL_EBPF_LOG_LEVEL"].upper()
+    return Settings(
+        open_ports=values["OTEL_EBPF_OPEN_PORT"],
+        exe_globs=values["OTEL_EBPF_AUTO_TARGET_EXE"],
+        target_pids=values["OTEL_EBPF_TARGET_PID"],
+        trace_printer=printer,
+        log_level="WARNING" if level == "WARN" else level,
+        shutdown_timeout_ns=values["OTEL_EBPF_SHUTDOWN_TIMEOUT"],
+        cache_folder=values["OTEL_EBPF_CACHE_DIR"],
+        bcc_python=values["OTEL_EBPF_BCC_PYTHON"],
+        kernel_headers=values["OTEL_EBPF_KERNEL_HEADERS"],
+        ring_bytes=values["OTEL_EBPF_RING_BYTES"],
+        max_connections=values["OTEL_EBPF_MAX_CONNECTIONS"],
+        queue_bytes=values["OTEL_EBPF_QUEUE_BYTES"],
+        user=values["OTEL_EBPF_USER"],
+        otlp=otlp,
+        schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
+        max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
+        export_timeout_ms=values["OTEL_BSP_EXPORT_TIMEOUT"],
+        attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
+        attribute_count_limit=values["OTEL_ATTRIBUTE_COUNT_LIMIT"],
+        is_disabled=values["OTEL_SDK_DISABLED"],
+    )
+
+
+def _warnings(environ: Mapping[str, str]) -> list[str]:
+    known = {name for setting in SETTINGS for name in setting.names}
+    warnings = []
+    for name in sorted(environ):
+        if name in NOT_USED and environ[name].strip():
+            warnings.append(f"{name} has no effect: {NOT_USED[name]}")
+        elif name in OBI_NAMES:
+            warnings.append(f"{name} is known to OBI, not supported here")
+        elif name.startswith("OTEL_EBPF_") and name not in known:
+            import difflib  # only when something is wrong: keeps it out of the probe's memory
+
+            close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85)
+            warnings.append(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return warnings
+
+
+def settings_table() -> str:
+    """The table of README.md, in Markdown."""
+    rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
+    for setting in SETTINGS:
+        names = "<br>".join(f"`{name}`" for name in setting.names)
+        rows.append(f"| {names} | {f'`{setting.default}`' if setting.default else 'unset'} | {setting.help} |")
+    return "\n".join(rows)
+
+
+def with_settings_table(readme: str) -> str:
+    """README.md with its table brought up to date; it is put at the end when the markers are missing."""
+    begin, end = "<!-- settings -->", "<!-- /settings -->"
+    table = f"{begin}\n{settings_table()}\n{end}"
+    if begin not in readme or end not in readme:
+        return f"{readme}{table}\n"
+    return readme[: readme.index(begin)] + table + readme[readme.index(end) + len(end) :]
+
+
+def _main() -> None:
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "README.md")
+    readme = ""
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            readme = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(with_settings_table(readme))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,134 @@
+"""Turns the records of all connections into exchanges.
+
+In:   records in the order of the ring; readings of the progress table; the time
+Out:  exchanges, each once
+Owns: the open run of each connection, and the count of what could not become an exchange
+
+Pure: the time and the readings are passed in.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from otel_ebpf.exchanges.exchange import Exchange
+from otel_ebpf.exchanges.http1 import NotHttp
+from otel_ebpf.exchanges.run import Run
+from otel_ebpf.records.kinds import EndReason, Kind, Record
+from otel_ebpf.records.progress import Progress
+
+# How long a chunked response that looks ended must stay quiet before it is believed.
+_QUIET_NS = 200_000_000
+_ALL_RUNS_EVERY_NS = 1_000_000_000
+
+ReadProgress = Callable[[int, int], Progress | None]
+
+
+class Assembler:
+    """`losses` counts requests by why they gave no exchange: not_http, evicted, stray records."""
+
+    def __init__(self, max_connections: int = 65536) -> None:
+        self.losses: Counter[str] = Counter()
+        self._max_connections = max_connections
+        self._runs: dict[int, Run] = {}
+        self._waiting: dict[int, Run] = {}  # a response has begun, and its end is still to come
+        self._all_runs_at_ns = 0
+
+    @property
+    def open_count(self) -> int:
+        return sum(not run.is_settled for run in self._runs.values())
+
+    def feed(self, record: Record) -> list[Exchange]:
+        """One record; returns the exchanges that it ends or completes."""
+        if record.kind == Kind.REQUEST:
+            return self._begin(record)
+        run = self._runs.get(record.connection)
+        if run is None or run.position != record.position:
+            if record.kind != Kind.END:
+                self.losses["stray"] += 1
+            return []
+        if record.kind == Kind.END:
+            return self._end(run, EndReason(record.reason), record)
+        return self._feed_run(run, record)
+
+    def watch(self, read_progress: ReadProgress, now_ns: int) -> list[Exchange]:
+        """Looks at what has been counted since for the responses that have not ended."""
+        runs = list(self._waiting.values())
+        if now_ns - self._all_runs_at_ns > _ALL_RUNS_EVERY_NS:
+            self._all_runs_at_ns = now_ns
+            runs = [run for run in self._runs.values() if not run.is_settled]
+        done: list[Exchange] = []
+        for run in runs:
+            progress = read_progress(run.connection, run.position)
+            if progress is None:
+                continue
+            if progress.is_lost:
+                self._forget(run)  # the kernel has counted it
+                continue
+            done += run.advance(progress)
+            if progress.ended:
+                done += self._end(run, EndReason(progress.ended), None, now_ns)
+            elif now_ns - progress.response_last_monotonic_ns > _QUIET_NS:
+                done += run.end_by_last_chunk()
+            if run.is_settled:
+                self._waiting.pop(run.connection, None)
+        return done
+
+    def end_all(self) -> None:
+        """The agent stops: what is still open is counted, not invented."""
+        self.losses["open at the end"] += self.open_count
+        self._runs.clear()
+        self._waiting.clear()
+
+    def _begin(self, record: Record) -> list[Exchange]:
+        done: list[Exchange] = []
+        previous = self._runs.get(record.connection)
+        extra = 0
+        if previous is not None:
+            if not previous.is_settled:
+                done = previous.end(EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+            extra = previous.extra
+            if previous.owed_bytes or previous.unread_request_bytes:
+                # An early answer: these bytes are the rest of the body before, whatever they look like.
+                self.losses["request body after its response"] += 1
+                self._forget(previous)
+                return done
+        elif len(self._runs) >= self._max_connections:
+            self._evict()
+        run = Run(record, extra)
+        self._runs[record.connection] = run
+        self._waiting.pop(record.connection, None)
+        return done + self._feed_run(run, record)
+
+    def _feed_run(self, run: Run, record: Record) -> list[Exchange]:
+        try:
+            done = run.feed(record)
+        except NotHttp:
+            self.losses["not HTTP"] += 1
+            self._forget(run)
+            return []
+        if record.direction and not run.is_settled:
+            self._waiting[run.connection] = run
+        elif self._waiting and run.is_settled:
+            self._waiting.pop(run.connection, None)
+        return done
+
+    def _end(self, run: Run, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:
+        if reason != EndReason.NEXT_REQUEST:
+            self._runs.pop(run.connection, None)
+        self._waiting.pop(run.connection, None)
+        done = run.advance(record) if record is not None else []
+        if reason == EndReason.NOT_HTTP or run.is_settled:
+            return done
+        flags = 0 if record is None else record.flags
+        return done + run.end(reason, now_ns if record is None else record.at_monotonic_ns, flags)
+
+    def _forget(self, run: Run) -> None:
+        self._runs.pop(run.connection, None)
+        self._waiting.pop(run.connection, None)
+
+    def _evict(self) -> None:
+        """The oldest connection gives way; what it had open is counted."""
+        run = next(iter(self._runs.values()))
+        if not run.is_settled:
+            self.losses["evicted"] += 1
+        self._forget(run)

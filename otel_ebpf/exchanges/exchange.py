@@ -1,0 +1,73 @@
+"""What one HTTP exchange was: a request with its response, as read from the wire.
+
+Pure data. Times are CLOCK_MONOTONIC nanoseconds, sizes are bytes, text is the bytes of the wire: what is not
+known is None, and `unknown` says why.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum, IntFlag
+
+
+class Role(IntEnum):
+    """Which side of the exchange the watched process was; the numbers are OpenTelemetry's SpanKind."""
+
+    SERVER = 2
+    CLIENT = 3
+
+
+class Outcome(Enum):
+    """How the exchange ended, from what was seen and nothing else."""
+
+    COMPLETE = "complete"  # the whole response, by its own framing
+    CLIENT_CLOSED = "client_closed"  # the client went away before the response was whole
+    SERVER_CLOSED = "server_closed"  # the server closed before the response was whole
+    RESET = "reset"
+    UNKNOWN = "unknown"  # the end was not seen; response_end_ns is the last byte that was
+
+
+class Unknown(IntFlag):
+    """Why a field is None or a lower bound."""
+
+    NOTHING = 0
+    REQUEST_HEAD_CUT = 1  # longer than what is captured: target and headers may be partial
+    RESPONSE_HEAD_CUT = 2
+    RESPONSE_END = 4  # the response's framing was not readable, its end is where the exchange ended
+    REQUEST_BODY = 8
+    RESPONSE_BODY = 16
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its response; `connection` and `position` together are unique in a run of the agent."""
+
+    connection: int
+    position: int
+    pid: int
+    tid: int
+    service_pid: int
+    role: Role
+    family: int  # AF_UNIX 1, AF_INET 2, AF_INET6 10
+    local_address: bytes  # 16 bytes, IPv4 in the first four; zero for AF_UNIX
+    local_port: int
+    remote_address: bytes
+    remote_port: int
+    method: bytes
+    target: bytes  # request-target as sent, RFC 9112 section 3.2
+    version: bytes  # b"1.1" or b"1.0"
+    host: bytes | None
+    user_agent: bytes | None
+    forwarded_for: bytes | None  # X-Forwarded-For
+    traceparent: bytes | None
+    tracestate: bytes | None
+    status: int | None
+    request_start_ns: int
+    request_end_ns: int
+    response_start_ns: int | None
+    response_end_ns: int | None
+    end_ns: int  # when the exchange ended: the last response byte, or the close that ended it
+    request_bytes: int  # head and body
+    response_bytes: int
+    request_body_bytes: int | None
+    response_body_bytes: int | None
+    outcome: Outcome
+    unknown: Unknown

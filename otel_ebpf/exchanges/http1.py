@@ -1,0 +1,220 @@
+"""Heads of HTTP/1 messages and where their bodies end (RFC 9112), for an observer.
+
+In:   bytes as they crossed the wire, perhaps only their beginning
+Out:  RequestHead, ResponseHead, or None while the head is incomplete; NotHttp when it cannot become one
+Owns: caches of header blocks, bounded
+
+An observer forgives what an endpoint must refuse: it reports what was sent and invents nothing.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+# A body's framing is its length in bytes, or one of these (RFC 9112 section 6.3).
+CHUNKED = -1
+UNTIL_CLOSE = -2
+UNREADABLE = -3  # the headers that would tell were not captured, or contradict each other
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([^ \r\n]+) HTTP/(1\.[0-9])\Z")
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) ([1-9][0-9][0-9])(?: [^\r\n]*)?\Z")
+_BEGINS_LIKE_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: [^ \r\n]*(?: [HTP/0-9.]{0,8}\r?)?)?")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_CACHED_BLOCK_BYTES = 1024
+_WANTED = frozenset(
+    (
+        b"host",
+        b"user-agent",
+        b"content-length",
+        b"transfer-encoding",
+        b"x-forwarded-for",
+        b"traceparent",
+        b"tracestate",
+        b"expect",
+    )
+)
+
+
+class NotHttp(ValueError):
+    """The bytes cannot be the beginning of an HTTP/1 message."""
+
+
+class RequestHead(NamedTuple):
+    method: bytes
+    target: bytes
+    version: bytes  # b"" when the head was cut before it
+    host: bytes | None
+    user_agent: bytes | None
+    forwarded_for: bytes | None
+    traceparent: bytes | None
+    tracestate: bytes | None
+    framing: int
+    expects_continue: bool
+    length: int  # bytes of the head, its empty line included; of a cut head, what was captured
+
+
+class ResponseHead(NamedTuple):
+    status: int
+    framing: int  # by the headers alone; see response_framing
+    length: int
+
+    @property
+    def is_interim(self) -> bool:
+        return self.status < 200 and self.status != 101
+
+
+def end_of_head(data: bytes, start: int = 0) -> int:
+    """Where the body begins: behind the first empty line. -1 while there is none.
+
+    RFC 9112 section 2.2: a line feed alone may end a line.
+    """
+    match = _EMPTY_LINE.search(data, start)
+    return match.end() if match else -1
+
+
+def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> RequestHead | None:
+    """The request head that begins at `start`; leading empty lines are skipped (RFC 9112 section 2.2).
+
+    None: incomplete. With is_cut, no more will come: what is there is taken, and what is missing is left open.
+    """
+    begin = start
+    while data[begin : begin + 1] in (b"\r", b"\n") and begin < len(data):
+        begin += 1
+    end = end_of_head(data, begin)
+    line_end = data.find(b"\n", begin)
+    if line_end < 0:
+        return _request_without_line(data, begin, start, is_cut)
+    match = _REQUEST_LINE.match(data, begin, line_end - 1 if data[line_end - 1] == 13 else line_end)
+    if match is None:
+        raise NotHttp(f"not a request line: {data[begin : begin + 60]!r}")
+    if end < 0 and not is_cut:
+        return None
+    block = data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]
+    fields = _fields(block)
+    framing = _framing(fields)
+    if framing == UNTIL_CLOSE:
+        framing = 0  # a request without a length has no body: RFC 9112 section 6.3, item 7
+    if end < 0 and framing == 0:
+        framing = UNREADABLE
+    return RequestHead(
+        *match.groups(),
+        fields.get(b"host"),
+        fields.get(b"user-agent"),
+        fields.get(b"x-forwarded-for"),
+        fields.get(b"traceparent"),
+        fields.get(b"tracestate"),
+        framing,
+        fields.get(b"expect", b"").lower() == b"100-continue",
+        (end if end >= 0 else len(data)) - start,
+    )
+
+
+def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> ResponseHead | None:
+    """The response head that begins at `start`; None while incomplete. With is_cut as for requests."""
+    line_end = data.find(b"\n", start)
+    if line_end < 0:
+        beginning = data[start : start + 7]
+        if beginning != b"HTTP/1."[: len(beginning)] or is_cut:
+            raise NotHttp(f"not a status line: {data[start : start + 60]!r}")
+        return None
+    match = _STATUS_LINE.match(data, start, line_end - 1 if data[line_end - 1] == 13 else line_end)
+    if match is None:
+        raise NotHttp(f"not a status line: {data[start : start + 60]!r}")
+    end = end_of_head(data, start)
+    if end < 0 and not is_cut:
+        return None
+    framing = _framing(_fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]))
+    if end < 0 and framing == UNTIL_CLOSE:
+        framing = UNREADABLE
+    return ResponseHead(int(match[2]), framing, (end if end >= 0 else len(data)) - start)
+
+
+def response_framing(head: ResponseHead, method: bytes) -> int:
+    """How this response's body ends, given the method that it answers (RFC 9112 section 6.3, items 1 and 2)."""
+    status = head.status
+    if method == b"HEAD" or status in (204, 304) or status < 200:
+        return 0
+    if method == b"CONNECT" and status < 300:
+        return 0
+    return head.framing
+
+
+def chunked_body_end(data: bytes, start: int) -> tuple[int, int] | None:
+    """Follows a chunked body (RFC 9112 section 7.1) from `start`: (where it ends, payload bytes).
+
+    None when it does not end within `data`. Raises NotHttp where no chunk begins.
+    """
+    payload_bytes = 0
+    while True:
+        line_end = data.find(b"\n", start)
+        if line_end < 0:
+            return None
+        size = _chunk_size(data[start:line_end])
+        start = line_end + 1
+        if size == 0:
+            break
+        payload_bytes += size
+        start += size
+        if start + 2 > len(data):
+            return None
+        if data[start : start + 2] != b"\r\n":
+            raise NotHttp("a chunk does not end where its size says")
+        start += 2
+    # The trailer section: header lines up to an empty one.
+    if data[start : start + 2] == b"\r\n":
+        return start + 2, payload_bytes
+    end = end_of_head(data, start)
+    return (end, payload_bytes) if end >= 0 else None
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].strip()
+    if not 1 <= len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
+        raise NotHttp(f"not a chunk size: {line[:20]!r}")
+    return int(digits, 16)
+
+
+def _request_without_line(data: bytes, begin: int, start: int, is_cut: bool) -> RequestHead | None:
+    piece = data[begin:]
+    if piece and not _BEGINS_LIKE_REQUEST.fullmatch(piece):
+        raise NotHttp(f"not a request line: {piece[:60]!r}")
+    if not is_cut:
+        return None
+    method, _, target = piece.partition(b" ")
+    if not target:
+        raise NotHttp(f"not a request line: {piece[:60]!r}")
+    nothing = (None, None, None, None, None)
+    return RequestHead(method, target, b"", *nothing, UNREADABLE, False, len(data) - start)
+
+
+def _fields(block: bytes) -> dict[bytes, bytes]:
+    return _cached_fields(block) if len(block) <= _CACHED_BLOCK_BYTES else _read_fields(block)
+
+
+def _read_fields(block: bytes) -> dict[bytes, bytes]:
+    """The header fields that are wanted, names in lower case. Repeated ones are joined: RFC 9110 section 5.3."""
+    found: dict[bytes, bytes] = {}
+    for line in block.split(b"\n"):
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if colon and name in _WANTED:
+            value = value.strip()
+            found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+# Clients repeat their header blocks, servers theirs within one second: half of all blocks are not read twice.
+_cached_fields = lru_cache(maxsize=512)(_read_fields)
+
+
+def _framing(fields: dict[bytes, bytes]) -> int:
+    coding = fields.get(b"transfer-encoding")
+    if coding is not None:
+        return CHUNKED if coding.lower().rpartition(b",")[2].strip() == b"chunked" else UNTIL_CLOSE
+    length = fields.get(b"content-length")
+    if length is None:
+        return UNTIL_CLOSE
+    # RFC 9112 section 6.3, item 5: the same length repeated is one length.
+    lengths = {part.strip() for part in length.split(b",")}
+    value = lengths.pop()
+    return int(value) if not lengths and value.isdigit() and len(value) < 19 else UNREADABLE

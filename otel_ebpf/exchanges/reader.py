@@ -1,0 +1,160 @@
+"""Follows the HTTP/1 messages in one direction of a connection, from a beginning on.
+
+In:   the bytes of calls: their place in the stream, how many there were, and the first of them
+Out:  messages, each with its head, its times and its length, complete or still open
+Owns: the place in the stream, a head in pieces
+
+Sans-IO. Bytes may be missing: a gap inside a body of known length is only counted; a gap that may hold a head
+makes the reader lose its place, and it says so instead of guessing (`is_lost`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from otel_ebpf.exchanges.http1 import (
+    CHUNKED,
+    UNREADABLE,
+    NotHttp,
+    RequestHead,
+    ResponseHead,
+    chunked_body_end,
+)
+
+Head = TypeVar("Head", RequestHead, ResponseHead)
+
+_MAX_CHUNKED_BYTES = 65536  # of a chunked body kept until its end is seen
+
+
+@dataclass(slots=True, eq=False)
+class Message(Generic[Head]):
+    """One request or response. `body_bytes` is the payload without its framing, None when that is not known."""
+
+    head: Head
+    framing: int
+    start_ns: int
+    last_ns: int
+    wire_bytes: int
+    body_bytes: int | None
+    is_complete: bool
+    is_cut: bool
+
+
+class Reader(Generic[Head]):
+    """`parse` reads one head, `framing_of` says how the body behind it ends (a length, or a kind of http1)."""
+
+    __slots__ = ("_body", "_framing_of", "_left_bytes", "_parse", "_pending", "_pending_ns", "is_lost", "messages", "offset")
+
+    def __init__(self, parse: Callable[..., Head | None], framing_of: Callable[[Head], int]) -> None:
+        self.messages: list[Message[Head]] = []
+        self.offset = 0
+        self.is_lost = False
+        self._parse = parse
+        self._framing_of = framing_of
+        self._pending = b""  # a head in pieces
+        self._pending_ns = 0
+        self._left_bytes = 0  # of the open message's body, when its length is known
+        self._body: bytes | None = b""  # a chunked body in pieces; None once a byte of it is missing
+
+    @property
+    def open_message(self) -> Message[Head] | None:
+        return self.messages[-1] if self.messages and not self.messages[-1].is_complete else None
+
+    def feed(self, offset: int, payload: bytes, total_bytes: int, at_ns: int) -> None:
+        """One call moved total_bytes, of which payload is the beginning. Raises NotHttp where no message begins."""
+        if offset > self.offset:
+            self.skip_to(offset, at_ns)
+        missing_bytes = total_bytes - len(payload)
+        self.offset = offset + total_bytes
+        while payload and not self.is_lost:
+            message = self.open_message
+            payload = (
+                self._feed_head(payload, at_ns, missing_bytes > 0)
+                if message is None
+                else self._feed_body(message, payload, at_ns)
+            )
+        if missing_bytes:
+            self._skip(missing_bytes, at_ns)
+
+    def skip_to(self, offset: int, at_ns: int) -> None:
+        """The stream has come to `offset`, the last byte at at_ns; what it held is not known."""
+        gap_bytes = offset - self.offset
+        if gap_bytes > 0:
+            self.offset = offset
+            self._skip(gap_bytes, at_ns)
+
+    def _feed_head(self, payload: bytes, at_ns: int, is_cut: bool) -> bytes:
+        if not self._pending:
+            self._pending_ns = at_ns
+        data = self._pending + payload if self._pending else payload
+        head = self._parse(data)
+        was_cut = head is None and is_cut
+        if was_cut:
+            head = self._parse(data, is_cut=True)
+        if head is None:
+            self._pending = data
+            return b""
+        self._pending = b""
+        framing = UNREADABLE if was_cut and head.framing < 0 else self._framing_of(head)
+        self._left_bytes = framing
+        self._body = b""
+        is_complete = framing == 0 and not was_cut
+        body_bytes = 0 if framing >= 0 and not was_cut else None
+        self.messages.append(
+            Message(head, framing, self._pending_ns, at_ns, head.length, body_bytes, is_complete, was_cut)
+        )
+        if was_cut:
+            # Where the body begins is not known, so neither is where a message of known length ends.
+            self.messages[-1].framing = self._left_bytes = UNREADABLE
+        return data[head.length :]
+
+    def _feed_body(self, message: Message[Head], payload: bytes, at_ns: int) -> bytes:
+        message.last_ns = at_ns
+        if message.framing >= 0:
+            taken = min(self._left_bytes, len(payload))
+            self._take(message, taken)
+            return payload[taken:]
+        if message.framing == CHUNKED and self._body is not None:
+            before = len(self._body)
+            self._body += payload
+            try:
+                end = chunked_body_end(self._body, 0)
+            except NotHttp:
+                self._body = None
+                end = None
+            if end is not None:
+                message.is_complete = True
+                message.body_bytes = end[1]
+                message.wire_bytes += end[0] - before
+                return payload[end[0] - before :]
+            if self._body is not None and len(self._body) > _MAX_CHUNKED_BYTES:
+                self._body = None
+        elif message.framing != CHUNKED and not message.is_cut:
+            message.body_bytes = (message.body_bytes or 0) + len(payload)
+        message.wire_bytes += len(payload)
+        return b""
+
+    def _take(self, message: Message[Head], count: int) -> None:
+        self._left_bytes -= count
+        message.wire_bytes += count
+        message.body_bytes = (message.body_bytes or 0) + count
+        message.is_complete = self._left_bytes == 0
+
+    def _skip(self, count: int, at_ns: int) -> None:
+        message = self.open_message
+        if message is None:
+            self.is_lost = True
+            return
+        message.last_ns = at_ns
+        if message.framing >= 0:
+            if count > self._left_bytes:
+                self._take(message, self._left_bytes)
+                self.is_lost = True
+            else:
+                self._take(message, count)
+            return
+        message.wire_bytes += count
+        if message.framing == CHUNKED:
+            self._body = None
+        elif not message.is_cut:
+            message.body_bytes = (message.body_bytes or 0) + count

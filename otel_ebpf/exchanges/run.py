@@ -1,0 +1,212 @@
+"""One run of a connection, as the kernel cuts it: requests, then responses. Usually one of each.
+
+In:   the records of one (connection, position), oldest first
+Out:  exchanges, each once: as soon as its response is whole, or when the run ends
+Owns: the two readers, which requests have been reported
+
+HTTP/1 answers in the order of the requests (RFC 9112 section 9.3.2): the n-th final response answers the n-th
+request of the run.
+"""
+
+from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.exchanges.http1 import (
+    CHUNKED,
+    UNREADABLE,
+    UNTIL_CLOSE,
+    RequestHead,
+    ResponseHead,
+    parse_request_head,
+    parse_response_head,
+    response_framing,
+)
+from otel_ebpf.exchanges.reader import Message, Reader
+from otel_ebpf.records.kinds import Direction, EndReason, Record, RecordFlag
+from otel_ebpf.records.progress import Progress
+
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+class Run:
+    """Raises NotHttp from `feed` when the bytes are not HTTP/1."""
+
+    __slots__ = ("_first", "_flags", "_reported", "_requests", "_responses", "_tail", "extra", "owed_bytes")
+
+    def __init__(self, first: Record, extra: int) -> None:
+        self.extra = extra  # exchanges on this connection that the kernel did not count, being pipelined
+        self.owed_bytes = 0
+        self._first = first
+        self._flags = first.flags
+        self._reported = 0
+        self._tail = b""
+        self._requests: Reader[RequestHead] = Reader(parse_request_head, lambda head: head.framing)
+        self._responses: Reader[ResponseHead] = Reader(parse_response_head, self._framing_of_response)
+
+    @property
+    def position(self) -> int:
+        return self._first.position
+
+    @property
+    def connection(self) -> int:
+        return self._first.connection
+
+    @property
+    def pid(self) -> int:
+        return self._first.pid
+
+    @property
+    def is_settled(self) -> bool:
+        """Every request seen so far has been reported."""
+        return self._reported >= len(self._requests.messages) > 0
+
+    @property
+    def unread_request_bytes(self) -> int:
+        """Bytes that the last request's length promised and that have not been sent."""
+        message = self._requests.open_message
+        if message is None or message.framing <= 0:
+            return 0
+        if message.head.expects_continue and not message.body_bytes:
+            return 0  # RFC 9110 section 10.1.1: a client that was refused need not send the body
+        return message.framing - (message.body_bytes or 0)
+
+    def feed(self, record: Record) -> list[Exchange]:
+        """Takes a REQUEST or SEGMENT record; returns the exchanges that it completes."""
+        self._flags |= record.flags
+        if record.direction == Direction.REQUEST:
+            offset = record.request_bytes - record.total_bytes
+            self._requests.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
+            return []
+        if record.request_bytes > self._requests.offset:
+            self._requests.skip_to(record.request_bytes, record.request_last_monotonic_ns)
+        self._tail = record.tail
+        offset = record.response_bytes - record.total_bytes
+        self._responses.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
+        return self._take_complete()
+
+    def advance(self, progress: Progress | Record) -> list[Exchange]:
+        """The kernel has counted so many bytes; returns the exchanges that are complete by that."""
+        self._tail = progress.tail
+        self._requests.skip_to(progress.request_bytes, progress.request_last_monotonic_ns)
+        self._responses.skip_to(progress.response_bytes, progress.response_last_monotonic_ns)
+        return self._take_complete()
+
+    def end_by_last_chunk(self) -> list[Exchange]:
+        """Completes a chunked response whose last bytes are those of a last chunk. Evidence, not proof: a chunk
+        may hold the same bytes, so this is for a connection that has gone quiet or on to the next request."""
+        message = self._responses.open_message
+        if message is None or message.framing != CHUNKED or message.is_cut:
+            return []
+        if not (b"\0" + self._tail).endswith(_LAST_CHUNK) and not self._is_only_last_chunk(message):
+            return []
+        message.is_complete = True
+        return self._take_complete()
+
+    def end(self, reason: EndReason, at_ns: int, flags: int = 0) -> list[Exchange]:
+        """No more will come: reports what is left, as far as it was seen."""
+        self._flags |= flags
+        done = self.end_by_last_chunk()
+        message = self._responses.open_message
+        if message is not None:
+            if message.framing == UNTIL_CLOSE and reason in (EndReason.CLOSED, EndReason.PEER_CLOSED):
+                message.is_complete = True
+                done += self._take_complete()
+            elif reason == EndReason.NEXT_REQUEST and message.framing in (CHUNKED, UNTIL_CLOSE, UNREADABLE):
+                # The client has gone on, so it has read the response to its end.
+                message.is_complete = True
+                done += self._take_complete()
+        responses = self._final_responses()
+        for index in range(self._reported, len(self._requests.messages)):
+            response = responses[index] if index < len(responses) else None
+            done.append(self._exchange(index, response, self._outcome(reason), at_ns))
+        self._reported = len(self._requests.messages)
+        self.owed_bytes = self.unread_request_bytes
+        return done
+
+    def _is_only_last_chunk(self, message: Message[ResponseHead]) -> bool:
+        return message.wire_bytes == message.head.length + 5 and self._tail.endswith(_LAST_CHUNK[2:])
+
+    def _framing_of_response(self, head: ResponseHead) -> int:
+        index = len(self._final_responses())
+        requests = self._requests.messages
+        method = requests[index].head.method if index < len(requests) else b""
+        return 0 if head.is_interim else response_framing(head, method)
+
+    def _final_responses(self) -> list[Message[ResponseHead]]:
+        messages = self._responses.messages
+        if len(messages) == 1 and not messages[0].head.is_interim:
+            return messages
+        return [message for message in messages if not message.head.is_interim]
+
+    def _take_complete(self) -> list[Exchange]:
+        responses = self._final_responses()
+        done: list[Exchange] = []
+        while self._reported < min(len(responses), len(self._requests.messages)):
+            response = responses[self._reported]
+            if not response.is_complete:
+                break
+            done.append(self._exchange(self._reported, response, Outcome.COMPLETE, response.last_ns))
+            self._reported += 1
+        return done
+
+    def _outcome(self, reason: EndReason) -> Outcome:
+        is_server = self._first.role == Role.SERVER
+        if reason == EndReason.RESET:
+            return Outcome.RESET
+        if reason == EndReason.CLOSED:
+            has_client_left = not is_server or self._flags & RecordFlag.PEER_SHUTDOWN
+            return Outcome.CLIENT_CLOSED if has_client_left else Outcome.SERVER_CLOSED
+        if reason == EndReason.PEER_CLOSED:
+            return Outcome.CLIENT_CLOSED if is_server else Outcome.SERVER_CLOSED
+        return Outcome.UNKNOWN
+
+    def _exchange(
+        self, index: int, response: Message[ResponseHead] | None, outcome: Outcome, end_ns: int
+    ) -> Exchange:
+        request = self._requests.messages[index]
+        head, first = request.head, self._first
+        unknown = Unknown.NOTHING
+        if request.is_cut:
+            unknown |= Unknown.REQUEST_HEAD_CUT
+        if request.body_bytes is None or not request.is_complete:
+            unknown |= Unknown.REQUEST_BODY
+        if response is not None:
+            if response.is_cut:
+                unknown |= Unknown.RESPONSE_HEAD_CUT
+            if response.framing == UNREADABLE:
+                unknown |= Unknown.RESPONSE_END
+            if response.body_bytes is None:
+                unknown |= Unknown.RESPONSE_BODY
+        if index:
+            self.extra += 1
+        return Exchange(
+            first.connection,
+            first.position + self.extra,
+            first.pid,
+            first.tid,
+            first.service_pid,
+            Role.SERVER if first.role == Role.SERVER else Role.CLIENT,
+            first.family,
+            first.local_address,
+            first.local_port,
+            first.remote_address,
+            first.remote_port,
+            head.method,
+            head.target,
+            head.version,
+            head.host,
+            head.user_agent,
+            head.forwarded_for,
+            head.traceparent,
+            head.tracestate,
+            None if response is None else response.head.status,
+            request.start_ns,
+            request.last_ns,
+            None if response is None else response.start_ns,
+            None if response is None else response.last_ns,
+            end_ns,
+            request.wire_bytes,
+            0 if response is None else response.wire_bytes,
+            request.body_bytes,
+            None if response is None else response.body_bytes,
+            outcome,
+            unknown,
+        )

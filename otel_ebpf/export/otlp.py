@@ -1,0 +1,181 @@
+"""Spans to OTLP bytes.
+
+In:   SpanData, resource attributes
+Out:  the bytes of an ExportTraceServiceRequest
+Owns: bounded caches: a template for each series, the framing of each attribute
+
+Protobuf lets the fields of a message stand in any order and its parts be joined. So a span is ids and times in one
+struct.pack, then the bytes that the official class made for its series once, then the attributes of its own. The
+official encoder is the oracle of the tests.
+"""
+
+from collections.abc import Iterable, Mapping
+from struct import Struct
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+
+from otel_ebpf.telemetry.spans import Series, SpanData
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+SCOPE_NAME = "otel-ebpf"
+TEMPLATES_LIMIT = 4096
+ATTRIBUTE_KEYS_LIMIT = 256
+
+# Wire tags: field number << 3 | wire type (0 varint, 1 fixed64, 2 bytes, 5 fixed32).
+_SPAN_TRACE_STATE = b"\x1a"
+_SPAN_ATTRIBUTE = b"\x4a"
+_SPAN_DROPPED_ATTRIBUTES = b"\x50"
+_SCOPE_SPANS_SPAN = b"\x12"
+_RESOURCE_SPANS_SCOPE_SPANS = b"\x12"
+_REQUEST_RESOURCE_SPANS = b"\x0a"
+_KEY_VALUE_KEY = b"\x0a"
+_KEY_VALUE_VALUE = b"\x12"
+_ANY_STRING = b"\x0a"
+_ANY_INT = b"\x18"
+
+# trace_id, span_id, start and end time, flags; the second has parent_span_id before the times. A root's parent must be
+# absent: eight zero bytes would name a span.
+_ROOT = Struct("<2s16s2s8scQcQ2sI")
+_CHILD = Struct("<2s16s2s8s2s8scQcQ2sI")
+
+
+def varint(number: int) -> bytes:
+    """Base-128, least significant group first."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+VARINTS = [varint(number) for number in range(16384)]  # all of one and two bytes
+
+
+def length_prefix(length: int) -> bytes:
+    return VARINTS[length] if length < 16384 else varint(length)
+
+
+def framed(tag: bytes, content: bytes) -> bytes:
+    """One length-delimited field."""
+    return tag + length_prefix(len(content)) + content
+
+
+class AttributeFrames:
+    """The bytes before the value of one attribute key, by the value's length."""
+
+    __slots__ = ("_field", "ints", "texts")
+
+    SHORT = 128
+
+    def __init__(self, key: str) -> None:
+        self._field = framed(_KEY_VALUE_KEY, key.encode("utf-8")) + _KEY_VALUE_VALUE
+        self.texts = [self.text_frame(length) for length in range(self.SHORT)]
+        self.ints = [self._frame(1 + length, _ANY_INT) for length in range(11)]
+
+    def text_frame(self, length: int) -> bytes:
+        prefix = length_prefix(length)
+        return self._frame(1 + len(prefix) + length, _ANY_STRING + prefix)
+
+    def _frame(self, any_value_length: int, begin: bytes) -> bytes:
+        inner = length_prefix(any_value_length)
+        outer = length_prefix(len(self._field) + len(inner) + any_value_length)
+        return _SPAN_ATTRIBUTE + outer + self._field + inner + begin
+
+
+class SpanEncoder:
+    """Encodes spans; one for each sender, not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._templates: dict[Series, bytes] = {}
+        self._frames: dict[str, AttributeFrames] = {}
+
+    def encode_span(self, span: SpanData) -> bytes:
+        """One span as a field of ScopeSpans, so that a batch is their concatenation."""
+        (series, trace_id, span_id, parent, trace_state, flags, start_ns, end_ns, attributes, dropped) = span
+        template = self._templates.get(series)
+        if template is None:
+            template = self._remember_template(series)
+        if parent:
+            head = _CHILD.pack(
+                b"\x0a\x10", trace_id, b"\x12\x08", span_id, b"\x22\x08", parent,
+                b"\x39", start_ns, b"\x41", end_ns, b"\x85\x01", flags,
+            )  # fmt: skip
+        else:
+            head = _ROOT.pack(
+                b"\x0a\x10", trace_id, b"\x12\x08", span_id,
+                b"\x39", start_ns, b"\x41", end_ns, b"\x85\x01", flags,
+            )  # fmt: skip
+        parts = [head, template]
+        all_frames = self._frames
+        for key, value in attributes:
+            frames = all_frames.get(key) or self._remember_frames(key)
+            if isinstance(value, int):
+                number = VARINTS[value] if 0 <= value < 16384 else varint(value & 0xFFFFFFFFFFFFFFFF)
+                parts.append(frames.ints[len(number)])
+                parts.append(number)
+            else:
+                length = len(value)
+                parts.append(frames.texts[length] if length < 128 else frames.text_frame(length))
+                parts.append(value)
+        if trace_state:
+            parts.append(framed(_SPAN_TRACE_STATE, trace_state))
+        if dropped:
+            parts.append(_SPAN_DROPPED_ATTRIBUTES + varint(dropped))
+        body = b"".join(parts)
+        return _SCOPE_SPANS_SPAN + length_prefix(len(body)) + body
+
+    def _remember_template(self, series: Series) -> bytes:
+        if len(self._templates) >= TEMPLATES_LIMIT:
+            self._templates.clear()
+        found = self._templates[series] = series_template(series)
+        return found
+
+    def _remember_frames(self, key: str) -> AttributeFrames:
+        if len(self._frames) >= ATTRIBUTE_KEYS_LIMIT:
+            self._frames.clear()
+        found = self._frames[key] = AttributeFrames(key)
+        return found
+
+
+def series_template(series: Series) -> bytes:
+    """The constant part of a span, by the official class."""
+    template: bytes = Span(
+        name=series.name.decode("utf-8"),
+        kind=series.kind,  # type: ignore[arg-type]  # the numbers of SpanKind, see exchanges.Role
+        status=Status(code=Status.STATUS_CODE_ERROR) if series.is_error else None,
+        attributes=[key_value(key, value) for key, value in series.attributes],
+    ).SerializeToString()
+    return template
+
+
+def key_value(key: str, value: bytes | str | int) -> KeyValue:
+    """An attribute as the official class; bytes are UTF-8 text."""
+    if isinstance(value, int):
+        return KeyValue(key=key, value=AnyValue(int_value=value))
+    return KeyValue(key=key, value=AnyValue(string_value=value.decode("utf-8") if isinstance(value, bytes) else value))
+
+
+def encode_resource(attributes: Mapping[str, str | int]) -> bytes:
+    """A ResourceSpans without its spans; made once a service, spans are grouped by it."""
+    resource = Resource(attributes=[key_value(key, value) for key, value in sorted(attributes.items())])
+    encoded: bytes = ResourceSpans(resource=resource, schema_url=SCHEMA_URL).SerializeToString()
+    return encoded
+
+
+def encode_scope(version: str) -> bytes:
+    """A ScopeSpans without its spans: who made them."""
+    scope = InstrumentationScope(name=SCOPE_NAME, version=version)
+    encoded: bytes = ScopeSpans(scope=scope, schema_url=SCHEMA_URL).SerializeToString()
+    return encoded
+
+
+def encode_batch(groups: Iterable[tuple[bytes, list[bytes]]], scope: bytes) -> bytes:
+    """An ExportTraceServiceRequest of (`encode_resource`, [`encode_span`, ...]) groups."""
+    request = []
+    for resource, spans in groups:
+        scope_spans = scope + b"".join(spans)
+        request.append(framed(_REQUEST_RESOURCE_SPANS, resource + framed(_RESOURCE_SPANS_SCOPE_SPANS, scope_spans)))
+    return b"".join(request)

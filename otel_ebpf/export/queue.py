@@ -1,0 +1,130 @@
+"""Encoded spans that wait to be sent, bounded in bytes.
+
+In:   encoded spans, from the thread that makes them
+Out:  batches, to the sender's thread
+Owns: the waiting spans, and the count of those it had to drop
+
+When full, the oldest go: what just happened matters more than what a dead collector missed. Nothing here waits for the
+network, and no lock is held longer than a batch is copied, so `put` never blocks the ring.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import NamedTuple
+
+DEFAULT_LIMIT_BYTES = 16 * 1024 * 1024  # about 33,000 spans of 500 bytes
+
+
+class Batch(NamedTuple):
+    """Spans in the order they came in, each with the resource they belong to."""
+
+    spans: list[tuple[bytes, bytes]]
+    size_bytes: int
+
+    def groups(self) -> list[tuple[bytes, list[bytes]]]:
+        """By resource, as OTLP wants them."""
+        found: dict[bytes, list[bytes]] = {}
+        for resource, span in self.spans:
+            found.setdefault(resource, []).append(span)
+        return list(found.items())
+
+
+class SpanQueue:
+    """A bounded queue between one or more producers and one consumer."""
+
+    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, batch_spans: int = 512) -> None:
+        self._limit_bytes = limit_bytes
+        self._batch_spans = batch_spans
+        self._waiting: deque[tuple[bytes, bytes]] = deque()
+        self._size_bytes = 0
+        self._dropped = 0
+        self._accepted = 0
+        self._oldest_since = 0.0  # when the queue last stopped being empty
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._is_closed = False
+
+    def put(self, resource: bytes, spans: Iterable[bytes]) -> None:
+        """Takes spans of one resource over; drops the oldest of all if they do not fit."""
+        added = [(resource, span) for span in spans]
+        added_bytes = sum(len(span) for _, span in added)
+        with self._lock:
+            before = len(self._waiting)
+            if not before:
+                self._oldest_since = monotonic()
+            self._waiting.extend(added)
+            self._size_bytes += added_bytes
+            self._accepted += len(added)
+            self._drop_oldest()
+            if not before or before < self._batch_spans <= len(self._waiting):
+                self._changed.notify()
+
+    def put_back(self, batch: Batch) -> None:
+        """A batch that could not be sent is the oldest again."""
+        with self._lock:
+            self._waiting.extendleft(reversed(batch.spans))
+            self._size_bytes += batch.size_bytes
+            self._drop_oldest()
+
+    def wait_for_batch(self, delay_seconds: float) -> bool:
+        """Waits until a batch is full, or the first span has waited `delay_seconds`; False once closed."""
+        with self._lock:
+            while not self._is_closed:
+                if len(self._waiting) >= self._batch_spans:
+                    return True
+                if not self._waiting:
+                    self._changed.wait()
+                    continue
+                left = self._oldest_since + delay_seconds - monotonic()
+                if left <= 0:
+                    return True
+                self._changed.wait(left)
+            return False
+
+    def take(self, most_spans: int, most_bytes: int) -> Batch | None:
+        """The oldest spans, at least one if there is one; None when empty."""
+        with self._lock:
+            spans: list[tuple[bytes, bytes]] = []
+            size = 0
+            while self._waiting and len(spans) < most_spans:
+                length = len(self._waiting[0][1])
+                if spans and size + length > most_bytes:
+                    break
+                spans.append(self._waiting.popleft())
+                size += length
+            self._size_bytes -= size
+            if self._waiting:
+                self._oldest_since = monotonic()
+            return Batch(spans, size) if spans else None
+
+    def close(self) -> None:
+        """Wakes the consumer for the last time; spans that wait can still be taken."""
+        with self._lock:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    @property
+    def accepted(self) -> int:
+        """Spans that were ever put in."""
+        return self._accepted
+
+    @property
+    def dropped(self) -> int:
+        """Spans that were lost here since the start."""
+        return self._dropped
+
+    def _drop_oldest(self) -> None:
+        while self._size_bytes > self._limit_bytes and self._waiting:
+            _, span = self._waiting.popleft()
+            self._size_bytes -= len(span)
+            self._dropped += 1

@@ -1,0 +1,78 @@
+"""An artifact for a source: from the cache, else compiled and kept there.
+
+In:   the source, its flags, the running kernel's types
+Out:  Artifact
+Owns: what is in the cache's key
+
+The key covers all that the result depends on: source, headers, flags, this package's own generators, the kernel's
+release, build and types, the architecture. Which bcc compiled is known only afterwards: it stands in the entry, and is
+checked when the entry is read.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from otel_ebpf.probe import cache
+from otel_ebpf.probe.artifact import Artifact
+from otel_ebpf.probe.kernel_types import KernelTypes, find_kernel_types
+from otel_ebpf.probe.programs import Source
+
+_CFLAGS = ("-Wno-pragma-once-outside-header",)
+_FLAG_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
+_GENERATORS = ("c_structs.py", "shim.py", "compile_child.py", "artifact.py", "compiler.py")
+
+
+def prepare(
+    source: Source,
+    flags: Mapping[str, int | str],
+    *,
+    cache_dir: Path | None,
+    bcc_python: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    types: KernelTypes | None = None,
+) -> Artifact:
+    """`cache_dir` None keeps nothing; `progress` gets a line when there is something to wait for, or to know."""
+    report = progress or _to_stderr
+    types = types or find_kernel_types()
+    cflags = compiler_flags(source, flags)
+    if cache_dir is None:
+        return _compile(source, cflags, types, bcc_python, report)
+    key = _key(source, cflags, types, bcc_python)
+    artifact = cache.load_entry(cache_dir, key, report)
+    if artifact is None:
+        artifact = _compile(source, cflags, types, bcc_python, report)
+        cache.store_entry(cache_dir, key, artifact, report)
+    return artifact
+
+
+def compiler_flags(source: Source, flags: Mapping[str, int | str]) -> list[str]:
+    """What bcc is given beside the text: -D for each flag, and where headers are."""
+    for name in flags:
+        if not _FLAG_NAME.match(name):
+            raise ValueError(f"{name!r} is no name for a macro")
+    include = [f"-I{source.include_folder}"] if source.include_folder else []
+    return [*_CFLAGS, *include, *(f"-D{name}={value}" for name, value in flags.items())]
+
+
+def _compile(
+    source: Source, cflags: list[str], types: KernelTypes, bcc_python: str | None, report: Callable[[str], None]
+) -> Artifact:
+    from otel_ebpf.probe.compiler import compile_source  # here: a warm start does not need it, and saves 20 ms
+
+    report(f"compiling the probes for {os.uname().release}")
+    return compile_source(source.text, cflags, types, bcc_python=bcc_python)
+
+
+def _key(source: Source, cflags: list[str], types: KernelTypes, bcc_python: str | None) -> str:
+    uname = os.uname()
+    kernel = f"{uname.release}\0{uname.version}\0{uname.machine}"
+    texts = (source.text, source.headers_text, "\0".join(cflags), bcc_python or "", kernel)
+    generators = [Path(__file__).with_name(name).read_bytes() for name in _GENERATORS]
+    return cache.cache_key([*(text.encode() for text in texts), *generators, types.evidence])
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"otel-ebpf: {line}\n")

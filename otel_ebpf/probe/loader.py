@@ -1,0 +1,136 @@
+"""Puts compiled programs and their maps into the kernel.
+
+In:   an Artifact, and of which kind each program is
+Out:  Loaded: maps and program descriptors by name; ProbeError that shows what the verifier said
+Owns: the descriptors, until `Loaded.close`
+
+Loading attaches nothing. A program lives as long as a descriptor or an attachment holds it.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from otel_ebpf.errors import ProbeError
+from otel_ebpf.probe import bpf
+from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
+from otel_ebpf.probe.maps import Map
+from otel_ebpf.probe.programs import PROGRAMS, ProgramRow
+
+_LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
+_SHOWN_LOG_LINES = 12
+
+
+@dataclass(slots=True)
+class Loaded:
+    maps: dict[str, Map] = field(default_factory=dict)
+    programs: dict[str, int] = field(default_factory=dict)  # descriptors by function name
+
+    def close(self) -> None:
+        for opened in self.maps.values():
+            opened.close()
+        while self.programs:
+            os.close(self.programs.popitem()[1])
+
+    def __enter__(self) -> "Loaded":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def load(artifact: Artifact, rows: Iterable[ProgramRow] = PROGRAMS) -> Loaded:
+    """All maps and programs, or none and an error."""
+    kinds = {row.function: row.kind for row in rows}
+    allow_locked_memory()
+    loaded = Loaded()
+    try:
+        cpu_count = bpf.possible_cpu_count()
+        for spec in artifact.maps:
+            loaded.maps[spec.name] = _create_map(spec, cpu_count)
+        for program in artifact.programs:
+            if program.name not in kinds:
+                raise ProbeError(f"no row of PROGRAMS says of which kind the program {program.name} is")
+            loaded.programs[program.name] = _load_program(program, kinds[program.name], loaded.maps)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def allow_locked_memory() -> None:
+    """Before 5.11 maps count as locked memory of this process, of which 64 KB are allowed by default.
+
+    Raising the limit takes CAP_SYS_RESOURCE, which newer kernels do not ask for: if it is needed and missing,
+    creating the map fails, and says so.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _create_map(spec: MapSpec, cpu_count: int) -> Map:
+    try:
+        fd = bpf.create_map(
+            spec.kind, spec.key_bytes, spec.value_bytes, spec.max_entries, spec.creation_flags, _kernel_name(spec.name)
+        )
+    except OSError as error:
+        what = f"cannot create the map {spec.name} (type {spec.kind}, {spec.max_entries} entries): {error.strerror}"
+        raise ProbeError(what, _remedy(error)) from error
+    opened = Map(fd, spec.name, spec.kind, spec.key_bytes, spec.value_bytes, spec.max_entries)
+    if opened.is_per_cpu:
+        opened.cpu_count = cpu_count
+    return opened
+
+
+def _load_program(program: ProgramCode, kind: int, maps: dict[str, Map]) -> int:
+    code = bytearray(program.instructions)
+    for index, map_name in program.map_references:
+        at = index * INSTRUCTION_BYTES + 4
+        code[at : at + 4] = maps[map_name].fd.to_bytes(4, "little")
+    name = _kernel_name(program.name)
+    try:
+        return bpf.load_program(kind, bytes(code), name)[0]
+    except bpf.VerifierError as error:
+        if error.errno in (errno.EPERM, errno.EFAULT):
+            raise ProbeError(f"cannot load the program {program.name}: {error.strerror}", _remedy(error)) from error
+        why = _verifier_message(kind, bytes(code), name)
+        raise ProbeError(
+            f"the kernel refuses the program {program.name} ({error.strerror}):\n{why}", _remedy(error)
+        ) from error
+
+
+def _verifier_message(kind: int, code: bytes, name: str) -> str:
+    """Loads once more with the verifier's log on: it is slow, so not before there is a reason."""
+    log = ""
+    for log_bytes in _LOG_BYTES:
+        try:
+            os.close(bpf.load_program(kind, code, name, log_bytes=log_bytes)[0])
+            return "  (the second attempt succeeded: this kernel is short of memory)"
+        except bpf.VerifierError as error:
+            log = error.log
+            if error.errno != errno.ENOSPC:
+                break
+    lines = [line for line in log.splitlines() if line.strip() and not _is_statistics(line)]
+    return "\n".join(f"  {line}" for line in lines[-_SHOWN_LOG_LINES:]) or "  the verifier said nothing"
+
+
+def _is_statistics(line: str) -> bool:
+    """`processed 12 insns (limit 1000000) ...` ends every log."""
+    return line.startswith(("processed ", "verification time ", "stack depth "))
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "Run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 also `ulimit -l unlimited`."
+    if error.errno == errno.ENOMEM:
+        return "Free some memory."
+    return "`otel-ebpf check` lists what this kernel lacks; if nothing, report this with the output of `uname -a`."
+
+
+def _kernel_name(name: str) -> str:
+    """bpftool shows the first 15 characters."""
+    return name[:15]

@@ -1,0 +1,253 @@
+"""What this host has, and what it lacks: everything at once, each lack with its remedy.
+
+In:   the kernel's files under `root`, and the kernel itself by trying
+Out:  findings, in the order in which they are best mended
+Owns: nothing; nothing stays attached or open
+
+Runs without root too, and then says what it could not find out.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from otel_ebpf.errors import AgentError, PreflightError
+from otel_ebpf.probe import bpf, cache, kernel_features
+from otel_ebpf.probe.capabilities import effective_capabilities, missing
+from otel_ebpf.probe.compiler import identify_bcc
+from otel_ebpf.probe.kernel_types import headers_release
+from otel_ebpf.probe.programs import PROGRAMS
+
+OLDEST_KERNEL = (5, 15)
+_ARCHITECTURES = ("x86_64", "aarch64")
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the same in all kernels
+_AS_ROOT = "Run `otel-ebpf check` as root."
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    name: str
+    ok: bool
+    required: bool  # the agent does not start without it
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where to look; another `root` makes another host of it."""
+
+    root: Path = Path("/")
+    bcc_python: str | None = None
+    cache_dir: Path | None = cache.DEFAULT_FOLDER
+
+    def read(self, path: str) -> str | None:
+        """None when the file is not there or may not be read."""
+        try:
+            return (self.root / path).read_text().strip()
+        except OSError:
+            return None
+
+
+def examine(bcc_python: str | None = None, cache_dir: Path | None = cache.DEFAULT_FOLDER) -> list[Finding]:
+    host = Host(bcc_python=bcc_python, cache_dir=cache_dir)
+    return [finding for check in CHECKS for finding in check(host)]
+
+
+def require(findings: list[Finding]) -> None:
+    """PreflightError over everything that is required and lacking, if anything is."""
+    lacking = [finding for finding in findings if finding.required and not finding.ok]
+    if lacking:
+        what = "; ".join(f"{finding.name}: {finding.detail}" for finding in lacking)
+        raise PreflightError(f"this host lacks {what}", " ".join(finding.remedy for finding in lacking))
+
+
+def rights(host: Host) -> list[Finding]:
+    user = os.geteuid()
+    lacking = missing(effective_capabilities())
+    if not lacking:
+        return [Finding("rights", True, True, "root" if user == 0 else f"user {user} with the capabilities needed")]
+    names = ", ".join(name for name, _ in lacking)
+    detail = "; ".join(f"no {name} to {purpose}" for name, purpose in lacking)
+    return [Finding("rights", False, True, detail, f"Run as root; in a container, add {names}.")]
+
+
+def kernel(host: Host) -> list[Finding]:
+    uname = os.uname()
+    found = re.match(r"(\d+)\.(\d+)", uname.release)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    oldest = ".".join(map(str, OLDEST_KERNEL))
+    return [
+        Finding(
+            "kernel",
+            version >= OLDEST_KERNEL,
+            True,
+            f"{uname.release}, {uname.version}",
+            f"Linux {oldest} or later is needed.",
+        ),
+        Finding(
+            "architecture",
+            uname.machine in _ARCHITECTURES,
+            True,
+            uname.machine,
+            f"Supported are {' and '.join(_ARCHITECTURES)}.",
+        ),
+    ]
+
+
+def bpf_maps(host: Host) -> list[Finding]:
+    remedy = "Linux 5.8 or later with CONFIG_BPF_SYSCALL=y is needed."
+    tries: dict[str, Callable[[], OSError | None]] = {
+        "ring buffer": kernel_features.try_ring_buffer,
+        "mapped array": kernel_features.try_mapped_array,
+        "LRU hash": kernel_features.try_lru_hash,
+    }
+    return [_tried(name, attempt(), "BPF maps of this kind can be made", remedy) for name, attempt in tries.items()]
+
+
+def raw_tracepoints(host: Host) -> list[Finding]:
+    names = [row.attach_to for row in PROGRAMS]
+    refused = kernel_features.try_raw_tracepoints(names)
+    remedy = "A kernel with CONFIG_BPF_EVENTS=y, CONFIG_FTRACE=y and tracepoints is needed."
+    return [
+        _tried(f"tracepoint {name}", refused.get(name), "programs can be attached", remedy)
+        for name in dict.fromkeys(names)
+    ]
+
+
+def kernel_types(host: Host) -> list[Finding]:
+    path = host.root / "sys/kernel/btf/vmlinux"
+    if path.exists():
+        readable = os.access(path, os.R_OK)
+        detail = f"BTF in {path}: kernel headers are not needed" if readable else f"{path} cannot be read"
+        return [Finding("kernel types", readable, True, detail, _AS_ROOT)]
+    release = os.uname().release
+    build = host.root / "lib/modules" / release / "build"
+    found = headers_release(build)
+    remedy = f"Boot a kernel with CONFIG_DEBUG_INFO_BTF=y, or install linux-headers-{release}."
+    if found == release:
+        return [Finding("kernel types", True, True, f"no BTF, but headers of exactly this kernel in {build}")]
+    detail = f"no BTF, and the headers in {build} are of {found}" if found else f"no BTF, and no headers in {build}"
+    return [Finding("kernel types", False, True, detail, remedy)]
+
+
+def bcc(host: Host) -> list[Finding]:
+    try:
+        compiler = identify_bcc(host.bcc_python)
+    except AgentError as error:
+        return [Finding("bcc", False, True, error.what, error.remedy)]
+    return [Finding("bcc", True, True, f"{compiler.bcc_version}, imported by {compiler.python}")]
+
+
+def lockdown(host: Host) -> list[Finding]:
+    modes = host.read("sys/kernel/security/lockdown")
+    if modes is None:
+        return [Finding("lockdown", True, True, "not in use, or not visible")]
+    active = re.search(r"\[(\w+)\]", modes)
+    mode = active[1] if active else modes
+    remedy = "Mode confidentiality forbids BPF to read memory: boot with lockdown=integrity, or without Secure Boot."
+    return [Finding("lockdown", mode != "confidentiality", True, mode, remedy)]
+
+
+def optional_hooks(host: Host) -> list[Finding]:
+    """Hooks for what comes beyond plain HTTP through system calls."""
+    devices = host.root / "sys/bus/event_source/devices"
+    tracing = next(
+        (
+            place
+            for place in ("sys/kernel/tracing", "sys/kernel/debug/tracing")
+            if (host.root / place / "events").is_dir()
+        ),
+        None,
+    )
+    return [
+        Finding(
+            "kprobes",
+            (devices / "kprobe").is_dir(),
+            False,
+            "available" if (devices / "kprobe").is_dir() else "not in this kernel: hooks are on system calls instead",
+            "A kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y makes other processes cheaper.",
+        ),
+        Finding(
+            "uprobes",
+            (devices / "uprobe").is_dir(),
+            False,
+            "available" if (devices / "uprobe").is_dir() else "not in this kernel: TLS cannot be read",
+            "Boot a kernel with CONFIG_UPROBE_EVENTS=y.",
+        ),
+        Finding(
+            "tracefs",
+            tracing is not None,
+            False,
+            f"mounted at /{tracing}" if tracing else "not mounted",
+            "Not needed now; `mount -t tracefs tracefs /sys/kernel/tracing` mounts it.",
+        ),
+    ]
+
+
+def restrictions(host: Host) -> list[Finding]:
+    """Settings that matter only to a process without all rights; told, so that nobody has to look."""
+    has_rights = not missing(effective_capabilities())
+    paranoid = host.read("proc/sys/kernel/perf_event_paranoid")
+    unprivileged = host.read("proc/sys/kernel/unprivileged_bpf_disabled")
+    with_rights = "does not concern a process with these rights" if has_rights else "closes BPF without CAP_PERFMON"
+    return [
+        Finding(
+            "perf_event_paranoid",
+            has_rights or paranoid in ("-1", "0", "1"),
+            False,
+            f"{paranoid}: {with_rights}",
+            _AS_ROOT,
+        ),
+        Finding(
+            "unprivileged_bpf_disabled",
+            has_rights or unprivileged == "0",
+            False,
+            f"{unprivileged}: {with_rights}",
+            _AS_ROOT,
+        ),
+    ]
+
+
+def container(host: Host) -> list[Finding]:
+    try:
+        namespace = os.readlink(host.root / "proc/self/ns/pid")
+    except OSError as error:
+        return [Finding("processes", False, False, f"/proc/self/ns/pid: {error.strerror}", "Mount /proc.")]
+    if namespace == _FIRST_PID_NAMESPACE:
+        return [Finding("processes", True, False, "all of this host are visible")]
+    remedy = "To watch the host, share its processes: `docker run --pid=host`, or `hostPID: true` in Kubernetes."
+    return [Finding("processes", False, False, "only those of this container are visible", remedy)]
+
+
+def bytecode_cache(host: Host) -> list[Finding]:
+    if host.cache_dir is None:
+        return [Finding("bytecode cache", True, False, "switched off: every start compiles")]
+    usable, detail = cache.describe(host.cache_dir)
+    remedy = f"`chown root: {host.cache_dir}; chmod 700 {host.cache_dir}`, or name another folder."
+    return [Finding("bytecode cache", usable, False, detail, remedy if os.geteuid() == 0 else _AS_ROOT)]
+
+
+CHECKS: tuple[Callable[[Host], list[Finding]], ...] = (
+    rights,
+    kernel,
+    lockdown,
+    kernel_types,
+    bcc,
+    bpf_maps,
+    raw_tracepoints,
+    optional_hooks,
+    restrictions,
+    container,
+    bytecode_cache,
+)
+
+
+def _tried(name: str, error: OSError | None, detail: str, remedy: str) -> Finding:
+    if error is None:
+        return Finding(name, True, True, detail)
+    if bpf.is_missing_right(error):
+        return Finding(name, False, True, "not known without root", _AS_ROOT)
+    return Finding(name, False, True, f"the kernel refuses: {error.strerror}", remedy)

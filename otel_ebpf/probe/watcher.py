@@ -1,0 +1,148 @@
+"""The probe at work: events of the kernel in, the map of targets and the frames to the exporter out.
+
+In:   process events, signals, the state of the exporter
+Out:  entries of the map `targets`; identities and counters as frames
+Owns: the attachments, while `run` lasts
+
+It never sees a byte of the network: those go from the kernel to the exporter through shared memory.
+"""
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterable
+
+from otel_ebpf.errors import AgentError, PeerLostError
+from otel_ebpf.probe.attachments import Attachments
+from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove, Target
+from otel_ebpf.probe.identity import identify
+from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.procfs import Procfs
+from otel_ebpf.probe.stop_signals import StopSignals
+from otel_ebpf.records.decode import decode_process_event
+from otel_ebpf.records.frames import Frame, ServiceGone, Shutdown, encode_frame
+from otel_ebpf.records.kinds import Counter, CounterReading, ProcessEvent
+from otel_ebpf.records.ring import RingReader
+
+_TICK_MS = 1000
+_SWEEP_TICKS = 30
+_TARGET = struct.Struct("<II")  # struct target
+_PID = struct.Struct("<I")
+_EXCLUDED = 1
+_NOT_EXCLUDED = 0
+
+
+class Watcher:
+    """`channel` leads to the exporter; `own_pids` are never watched."""
+
+    def __init__(
+        self, loaded: Loaded, discovery: Discovery, channel: socket.socket, own_pids: Iterable[int], event_ring_bytes: int
+    ) -> None:
+        self._maps = loaded.maps
+        self._discovery = discovery
+        self._channel = channel
+        self._procfs = Procfs()
+        self._attachments = Attachments(loaded.programs)
+        self._events_fd = loaded.maps["process_events"].fd
+        self._events = RingReader(self._events_fd, event_ring_bytes)
+        self._counters = CounterReading((0,) * len(Counter))
+        for pid in own_pids:
+            self._maps["targets"].update(_PID.pack(pid), _TARGET.pack(pid, _EXCLUDED))
+
+    def start(self) -> list[Target]:
+        """Events first, then the scan: what begins in between is seen twice, not missed."""
+        self._attachments.attach_lasting()
+        for target in self._discovery.scan():
+            self._apply([Identity(target.service_pid)] if target.pid == target.service_pid else [])
+            self._apply([Add(target.pid, target.service_pid)])
+        self._attach_if_wanted()
+        return list(self._discovery.targets.values())
+
+    def run(self, stop: StopSignals) -> None:
+        """Until a signal comes; raises PeerLostError when the exporter has ended."""
+        poll = select.poll()
+        poll.register(self._events_fd, select.POLLIN)
+        poll.register(self._channel, select.POLLIN)
+        poll.register(stop, select.POLLIN)
+        ticks, next_tick = 0, time.monotonic() + _TICK_MS / 1000
+        while not stop.received:
+            wait_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
+            for descriptor, _ in poll.poll(wait_ms):
+                if descriptor == self._events_fd:
+                    self._read_events()
+                elif descriptor == self._channel.fileno() and not self._channel.recv(64):
+                    raise PeerLostError("the exporter has ended", "Its last message, above, says why.")
+            if time.monotonic() >= next_tick:
+                ticks += 1
+                next_tick += _TICK_MS / 1000
+                self._read_events()
+                self._read_counters()
+                if ticks % _SWEEP_TICKS == 0:
+                    self._apply(self._discovery.sweep())
+            self._attach_if_wanted()
+
+    def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
+        """Detaches everything, then tells the exporter to finish."""
+        self._attachments.detach_all()
+        self._read_counters()
+        self._send(Shutdown(reason, deadline_monotonic_ns))
+
+    def close(self) -> None:
+        self._attachments.detach_all()
+        self._events.close()
+
+    def _attach_if_wanted(self) -> None:
+        self._attachments.attach_socket_program(bool(self._discovery.targets))
+
+    def _read_events(self) -> None:
+        events: list[ProcessEvent] = []
+        self._events.drain(
+            lambda data, offset, length: events.append(decode_process_event(data, offset, length)),
+            self._events.produced,
+        )
+        for event in events:
+            self._apply(self._discovery.on_event(event))
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if isinstance(change, Add):
+                # Before the first record of the process can refer to it.
+                self._watch(change)
+            elif isinstance(change, Remove):
+                self._maps["targets"].delete(_PID.pack(change.pid))
+            elif isinstance(change, Identity):
+                identity = identify(change.service_pid, self._procfs)
+                if identity is not None:
+                    self._send(identity)
+            elif isinstance(change, Gone):
+                self._send(ServiceGone(change.service_pid))
+
+    def _watch(self, change: Add) -> None:
+        try:
+            self._maps["targets"].update(_PID.pack(change.pid), _TARGET.pack(change.service_pid, _NOT_EXCLUDED))
+        except OSError as error:
+            raise AgentError(
+                f"cannot watch process {change.pid}: {error.strerror}",
+                "Select fewer processes, by OTEL_EBPF_OPEN_PORT or OTEL_EBPF_AUTO_TARGET_EXE.",
+            ) from error
+
+    def _read_counters(self) -> None:
+        values = tuple(
+            sum(int.from_bytes(value, "little") for value in self._maps["counters"].lookup_per_cpu(_PID.pack(index)) or ())
+            for index in Counter
+        )
+        if values == self._counters.values:
+            return
+        lost = Counter.PROCESS_EVENTS_LOST
+        has_lost_events = values[lost] > self._counters.values[lost]
+        self._counters = CounterReading(values)
+        self._send(self._counters)
+        if has_lost_events:
+            self._apply(self._discovery.rescan())
+
+    def _send(self, frame: Frame) -> None:
+        try:
+            self._channel.send(encode_frame(frame))
+        except (BrokenPipeError, ConnectionResetError, TimeoutError) as error:
+            raise PeerLostError("the exporter has ended", "Its last message, above, says why.") from error

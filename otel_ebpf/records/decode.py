@@ -1,0 +1,39 @@
+"""Bytes of the ring buffer -> records.
+
+In:   one sample as the kernel wrote it, in a buffer, by offset and length
+Out:  Record or ProcessEvent
+"""
+
+from otel_ebpf.records.kinds import ProcessEvent, Record
+from otel_ebpf.records.layouts import PROCESS_EVENT, RECORD
+
+Buffer = bytes | bytearray | memoryview
+
+_RECORD_BYTES = RECORD.size
+_unpack = RECORD.unpack_from
+_new = tuple.__new__
+
+
+class DecodeError(ValueError):
+    """A sample that no kernel program of this version writes; names kind, length and offset."""
+
+
+def decode_record(data: Buffer, offset: int, length: int) -> Record:
+    """Raises DecodeError when the sample is shorter than it says, or of no known kind."""
+    if length < _RECORD_BYTES:
+        raise DecodeError(f"a record of {length} bytes at {offset}: at least {_RECORD_BYTES} are needed")
+    fields = _unpack(data, offset)
+    if not 1 <= fields[0] <= 3 or _RECORD_BYTES + fields[6] > length:
+        raise DecodeError(f"a record of kind {fields[0]} at {offset}: {fields[6]} captured bytes in {length}")
+    start = offset + _RECORD_BYTES
+    return _new(Record, (*fields, bytes(data[start : start + fields[6]])))
+
+
+def decode_process_event(data: Buffer, offset: int, length: int) -> ProcessEvent:
+    """Raises DecodeError when the sample is not one process event."""
+    if length < PROCESS_EVENT.size:
+        raise DecodeError(f"a process event of {length} bytes at {offset}: {PROCESS_EVENT.size} are needed")
+    kind, pid, parent_pid, port, is_target, command = PROCESS_EVENT.unpack_from(data, offset)
+    if not 1 <= kind <= 4:
+        raise DecodeError(f"a process event of kind {kind} at {offset}")
+    return ProcessEvent(kind, pid, parent_pid, port, is_target, command.rstrip(b"\0"))

@@ -1,0 +1,164 @@
+"""What the probe tells the exporter besides the kernel's records: one JSON object a frame, one frame a packet.
+
+In:   ServiceIdentity, CounterReading, ServiceGone or Shutdown; or the bytes of one packet
+Out:  the bytes of one packet; or the same object
+Owns: the bound of a frame, and what is cut to keep it
+
+The channel is a SOCK_SEQPACKET socket pair, which keeps packets whole; so there is no length prefix. Bytes stand as
+text, one character a byte (latin-1): anything a process calls itself can cross, and a frame can be read by eye.
+"""
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NoReturn
+
+from otel_ebpf.records.decode import DecodeError
+from otel_ebpf.records.kinds import CounterReading, ServiceIdentity
+
+MAX_FRAME_BYTES = 65_536
+MAX_PORTS = 256
+# Room for text of one identity, tried in turn until the frame fits; JSON makes up to six bytes of one.
+_TEXT_BYTES = (8192, 2048, 512)
+_MAX_INTEGER = 2**64 - 1
+_MAX_ITEMS = 4096  # of any list or object in a frame
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceGone:
+    """No process of the service is left; records of it may still be on their way."""
+
+    service_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The exporter sends what it has and ends, by the deadline at the latest."""
+
+    reason: str
+    deadline_ns: int  # CLOCK_MONOTONIC
+
+
+Frame = ServiceIdentity | CounterReading | ServiceGone | Shutdown
+_KINDS: dict[str, type[Frame]] = {
+    kind.__name__: kind for kind in (ServiceIdentity, CounterReading, ServiceGone, Shutdown)
+}
+_HINTS = {name: typing.get_type_hints(kind) for name, kind in _KINDS.items()}
+
+
+def cut_arguments(arguments: tuple[bytes, ...], limit_bytes: int) -> tuple[bytes, ...]:
+    """The first arguments, with one byte each for what separates them; the last one may be cut."""
+    kept = []
+    for argument in arguments:
+        if limit_bytes <= 0:
+            break
+        kept.append(argument[:limit_bytes])
+        limit_bytes -= len(argument) + 1
+    return tuple(kept)
+
+
+def cut_environ(environ: Mapping[str, bytes], limit_bytes: int) -> dict[str, bytes]:
+    """Values within the limit. Resource attributes end after a whole pair: half a value would be a wrong one."""
+    cut = {}
+    for name, value in environ.items():
+        if len(value) > limit_bytes:
+            value = value[: limit_bytes + 1]
+            value = value[: max(value.rfind(b","), 0)] if name == "OTEL_RESOURCE_ATTRIBUTES" else value[:limit_bytes]
+        if value:
+            cut[name] = value
+    return cut
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """One packet of at most MAX_FRAME_BYTES; the texts of an identity are cut where they would not fit."""
+    packet = _packet(frame)
+    if len(packet) > MAX_FRAME_BYTES and isinstance(frame, ServiceIdentity):
+        for limit_bytes in _TEXT_BYTES:
+            packet = _packet(_cut_identity(frame, limit_bytes))
+            if len(packet) <= MAX_FRAME_BYTES:
+                break
+    if len(packet) > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {len(packet)} bytes: {type(frame).__name__} has no text that may be cut")
+    return packet
+
+
+def decode_frame(packet: bytes) -> Frame:
+    """Raises DecodeError for anything that encode_frame would not write."""
+    if len(packet) > MAX_FRAME_BYTES:
+        raise DecodeError(f"a frame of {len(packet)} bytes: at most {MAX_FRAME_BYTES} are allowed")
+    try:
+        message = json.loads(packet.decode(), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"a frame that is not JSON of this form: {error}") from None
+    if not isinstance(message, dict) or message.get("kind") not in _KINDS:
+        raise DecodeError("a frame of no known kind")
+    name = message.pop("kind")
+    hints = _HINTS[name]
+    if message.keys() != hints.keys():
+        raise DecodeError(f"a {name} with the fields {sorted(message)[:20]}")
+    kind: Any = _KINDS[name]
+    found: Frame = kind(**{field: _decoded(f"{name}.{field}", hints[field], message[field]) for field in hints})
+    return found
+
+
+def _cut_identity(identity: ServiceIdentity, limit_bytes: int) -> ServiceIdentity:
+    return replace(
+        identity,
+        command=identity.command[:64],
+        executable=identity.executable[:limit_bytes],
+        argv=cut_arguments(identity.argv, limit_bytes),
+        environ=cut_environ(identity.environ, limit_bytes),
+        working_directory=identity.working_directory[:limit_bytes],
+        container_id=identity.container_id[:128],
+        listening_ports=identity.listening_ports[:MAX_PORTS],
+        owner=identity.owner[:256],
+    )
+
+
+def _packet(frame: Frame) -> bytes:
+    message = {"kind": type(frame).__name__}
+    message |= {field.name: _encoded(getattr(frame, field.name)) for field in fields(frame)}
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, tuple):
+        return [_encoded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _encoded(item) for name, item in value.items()}
+    return value
+
+
+def _decoded(where: str, hint: Any, value: Any) -> Any:
+    """The value in the type that the dataclass declares."""
+    if hint is int and type(value) is int and 0 <= value <= _MAX_INTEGER:
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is bytes and isinstance(value, str):
+        try:
+            return value.encode("latin-1")
+        except UnicodeEncodeError:
+            raise DecodeError(f"{where} holds a character that is no byte") from None
+    if isinstance(hint, types.GenericAlias) and len(value) <= _MAX_ITEMS if isinstance(value, list | dict) else False:
+        inner = typing.get_args(hint)
+        if typing.get_origin(hint) is tuple and isinstance(value, list):
+            return tuple(_decoded(where, inner[0], item) for item in value)
+        if typing.get_origin(hint) is dict and isinstance(value, dict):
+            return {name: _decoded(where, inner[1], item) for name, item in value.items()}
+    raise DecodeError(f"{where} is no {hint}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is no whole number")

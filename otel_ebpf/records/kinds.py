@@ -1,0 +1,122 @@
+"""What crosses from the privileged to the unprivileged side, as Python sees it.
+
+`Record` is one struct from the ring buffer; `ServiceIdentity` and `CounterReading` are made in user space by the
+probe and sent as frames. Nothing here interprets bytes of the network.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+
+class Kind(IntEnum):
+    REQUEST = 1
+    SEGMENT = 2
+    END = 3
+
+
+class Direction(IntEnum):
+    REQUEST = 0
+    RESPONSE = 1
+
+
+class EndReason(IntEnum):
+    NONE = 0
+    NEXT_REQUEST = 1
+    CLOSED = 2
+    PEER_CLOSED = 3
+    RESET = 4
+    NOT_HTTP = 5
+    SOCKET_GONE = 6
+
+
+class RecordFlag(IntFlag):
+    ROLE_BY_CONNECTION = 1
+    PREVIOUS_LOST = 2
+    PEER_SHUTDOWN = 4
+    PAYLOAD_GAP = 8
+
+
+class Record(NamedTuple):
+    """One record of the kernel and the bytes captured with it; see bpf/records.h for each field."""
+
+    kind: int
+    direction: int
+    role: int
+    family: int
+    reason: int
+    flags: int
+    captured_bytes: int
+    pid: int
+    tid: int
+    service_pid: int
+    position: int
+    connection: int
+    at_monotonic_ns: int
+    request_bytes: int
+    response_bytes: int
+    request_last_monotonic_ns: int
+    response_last_monotonic_ns: int
+    total_bytes: int
+    local_port: int
+    remote_port: int
+    local_address: bytes
+    remote_address: bytes
+    tail: bytes
+    payload: bytes
+
+
+class ProcessEventKind(IntEnum):
+    EXEC = 1
+    FORK = 2
+    EXIT = 3
+    LISTEN = 4
+
+
+class ProcessEvent(NamedTuple):
+    kind: int
+    pid: int
+    parent_pid: int
+    port: int
+    is_target: int
+    command: bytes
+
+
+class Counter(IntEnum):
+    """Index into the kernel's counters; each counts since the agent started."""
+
+    BEGAN = 0
+    LOST_RING_FULL = 1
+    LOST_CONNECTIONS_FULL = 2
+    NOT_HTTP = 3
+    END_RING_FULL = 4
+    PROCESS_EVENTS_LOST = 5
+    COMPAT_SYSCALLS = 6
+    HTTP2 = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceIdentity:
+    """The facts that name a service, as the kernel tells them of the process that leads it.
+
+    Raw on purpose: the unprivileged side makes names of them. `argv` and `environ` are cut to a bound and hold
+    no other variables than OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+    """
+
+    pid: int
+    start_ticks: int  # field 22 of /proc/PID/stat; with pid, unique until the host restarts
+    command: bytes  # /proc/PID/comm
+    executable: bytes  # where /proc/PID/exe points, b"" when it cannot be read
+    argv: tuple[bytes, ...]
+    environ: dict[str, bytes]
+    working_directory: bytes
+    container_id: str  # from /proc/PID/cgroup, "" outside a container
+    listening_ports: tuple[int, ...]
+    owner: str  # user name, or the number
+
+
+@dataclass(frozen=True, slots=True)
+class CounterReading:
+    """The kernel's counters at one moment, summed over CPUs, indexed by `Counter`."""
+
+    values: tuple[int, ...]

@@ -1,0 +1,17 @@
+"""The structs of bpf/records.h as Python reads them; tests/contract compares the two field by field."""
+
+import struct
+
+# kind direction role family reason flags captured | pid tid service_pid position | connection at request_bytes
+# response_bytes request_last response_last | total local_port remote_port | addresses tail
+RECORD = struct.Struct("<6BH4I6QI2H16s16s8s")
+
+# connection | position ended lost unused | response_bytes response_last request_bytes request_last | tail unused
+PROGRESS = struct.Struct("<QIBBHQQQQ8sQ")
+
+# kind pid parent_pid port is_target command
+PROCESS_EVENT = struct.Struct("<IIIHH16s")
+
+PROGRESS_SLOTS = 16384
+REQUEST_CAPTURE_BYTES = 8192
+RESPONSE_CAPTURE_BYTES = 2048

@@ -1,0 +1,44 @@
+"""How far an unfinished exchange has come, read from memory that the kernel's programs write.
+
+The ring tells of a response's beginning; the bytes that follow are only counted, here. So a response that ends
+on an idle connection is noticed without a record, and without a system call.
+"""
+
+import mmap
+from typing import NamedTuple
+
+from otel_ebpf.records.layouts import PROGRESS, PROGRESS_SLOTS
+
+
+class Progress(NamedTuple):
+    """See struct progress in bpf/records.h."""
+
+    ended: int
+    is_lost: bool
+    response_bytes: int
+    response_last_monotonic_ns: int
+    request_bytes: int
+    request_last_monotonic_ns: int
+    tail: bytes
+
+
+class ProgressTable:
+    """The map `progress`, mapped read-only."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, PROGRESS.size * PROGRESS_SLOTS, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    def read(self, connection: int, position: int) -> Progress | None:
+        """None when the slot belongs to another connection or to a later exchange."""
+        offset = (connection & (PROGRESS_SLOTS - 1)) * PROGRESS.size
+        # The kernel writes times, then bytes, then `ended`: of two equal readings each belongs together.
+        first = PROGRESS.unpack_from(self._map, offset)
+        while (fields := PROGRESS.unpack_from(self._map, offset)) != first:
+            first = fields
+        if fields[0] != connection or fields[1] != position:
+            return None
+        _, _, ended, lost, _, response_bytes, response_last, request_bytes, request_last, tail, _ = fields
+        return Progress(ended, lost != 0, response_bytes, response_last, request_bytes, request_last, tail)
+
+    def close(self) -> None:
+        self._map.close()

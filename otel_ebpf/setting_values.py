@@ -1,0 +1,188 @@
+"""Parsers of settings: text of the environment in, value out, or a ValueError that says what is allowed.
+
+Whoever catches the error knows the setting's name and its text, so neither is repeated here.
+"""
+
+import mmap
+import os
+import pwd
+import re
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+PortRange = tuple[int, int]  # first and last, both included
+
+NO_LIMIT_MS = 3_600_000  # a timeout of 0 means none; an hour bounds it all the same
+
+
+def integer(least: int, most: int, what: str = "a whole number") -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", text) or not least <= int(text) <= most:
+            raise ValueError(f"{what} from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError("one of " + ", ".join(allowed))
+        return text.lower()
+
+    return parse
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def parse_ports(text: str) -> tuple[PortRange, ...]:
+    allowed = "ports from 1 to 65535 and ranges of them, such as 80,8000-8999"
+    ranges = []
+    for item in _items(text):
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", item)
+        if not match:
+            raise ValueError(allowed)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last <= 65535:
+            raise ValueError(allowed)
+        ranges.append((first, last))
+    return tuple(ranges)
+
+
+def parse_pids(text: str) -> tuple[int, ...]:
+    if not all(re.fullmatch(r"[1-9][0-9]{0,9}", item) for item in _items(text)):
+        raise ValueError("process numbers, such as 1234,5678")
+    return tuple(int(item) for item in _items(text))
+
+
+def parse_globs(text: str) -> tuple[str, ...]:
+    """Globs separated by commas; {a,b} stands for either, as in OBI, and is written out here."""
+    allowed = "globs separated by commas, such as */nginx,/opt/{api,web}/*"
+    done: list[str] = []
+    waiting = [item for item in re.split(r",(?![^{}]*\})", text) if item.strip()]
+    while waiting:
+        glob = waiting.pop(0).strip()
+        match = re.search(r"\{([^{}]*)\}", glob)
+        if match:
+            waiting[:0] = [glob[: match.start()] + choice + glob[match.end() :] for choice in match[1].split(",")]
+        elif "{" in glob or "}" in glob:
+            raise ValueError(allowed)
+        else:
+            done.append(glob)
+        if len(waiting) + len(done) > 1000:
+            raise ValueError("no more than 1000 globs, each {a,b} written out")
+    return tuple(done)
+
+
+def parse_duration_ns(text: str) -> int:
+    units = {"ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
+    parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text)
+    total = round(sum(float(number) * units[unit] for number, unit in parts))
+    if "".join(number + unit for number, unit in parts) != text or not 0 < total <= units["h"]:
+        raise ValueError("a duration from 1ms to 1h, such as 500ms, 2s or 1m30s")
+    return total
+
+
+def parse_timeout_ms(text: str) -> int:
+    try:
+        return integer(0, NO_LIMIT_MS)(text) or NO_LIMIT_MS
+    except ValueError:
+        raise ValueError(f"milliseconds from 0 (no limit) to {NO_LIMIT_MS}") from None
+
+
+def size_bytes(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,15})(KiB|MiB|GiB)?", text)
+        size = int(match[1]) << {None: 0, "KiB": 10, "MiB": 20, "GiB": 30}[match[2]] if match else 0
+        if not least <= size <= most:
+            raise ValueError(f"bytes from {least} to {most}, or with a unit, such as 8MiB")
+        return size
+
+    return parse
+
+
+def parse_ring_bytes(text: str) -> int:
+    size = size_bytes(mmap.PAGESIZE, 1 << 30)(text)
+    if size & (size - 1):
+        raise ValueError(f"a power of two of at least {mmap.PAGESIZE} bytes (one page), such as 8MiB")
+    return size
+
+
+def parse_boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.lower() == "true"
+
+
+def parse_absolute(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("an absolute path")
+    return text
+
+
+def parse_file(text: str) -> str:
+    if not os.path.isfile(text):
+        raise ValueError("the path of a file that exists")
+    return text
+
+
+def parse_program(text: str) -> str:
+    if not (text.startswith("/") and os.path.isfile(text) and os.access(text, os.X_OK)):
+        raise ValueError("the absolute path of a program that exists")
+    return text
+
+
+def parse_folder(text: str) -> str:
+    if not (text.startswith("/") and os.path.isdir(text)):
+        raise ValueError("the absolute path of a folder that exists")
+    return text
+
+
+def parse_user(text: str) -> str:
+    if text.isascii() and text.isdigit():
+        uid: int | None = int(text) if len(text) <= 10 and int(text) < 2**32 - 1 else None
+    else:
+        try:
+            uid = pwd.getpwnam(text).pw_uid
+        except KeyError:
+            uid = None
+    if not uid:
+        raise ValueError("a user of this host, by name or number, other than root")
+    return text
+
+
+def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
+    allowed = "name=value pairs separated by commas, values percent-encoded"
+    headers = []
+    for item in _items(text):
+        name, equals, value = item.partition("=")
+        name, value = name.strip().lower(), unquote(value.strip())
+        # RFC 9110 5.6.2 and 5.5: a token, and no control characters, which could begin another header.
+        if not equals or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) or re.search(r"[\x00-\x1f\x7f]", value):
+            raise ValueError(allowed)
+        headers.append((name, value))
+    return tuple(headers)
+
+
+def parse_endpoint(text: str) -> str:
+    """A URL, or host:port, which only gRPC allows (checked when the protocol is known)."""
+    allowed = "a URL such as http://localhost:4318, or for gRPC also host:port"
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        port = parts.port
+    except ValueError:
+        raise ValueError(allowed) from None
+    if parts.scheme not in ("", "http", "https") or not parts.hostname or port == 0 or re.search(r"[\s?#]", text):
+        raise ValueError(allowed)
+    if not parts.scheme and (port is None or parts.path):
+        raise ValueError(allowed)
+    return text
+
+
+def parse_exporters(text: str) -> tuple[str, ...]:
+    names = tuple(_items(text.lower()))
+    if not names or set(names) - {"otlp", "console", "none"} or ("none" in names and len(names) > 1):
+        raise ValueError("otlp, console, both separated by a comma, or none")
+    return names

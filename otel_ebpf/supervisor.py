@@ -1,0 +1,183 @@
+"""`otel-ebpf run`: one process becomes three, each with the rights that it needs.
+
+    compiler   a child while the programs are compiled; nothing of it stays
+    exporter   forked before the probe holds anything privileged; an unprivileged user from its first byte on
+    probe      this process: loads, attaches, then gives up all other capabilities
+
+In:   Settings
+Out:  the exit status; AgentError for what ended the agent
+Owns: the order of it all
+
+The exporter is forked, not executed: its user may not be able to read the virtual environment that holds the code.
+When either side ends, the other finds its end of the channel closed and ends too, with a message.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from otel_ebpf.config import Settings
+from otel_ebpf.errors import AgentError, PeerLostError
+from otel_ebpf.probe import privileges
+from otel_ebpf.probe.discovery import Discovery, Target
+from otel_ebpf.probe.loader import Loaded, load
+from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.probe.selection import Selection
+from otel_ebpf.probe.stop_signals import StopSignals
+from otel_ebpf.probe.watcher import Watcher
+
+# CAP_BPF: maps. CAP_PERFMON: attaching. The other two: /proc/PID of other users' processes.
+PROBE_CAPABILITIES = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_PROCESS_EVENT_PAGES = 32  # limits.h
+_EXPORTER_GRACE_SECONDS = 0.5
+_CHANNEL_TIMEOUT_SECONDS = 30.0  # an exporter that reads nothing for so long is lost
+
+
+def run(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; returns 0 after a clean end."""
+    privileges.set_process_name("otel-ebpf-probe")
+    stop = StopSignals()
+    channel, exporter_pid = _fork_exporter(settings)
+    try:
+        artifact = prepare_programs(
+            program_flags(settings), cache_dir=Path(settings.cache_folder), bcc_python=settings.bcc_python
+        )
+        with load(artifact) as loaded:
+            return _watch(settings, loaded, channel, exporter_pid, stop)
+    except PeerLostError as error:
+        raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
+    finally:
+        channel.close()
+
+
+def program_flags(settings: Settings) -> dict[str, int | str]:
+    """What the C source is compiled with on this host."""
+    flags: dict[str, int | str] = {
+        "CPU_BITS": max(1, (os.sysconf("SC_NPROCESSORS_CONF") - 1).bit_length()),
+        "RING_PAGES": settings.ring_bytes // _PAGE_BYTES,
+        "MAX_CONNECTIONS": settings.max_connections,
+    }
+    namespace = os.stat("/proc/self/ns/pid")
+    if namespace.st_ino != _INITIAL_PID_NAMESPACE:
+        flags |= {"PID_NAMESPACE_DEVICE": namespace.st_dev, "PID_NAMESPACE_INODE": namespace.st_ino}
+    return flags
+
+
+def select_ports(loaded: Loaded, selection: Selection) -> None:
+    """Tells the kernel which listening ports make a process a target at once."""
+    words = [0] * 1024
+    for first, last in selection.port_ranges:
+        for port in range(first, last + 1):
+            words[port >> 6] |= 1 << (port & 63)
+    for index, word in enumerate(words):
+        if word:
+            loaded.maps["selected_ports"].update(index.to_bytes(4, "little"), word.to_bytes(8, "little"))
+
+
+def _watch(settings: Settings, loaded: Loaded, channel: socket.socket, exporter_pid: int, stop: StopSignals) -> int:
+    selection = Selection.from_settings(settings)
+    own_pids = (os.getpid(), exporter_pid)
+    watcher = Watcher(loaded, Discovery(selection, own_pids), channel, own_pids, _PROCESS_EVENT_PAGES * _PAGE_BYTES)
+    try:
+        select_ports(loaded, selection)
+        _hand_over(channel, loaded)
+        targets = watcher.start()
+        privileges.limit_capabilities(PROBE_CAPABILITIES)
+        _report(start_lines(settings, targets))
+        watcher.run(stop)
+        deadline = time.monotonic_ns() + settings.shutdown_timeout_ns
+        watcher.stop(deadline, "asked to stop")
+    finally:
+        watcher.close()
+    return _await_exporter(exporter_pid, deadline)
+
+
+def start_lines(settings: Settings, targets: list[Target]) -> list[str]:
+    """What a person wants to know once the agent works."""
+    services = sorted({target.service_pid for target in targets})
+    lines = [f"watching {len(targets)} processes of {len(services)} services; hooks: raw tracepoint sys_exit"]
+    if settings.otlp is not None:
+        lines.append(f"sending spans to {settings.otlp.endpoint} by {settings.otlp.protocol}")
+    if not targets:
+        lines.append("nothing to watch is running yet. Start a service, for example: python3 -m http.server 8000")
+        lines.append("and ask it something: curl http://127.0.0.1:8000/")
+    return lines
+
+
+def _fork_exporter(settings: Settings) -> tuple[socket.socket, int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        ours.settimeout(_CHANNEL_TIMEOUT_SECONDS)
+        return ours, pid
+    status = 1
+    try:
+        ours.close()
+        status = _run_exporter(settings, theirs)
+    except AgentError as error:
+        _report([error.what, *error.remedy.splitlines()])
+        status = error.exit_code
+    except BaseException:  # this process ends here, and must not unwind into the probe's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(OSError):  # who read the output may have left
+            sys.stdout.flush()
+        os._exit(status)
+
+
+def _run_exporter(settings: Settings, channel: socket.socket) -> int:
+    from otel_ebpf.export.process import Exporter  # in this process alone: it brings 30 MB
+
+    privileges.set_process_name("otel-ebpf-exporter")
+    exporter = Exporter(settings)
+    privileges.drop_to_user(settings.user)
+    return exporter.run(channel)
+
+
+def _hand_over(channel: socket.socket, loaded: Loaded) -> None:
+    descriptors = [loaded.maps["records"].fd, loaded.maps["progress"].fd]
+    try:
+        socket.send_fds(channel, [b"maps"], descriptors)
+        if not channel.recv(64):
+            raise PeerLostError("the exporter has ended", "Its last message, above, says why.")
+    except (BrokenPipeError, ConnectionResetError, TimeoutError) as error:
+        raise PeerLostError("the exporter has ended", "Its last message, above, says why.") from error
+
+
+def _await_exporter(pid: int, deadline_monotonic_ns: int) -> int:
+    """It ends by itself; if it does not, that is told and not waited for."""
+    last = deadline_monotonic_ns / 1e9 + _EXPORTER_GRACE_SECONDS
+    while time.monotonic() < last:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    raise AgentError("the exporter did not end in time", "What it had not sent is lost; its output says how much.")
+
+
+def _how_it_ended(pid: int) -> str:
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return "has ended"
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        time.sleep(0.005)
+    return "has closed its channel"
+
+
+def _report(lines: list[str]) -> None:
+    for line in lines:
+        print(f"otel-ebpf: {line}", file=sys.stderr, flush=True)

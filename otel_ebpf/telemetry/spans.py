@@ -1,0 +1,266 @@
+"""Exchanges to spans.
+
+In:   Exchange, the clock offset
+Out:  SpanData
+Owns: bounded caches of series and of address texts, which change nothing but the speed
+
+A span is split in two: its `series` (all that many spans share) and the rest. The encoder makes one template a
+series. Attribute values are ints, or bytes that hold valid UTF-8: they come from the wire and go back to it.
+
+Ids and parents
+- A SERVER span takes the trace of the request's traceparent and has the span named there as its remote parent.
+- A CLIENT request that carries a traceparent was instrumented by the application itself: the header names the
+  application's own span for this call. Ours then is a child of that span: the same call, seen from below.
+- The trace flags are the header's; without one they are those of a new, sampled trace (parentbased_always_on).
+
+Sizes (`http.request.body.size`, `http.response.body.size`) are opt-in in the conventions; they are given whenever
+known, since byte counts are what one expects of an agent that watches sockets.
+"""
+
+from typing import NamedTuple
+
+from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role
+from otel_ebpf.telemetry.attributes import (
+    AF_UNIX,
+    KNOWN_METHODS,
+    OTHER_METHOD,
+    address_text,
+    error_type,
+    first_forwarded,
+    redact_query,
+    split_authority,
+    split_target,
+    without_credentials,
+)
+from otel_ebpf.telemetry.clock import unix_ns
+from otel_ebpf.telemetry.text import cut_characters, utf8
+from otel_ebpf.telemetry.trace_context import (
+    FLAG_RANDOM,
+    FLAG_SAMPLED,
+    IdSource,
+    parse_traceparent,
+    validate_tracestate,
+)
+
+Value = bytes | int
+Attributes = tuple[tuple[str, Value], ...]
+
+URL_LIMIT_BYTES = 8192
+HEADER_LIMIT_BYTES = 1024
+METHOD_LIMIT_BYTES = 64
+AUTHORITY_LIMIT_BYTES = 512
+DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
+MOST_ATTRIBUTES = 20  # that this module ever gives to one span
+CACHE_LIMIT = 4096  # hosts and methods are the sender's choice
+
+# Span.flags in OTLP: the W3C flags, and whether it is known and true that the parent is on another host.
+HAS_IS_REMOTE = 0x100
+IS_REMOTE = 0x200
+ROOT_FLAGS = HAS_IS_REMOTE | FLAG_SAMPLED | FLAG_RANDOM
+
+
+class Series:
+    """What many spans have in common. Compared by identity: the builder gives equal spans the same one."""
+
+    __slots__ = ("attributes", "is_error", "kind", "name")
+
+    def __init__(self, name: bytes, kind: int, is_error: bool, attributes: Attributes) -> None:
+        self.name = name
+        self.kind = kind
+        self.is_error = is_error
+        self.attributes = attributes
+
+
+class SpanData(NamedTuple):
+    """One span, ready to be encoded."""
+
+    series: Series
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes  # b"" for a root
+    trace_state: bytes
+    flags: int
+    start_unix_ns: int
+    end_unix_ns: int
+    attributes: Attributes  # those not in the series
+    dropped_attributes_count: int
+
+    @property
+    def is_sampled(self) -> bool:
+        return bool(self.flags & FLAG_SAMPLED)
+
+
+class SpanBuilder:
+    """Makes spans of exchanges; the limits are those of the OTEL_[SPAN_]ATTRIBUTE_* settings."""
+
+    def __init__(
+        self,
+        ids: IdSource,
+        value_length_limit: int | None = None,
+        count_limit: int = DEFAULT_COUNT_LIMIT,
+        known_methods: frozenset[bytes] = KNOWN_METHODS,
+    ) -> None:
+        self._ids = ids
+        self._value_length_limit = value_length_limit
+        self._count_limit = count_limit
+        self._is_limited = value_length_limit is not None or count_limit < MOST_ATTRIBUTES
+        self._known_methods = known_methods
+        self._series: dict[tuple[object, ...], tuple[Series, bytes]] = {}
+        self._addresses: dict[tuple[int, bytes], bytes | None] = {}
+
+    def build(self, exchange: Exchange, offset_ns: int) -> SpanData:
+        """The span of one exchange; `offset_ns` is the wall clock minus the kernel's."""
+        target = exchange.target
+        role = exchange.role
+        if target.startswith(b"/"):
+            path: bytes | None
+            query: bytes | None
+            path, mark, query = target.partition(b"?")
+            query = redact_query(query) if mark else None
+            scheme, authority = b"http", exchange.host
+        else:
+            scheme, in_target, path, query = split_target(exchange.method, target)
+            query = redact_query(query) if query is not None else None
+            authority = exchange.host if in_target is None else in_target
+
+        family = exchange.family
+        peer_key = (family, exchange.remote_address)
+        peer = self._addresses[peer_key] if peer_key in self._addresses else self._remember_address(peer_key)
+        if not authority and role is Role.CLIENT and peer is not None:
+            authority = b"%b:%d" % (b"[%b]" % peer if b":" in peer else peer, exchange.remote_port)
+
+        outcome = exchange.outcome
+        series_key = (
+            role is Role.SERVER,
+            exchange.method,
+            exchange.status,
+            authority,
+            None if outcome is Outcome.COMPLETE else outcome._value_,
+            exchange.version,
+            family,
+            scheme,
+        )
+        found = self._series.get(series_key)
+        if found is None:
+            found = self._make_series(series_key, exchange, authority, scheme)
+        series, origin = found
+
+        attributes: list[tuple[str, Value]] = []
+        if role is Role.SERVER:
+            _server_attributes(attributes, exchange, path, query, peer)
+        else:
+            full = origin + (path or b"") if path != b"*" else origin
+            if origin:
+                attributes.append(("url.full", utf8(full if query is None else full + b"?" + query, URL_LIMIT_BYTES)))
+        if peer is not None:
+            attributes.append(("network.peer.address", peer))
+            attributes.append(("network.peer.port", exchange.remote_port))
+        if exchange.request_body_bytes is not None:
+            attributes.append(("http.request.body.size", exchange.request_body_bytes))
+        if exchange.response_body_bytes is not None:
+            attributes.append(("http.response.body.size", exchange.response_body_bytes))
+        dropped = self._apply_limits(series, attributes) if self._is_limited else 0
+
+        trace_id, span_id = self._ids.ids(exchange.connection, exchange.position)
+        parent_span_id, trace_state, flags = b"", b"", ROOT_FLAGS
+        if exchange.traceparent is not None:
+            context = parse_traceparent(exchange.traceparent)
+            if context is not None:
+                trace_id, parent_span_id, w3c_flags = context
+                flags = HAS_IS_REMOTE | w3c_flags | (IS_REMOTE if role is Role.SERVER else 0)
+                trace_state = validate_tracestate(exchange.tracestate or b"") or b""
+
+        start_ns = unix_ns(exchange.request_start_ns, offset_ns)
+        end_ns = unix_ns(exchange.end_ns if outcome is Outcome.COMPLETE else _end_ns(exchange), offset_ns)
+        return SpanData(
+            series,
+            trace_id,
+            span_id,
+            parent_span_id,
+            trace_state,
+            flags,
+            start_ns,
+            end_ns if end_ns > start_ns else start_ns,
+            tuple(attributes),
+            dropped,
+        )
+
+    def _remember_address(self, key: tuple[int, bytes]) -> bytes | None:
+        if len(self._addresses) >= CACHE_LIMIT:
+            self._addresses.clear()
+        found = self._addresses[key] = address_text(*key)
+        return found
+
+    def _make_series(
+        self, key: tuple[object, ...], exchange: Exchange, authority: bytes | None, scheme: bytes
+    ) -> tuple[Series, bytes]:
+        """The series, and the origin that URLs of a client begin with."""
+        if len(self._series) >= CACHE_LIMIT:
+            self._series.clear()
+        is_known = exchange.method in self._known_methods
+        attributes: list[tuple[str, Value]] = [
+            ("http.request.method", exchange.method if is_known else OTHER_METHOD),
+        ]
+        if not is_known:
+            attributes.append(("http.request.method_original", utf8(exchange.method, METHOD_LIMIT_BYTES)))
+        attributes.append(("url.scheme", scheme))
+        origin = b""
+        if authority:
+            server = split_authority(authority, scheme)
+            if server is not None:
+                attributes.append(("server.address", utf8(server[0], AUTHORITY_LIMIT_BYTES)))
+                attributes.append(("server.port", server[1]))
+                origin = scheme + b"://" + without_credentials(authority)
+        if exchange.status is not None:
+            attributes.append(("http.response.status_code", exchange.status))
+        error = error_type(exchange.role, exchange.status, exchange.outcome)
+        if error is not None:
+            attributes.append(("error.type", error))
+        attributes.append(("network.protocol.version", utf8(exchange.version, METHOD_LIMIT_BYTES)))
+        if exchange.family == AF_UNIX:
+            attributes.append(("network.transport", b"unix"))
+        series = Series(
+            name=exchange.method if is_known else b"HTTP",
+            kind=int(exchange.role),
+            is_error=error is not None,
+            attributes=tuple(self._cut_values(attributes)[: self._count_limit]),
+        )
+        found = self._series[key] = series, origin
+        return found
+
+    def _cut_values(self, attributes: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
+        limit = self._value_length_limit
+        if limit is None:
+            return attributes
+        return [(key, cut_characters(value, limit) if isinstance(value, bytes) else value) for key, value in attributes]
+
+    def _apply_limits(self, series: Series, attributes: list[tuple[str, Value]]) -> int:
+        """Cuts `attributes` to the limits, returns how many were dropped; those of the series come first."""
+        attributes[:] = self._cut_values(attributes)
+        room = max(0, self._count_limit - len(series.attributes))
+        dropped = max(0, len(attributes) - room)
+        del attributes[room:]
+        return dropped
+
+
+def _server_attributes(
+    attributes: list[tuple[str, Value]], exchange: Exchange, path: bytes | None, query: bytes | None, peer: bytes | None
+) -> None:
+    if path is not None:
+        attributes.append(("url.path", utf8(path, URL_LIMIT_BYTES)))
+    if query is not None:
+        attributes.append(("url.query", utf8(query, URL_LIMIT_BYTES)))
+    client = first_forwarded(exchange.forwarded_for) if exchange.forwarded_for else None
+    if client is not None:
+        attributes.append(("client.address", utf8(client, HEADER_LIMIT_BYTES)))
+    elif peer is not None:
+        attributes.append(("client.address", peer))
+    if exchange.user_agent is not None:
+        attributes.append(("user_agent.original", utf8(exchange.user_agent, HEADER_LIMIT_BYTES)))
+
+
+def _end_ns(exchange: Exchange) -> int:
+    """Where nobody saw the end, the last byte is the last that is known."""
+    if exchange.outcome is Outcome.UNKNOWN and exchange.response_end_ns is not None:
+        return exchange.response_end_ns
+    return exchange.end_ns

@@ -1,0 +1,279 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.records.kinds import EndReason, RecordFlag
+from tests.unit.exchanges.kernel_model import MS, Connection
+
+GET = b"GET /a?b=1 HTTP/1.1\r\nHost: shop\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def only(connection: Connection) -> Exchange:
+    assert len(connection.exchanges) == 1, connection.exchanges
+    return connection.exchanges[0]
+
+
+def summary(exchange: Exchange) -> tuple[bytes, bytes, int | None, int | None, int | None, Outcome]:
+    return (
+        exchange.method,
+        exchange.target,
+        exchange.status,
+        exchange.request_body_bytes,
+        exchange.response_body_bytes,
+        exchange.outcome,
+    )
+
+
+def test_a_request_and_its_response_in_one_call_each_are_an_exchange():
+    exchange = only(Connection().request(GET, at_ms=10).response(OK, at_ms=14))
+
+    assert (b"GET", b"/a?b=1", 200, 0, 5, Outcome.COMPLETE) == summary(exchange)
+    assert (b"shop", b"1.1") == (exchange.host, exchange.version)
+    assert (10 * MS, 10 * MS, 14 * MS, 14 * MS, 14 * MS) == (
+        exchange.request_start_ns,
+        exchange.request_end_ns,
+        exchange.response_start_ns,
+        exchange.response_end_ns,
+        exchange.end_ns,
+    )
+    assert (len(GET), len(OK), Unknown.NOTHING) == (exchange.request_bytes, exchange.response_bytes, exchange.unknown)
+
+
+def test_a_response_in_many_calls_ends_with_its_last_byte():
+    """The head promises 3,000 bytes; they come in three calls, which the kernel only counts."""
+    connection = Connection().request(GET).response(b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n", at_ms=20)
+    for at_ms in (30, 40, 50):
+        connection.response(b"x" * 1000, at_ms=at_ms)
+    assert not connection.exchanges
+
+    exchange = only(connection.wait(5))
+
+    assert (b"GET", b"/a?b=1", 200, 0, 3000, Outcome.COMPLETE) == summary(exchange)
+    assert (20 * MS, 50 * MS) == (exchange.response_start_ns, exchange.response_end_ns)
+
+
+def test_the_next_request_ends_a_response_whose_last_bytes_were_only_counted():
+    connection = Connection().request(GET).response(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    connection.response(b"123456789", at_ms=30).request(GET, at_ms=90)
+
+    exchange = only(connection)
+
+    assert (Outcome.COMPLETE, 30 * MS) == (exchange.outcome, exchange.end_ns)
+
+
+@pytest.mark.parametrize("reason", [EndReason.CLOSED, EndReason.PEER_CLOSED])
+def test_a_response_without_length_ends_when_the_connection_closes(reason: EndReason):
+    """RFC 9112 6.3, item 8."""
+    role = Role.SERVER if reason == EndReason.CLOSED else Role.CLIENT
+    connection = Connection(role).request(GET).response(b"HTTP/1.0 200 OK\r\n\r\nhi", at_ms=3)
+    assert not connection.wait(900).exchanges
+
+    exchange = only(connection.end(reason))
+
+    assert (b"GET", b"/a?b=1", 200, 0, 2, Outcome.COMPLETE) == summary(exchange)
+    assert 3 * MS == exchange.end_ns
+
+
+def test_a_response_without_length_that_is_reset_is_not_complete():
+    connection = Connection().request(GET).response(b"HTTP/1.0 200 OK\r\n\r\nhi").end(EndReason.RESET, at_ms=8)
+
+    assert (Outcome.RESET, 8 * MS) == (only(connection).outcome, only(connection).end_ns)
+
+
+def test_a_chunked_response_in_one_call_is_complete_at_once():
+    exchange = only(Connection().request(GET).response(CHUNKED_HEAD + b"5\r\nhello\r\n0\r\n\r\n"))
+
+    assert (5, Outcome.COMPLETE) == (exchange.response_body_bytes, exchange.outcome)
+
+
+def test_a_chunked_response_in_calls_that_are_only_counted_ends_by_its_last_chunk_and_quiet():
+    """A chunk may hold the bytes of a last chunk: they are believed when nothing follows for a while."""
+    connection = Connection().request(GET).response(CHUNKED_HEAD)
+    connection.response(b"2\r\n\r\n0\r\n\r\n"[:10], at_ms=20).wait(10)
+    assert not connection.exchanges
+    connection.response(b"3\r\nabc\r\n", at_ms=40).wait(300)
+    assert not connection.exchanges
+    connection.response(b"0\r\n\r\n", at_ms=400).wait(300)
+
+    exchange = only(connection)
+
+    assert (Outcome.COMPLETE, 400 * MS, None) == (exchange.outcome, exchange.end_ns, exchange.response_body_bytes)
+    assert Unknown.RESPONSE_BODY == exchange.unknown
+
+
+def test_a_chunked_response_with_nothing_but_the_last_chunk_ends():
+    connection = Connection().request(GET).response(CHUNKED_HEAD).response(b"0\r\n\r\n").wait(300)
+
+    assert Outcome.COMPLETE is only(connection).outcome
+
+
+@pytest.mark.parametrize(
+    ("method", "response"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 999\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"),
+    ],
+)
+def test_responses_that_have_no_body_end_with_their_head(method: bytes, response: bytes):
+    """RFC 9112 6.3, item 1."""
+    exchange = only(Connection().request(method + b" / HTTP/1.1\r\n\r\n").response(response))
+
+    assert (0, Outcome.COMPLETE) == (exchange.response_body_bytes, exchange.outcome)
+
+
+def test_an_interim_response_is_not_the_response():
+    """RFC 9110 15.2: 100 Continue, then the body, then the answer."""
+    connection = Connection().request(b"PUT /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n", at_ms=1)
+    connection.response(b"HTTP/1.1 100 Continue\r\n\r\n", at_ms=2).request(b"ABCDEF", at_ms=3)
+
+    exchange = only(connection.response(OK, at_ms=4))
+
+    assert (b"PUT", b"/u", 200, 6, 5, Outcome.COMPLETE) == summary(exchange)
+    assert (3 * MS, 4 * MS) == (exchange.request_end_ns, exchange.response_start_ns)
+
+
+def test_the_first_byte_of_a_request_may_be_read_alone():
+    """net/http reads one byte ahead on a connection that it keeps."""
+    connection = Connection().request(b"G", at_ms=5).request(GET[1:], at_ms=6)
+
+    exchange = only(connection.response(OK))
+
+    assert (b"GET", b"/a?b=1", 5 * MS) == (exchange.method, exchange.target, exchange.request_start_ns)
+
+
+def test_a_head_in_many_calls_is_one_head():
+    connection = Connection()
+    for index in range(len(GET)):
+        connection.request(GET[index : index + 1])
+
+    assert b"/a?b=1" == only(connection.response(OK)).target
+
+
+def test_requests_in_one_call_are_told_apart():
+    """RFC 9112 9.3.2: the answers come in the order of the requests."""
+    connection = Connection().request(
+        GET + b"POST /2 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc" + b"GET /3 HTTP/1.1\r\n\r\n"
+    )
+    connection.response(OK).response(OK.replace(b"200", b"201")).response(OK.replace(b"200", b"404"))
+
+    assert [(b"/a?b=1", 200, 0), (b"/2", 201, 3), (b"/3", 404, 0)] == [
+        (exchange.target, exchange.status, exchange.request_body_bytes) for exchange in connection.exchanges
+    ]
+    assert 3 == len({exchange.position for exchange in connection.exchanges})
+
+
+def test_a_client_that_leaves_before_the_answer_gives_no_status():
+    connection = Connection().request(GET).end(EndReason.CLOSED, at_ms=9, flags=RecordFlag.PEER_SHUTDOWN)
+
+    assert (None, Outcome.CLIENT_CLOSED, 9 * MS) == (
+        only(connection).status,
+        only(connection).outcome,
+        only(connection).end_ns,
+    )
+
+
+def test_a_server_that_closes_in_mid_response_is_told():
+    connection = Connection().request(GET).response(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nabc")
+
+    exchange = only(connection.end(EndReason.CLOSED))
+
+    assert (b"GET", b"/a?b=1", 200, 0, 3, Outcome.SERVER_CLOSED) == summary(exchange)
+
+
+def test_the_rest_of_a_body_sent_after_an_early_answer_is_no_request():
+    """The body looks like a request; its length says that it is none."""
+    trap = b"GET /trap HTTP/1.1\r\n\r\n"
+    connection = Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(trap))
+    connection.response(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").request(trap)
+    connection.end(EndReason.CLOSED)
+
+    assert [b"/up"] == [exchange.target for exchange in connection.exchanges]
+
+
+def test_a_head_longer_than_what_is_captured_is_marked():
+    head = b"GET /long HTTP/1.1\r\nHost: shop\r\nX-Pad: " + b"x" * 9000 + b"\r\n\r\n"
+
+    exchange = only(Connection().request(head).response(OK))
+
+    assert (b"/long", b"shop", 200) == (exchange.target, exchange.host, exchange.status)
+    assert Unknown.REQUEST_HEAD_CUT | Unknown.REQUEST_BODY == exchange.unknown
+
+
+def test_a_target_longer_than_what_is_captured_is_marked():
+    exchange = only(Connection().request(b"GET /" + b"p" * 9000 + b" HTTP/1.1\r\n\r\n").response(OK))
+
+    assert (b"/" + b"p" * 8187, b"") == (exchange.target, exchange.version)
+    assert Unknown.REQUEST_HEAD_CUT in exchange.unknown
+
+
+def test_bytes_that_are_not_http_are_counted_not_reported():
+    connection = Connection().request(b"HELO mail\r\n").response(b"250 ok\r\n")
+
+    assert [] == connection.exchanges
+    assert 1 == connection.assembler.losses["not HTTP"]
+
+
+def test_when_the_table_is_full_the_oldest_connection_gives_way_and_is_counted():
+    from otel_ebpf.exchanges.assembler import Assembler
+
+    assembler = Assembler(max_connections=1)
+    record = Connection().request(GET).records[0]
+    assembler.feed(record)
+
+    assembler.feed(record._replace(connection=8))
+
+    assert {"evicted": 1} == dict(assembler.losses)
+    assert 1 == assembler.open_count
+
+
+BODIES = st.binary(max_size=40)
+
+
+@st.composite
+def exchanges_on_the_wire(draw: st.DrawFn) -> tuple[bytes, bytes, tuple[bytes, bytes, int]]:
+    method = draw(st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"PURGE"]))
+    target = b"/" + draw(st.binary(max_size=12)).hex().encode()
+    request_body = draw(BODIES) if method in (b"POST", b"PUT") else b""
+    request = method + b" " + target + b" HTTP/1.1\r\nHost: h\r\n"
+    if request_body or method in (b"POST", b"PUT"):
+        request += b"Content-Length: %d\r\n" % len(request_body)
+    status = draw(st.sampled_from([200, 201, 204, 304, 404, 500]))
+    body = b"" if method == b"HEAD" or status in (204, 304) else draw(BODIES)
+    response = b"HTTP/1.1 %d Reason\r\n" % status
+    if status in (204, 304) or method == b"HEAD":
+        framed = b"\r\n"
+    elif draw(st.booleans()):
+        framed = b"Content-Length: %d\r\n\r\n" % len(body) + body
+    else:
+        chunks = [body[i : i + 7] for i in range(0, len(body), 7)]
+        framed = b"Transfer-Encoding: chunked\r\n\r\n"
+        framed += b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    return request + b"\r\n" + request_body, response + framed, (method, target, status)
+
+
+def pieces(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    cuts = sorted(set(draw(st.lists(st.integers(1, max(1, len(data) - 1)), max_size=6))))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_however_the_bytes_are_cut_into_calls_the_exchanges_are_the_same(data: st.DataObject):
+    """Never a wrong one: each is what was sent, in order, or it is missing."""
+    connection, sent = Connection(), []
+    for _ in range(data.draw(st.integers(1, 4))):
+        request, response, expected = data.draw(exchanges_on_the_wire())
+        sent.append(expected)
+        for piece in pieces(data.draw, request):
+            connection.request(piece)
+        for piece in pieces(data.draw, response):
+            connection.response(piece)
+    connection.wait(300).end(EndReason.CLOSED)
+
+    assert sent == [(exchange.method, exchange.target, exchange.status) for exchange in connection.exchanges]
+    assert all(exchange.outcome is Outcome.COMPLETE for exchange in connection.exchanges)
