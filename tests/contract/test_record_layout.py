@@ -1,0 +1,123 @@
+"""The structs that cross from the kernel are the same in C and in Python, byte for byte."""
+
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from otel_ebpf.probe.watcher import TARGET
+from otel_ebpf.records import layouts
+from otel_ebpf.records.kinds import (
+    Counter,
+    Direction,
+    EndReason,
+    Kind,
+    ProcessEvent,
+    ProcessEventKind,
+    Record,
+    RecordFlag,
+)
+from otel_ebpf.records.progress import Progress
+
+BPF = Path(__file__).parents[2] / "bpf"
+TYPES = """
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef uint64_t u64;
+"""
+STRUCTS = {
+    "record": layouts.RECORD,
+    "progress": layouts.PROGRESS,
+    "process_event": layouts.PROCESS_EVENT,
+}
+
+
+def members_of(struct_name: str) -> list[tuple[str, int]]:
+    """Name and array length (1: none) of each member, in order."""
+    text = re.sub(r"//[^\n]*", "", (BPF / "records.h").read_text())
+    body = re.search(rf"struct {struct_name} {{(.*?)}};", text, re.DOTALL)
+    assert body is not None
+    return [(name, int(length or 1)) for name, length in re.findall(r"u(?:8|16|32|64) (\w+)(?:\[(\d+)\])?;", body[1])]
+
+
+def run_c(tmp_path: Path, program: str) -> str:
+    """Compiles with no padding allowed and every warning an error."""
+    source, binary = tmp_path / "layout.c", tmp_path / "layout"
+    source.write_text(program)
+    command = ["cc", "-Wall", "-Wextra", "-Wpadded", "-Werror", f"-I{BPF}", str(source), "-o", str(binary)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return subprocess.run([str(binary)], check=True, capture_output=True, text=True).stdout
+
+
+def offsets_in_python(layout: struct.Struct) -> list[int]:
+    """Where each field of a format begins."""
+    codes = re.findall(r"(\d*)([A-Za-z])", layout.format)
+    expanded = [code if code[1] == "s" else ("", code[1]) for code in codes for _ in range(repeats(code))]
+    formats = ["<" + "".join(count + kind for count, kind in expanded[:index]) for index in range(len(expanded))]
+    return [struct.calcsize(text) for text in formats]
+
+
+def repeats(code: tuple[str, str]) -> int:
+    return 1 if code[1] == "s" or not code[0] else int(code[0])
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_every_field_stands_where_python_reads_it(name: str, tmp_path: Path):
+    members = members_of(name)
+    prints = "".join(f'printf("%zu\\n", offsetof(struct {name}, {member}));' for member, _ in members)
+    program = f'{TYPES}#include "records.h"\nint main(void) {{ {prints} printf("%zu\\n", sizeof(struct {name})); }}'
+
+    printed = [int(line) for line in run_c(tmp_path, program).split()]
+
+    assert [*offsets_in_python(STRUCTS[name]), STRUCTS[name].size] == printed
+
+
+def test_the_record_of_python_names_the_fields_of_c_in_their_order():
+    """The payload follows the struct and has no field of its own."""
+    assert [*(name for name, _ in members_of("record")), "payload"] == list(Record._fields)
+
+
+def test_the_process_event_of_python_names_the_fields_of_c():
+    assert [name for name, _ in members_of("process_event")] == list(ProcessEvent._fields)
+
+
+def test_the_progress_of_python_has_every_field_of_c_but_its_key():
+    named = {name.removeprefix("is_") for name in Progress._fields}
+
+    assert {name for name, _ in members_of("progress")} - {"connection", "position", "unused", "unused_too"} == named
+
+
+@pytest.mark.parametrize(
+    ("enum", "prefix"),
+    [
+        (Kind, "RECORD_"),
+        (Direction, "DIRECTION_"),
+        (EndReason, "END_"),
+        (RecordFlag, "FLAG_"),
+        (ProcessEventKind, "PROCESS_"),
+        (Counter, "COUNT_"),
+    ],
+)
+def test_constants_have_the_same_numbers(enum: type, prefix: str, tmp_path: Path):
+    prints = "".join(f'printf("%d\\n", {prefix}{name});' for name in enum.__members__)
+
+    printed = run_c(tmp_path, f'{TYPES}#include "records.h"\nint main(void) {{ {prints} }}')
+
+    assert [int(member) for member in enum] == [int(line) for line in printed.split()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["PROGRESS_SLOTS", "REQUEST_CAPTURE_BYTES", "RESPONSE_CAPTURE_BYTES"])
+def test_sizes_are_the_same(name: str, tmp_path: Path):
+    printed = run_c(tmp_path, f'{TYPES}#include "limits.h"\nint main(void) {{ printf("%d\\n", {name}); }}')
+
+    assert getattr(layouts, name) == int(printed)
+
+
+def test_the_target_that_the_probe_writes_is_the_one_that_the_kernel_reads():
+    text = (BPF / "maps.h").read_text()
+
+    assert "struct target {\n  u32 service_pid;\n  u32 is_excluded;" in text
+    assert "<II" == TARGET.format

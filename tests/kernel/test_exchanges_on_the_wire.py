@@ -1,0 +1,367 @@
+"""What two real sockets exchange, and what the programs on sys_exit and the assembler make of it."""
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from tests.kernel.wire import Watched, Wire
+
+pytestmark = pytest.mark.kernel
+
+GET = b"GET /a HTTP/1.1\r\nHost: wire\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+BOTH = (Role.SERVER, Role.CLIENT)
+COMPLETE = Outcome.COMPLETE
+
+# method, target, status, request body, response body, outcome
+Expected = tuple[bytes, bytes, int | None, int | None, int | None, Outcome]
+PLAIN: Expected = (b"GET", b"/a", 200, 0, 5, COMPLETE)
+
+
+def summary(exchange: Exchange) -> Expected:
+    return (
+        exchange.method,
+        exchange.target,
+        exchange.status,
+        exchange.request_body_bytes,
+        exchange.response_body_bytes,
+        exchange.outcome,
+    )
+
+
+def post(target: bytes, body: bytes, extra: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: wire\r\n%bContent-Length: %d\r\n\r\n%b" % (target, extra, len(body), body)
+
+
+def chunked(*chunks: bytes, trailer: bytes = b"") -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n" + trailer + b"\r\n"
+
+
+def keep_alive(wire: Wire) -> None:
+    for number in range(5):
+        wire.c(b"GET /%d HTTP/1.1\r\n\r\n" % number)
+        wire.s(OK)
+
+
+def head_then_body(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n")
+    wire.s(b"x" * 3000, pieces=3)
+
+
+def upload(wire: Wire) -> None:
+    request = post(b"/up", b"u" * 300_000)
+    end = request.index(b"\r\n\r\n") + 4
+    wire.c(request[:end])
+    wire.c(request[end:], pieces=5)
+    wire.s(OK)
+
+
+def expect_continue(wire: Wire) -> None:
+    request = post(b"/up", b"ABCDEFGHIJ", b"Expect: 100-continue\r\n")
+    wire.c(request[:-10])
+    wire.s(b"HTTP/1.1 100 Continue\r\n\r\n")
+    wire.c(request[-10:])
+    wire.s(OK)
+
+
+def early_hints(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+    wire.s(OK)
+
+
+def first_byte_alone(wire: Wire) -> None:
+    """As net/http reads it."""
+    keep_alive_once(wire)
+    wire.c(GET[:1])
+    wire.c(GET[1:])
+    wire.s(OK)
+
+
+def keep_alive_once(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(OK)
+
+
+def byte_by_byte(wire: Wire) -> None:
+    wire.c(GET, pieces=len(GET))
+    wire.s(OK, pieces=len(OK))
+    wire.c(post(b"/p", b"abc"), pieces=61)
+    wire.s(OK, pieces=len(OK))
+
+
+def pipelined(wire: Wire) -> None:
+    wire.c(GET + post(b"/2", b"abc") + b"GET /3 HTTP/1.1\r\n\r\n")
+    wire.s(OK)
+    wire.s(OK.replace(b"200", b"201"))
+    wire.s(OK.replace(b"200", b"404"))
+
+
+def pipelined_in_one_answer(wire: Wire) -> None:
+    wire.c(GET + GET)
+    wire.s(OK + OK.replace(b"200", b"201"))
+
+
+def no_content(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 204 No Content\r\n\r\n")
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 999\r\n\r\n")
+    wire.c(b"HEAD /a HTTP/1.1\r\n\r\n")
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+
+
+def response_head_in_pieces(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(OK[:5])
+    wire.s(OK[5:11])
+    wire.s(OK[11:])
+
+
+def unknown_method(wire: Wire) -> None:
+    wire.c(b"PURGE /a HTTP/1.1\r\n\r\n")
+    wire.s(OK)
+
+
+def leading_empty_line(wire: Wire) -> None:
+    wire.c(b"\r\n" + GET)
+    wire.s(OK)
+
+
+def chunked_at_once(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(chunked(b"abc", b"de"))
+
+
+def chunked_in_calls(wire: Wire) -> None:
+    wire.c(GET)
+    data = chunked(b"x" * 4000, b"y" * 4000)
+    for piece in (data[:47], data[47:4050], data[4050:-5], data[-5:]):
+        wire.s(piece)
+
+
+def chunked_request(wire: Wire) -> None:
+    wire.c(b"PUT /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    wire.s(OK)
+
+
+CASES: list[tuple[Callable[[Wire], None], list[Expected]]] = [
+    (keep_alive, [(b"GET", b"/%d" % number, 200, 0, 5, COMPLETE) for number in range(5)]),
+    (head_then_body, [(b"GET", b"/a", 200, 0, 3000, COMPLETE)]),
+    (upload, [(b"POST", b"/up", 200, 300_000, 5, COMPLETE)]),
+    (expect_continue, [(b"POST", b"/up", 200, 10, 5, COMPLETE)]),
+    (early_hints, [PLAIN]),
+    (first_byte_alone, [PLAIN, PLAIN]),
+    (byte_by_byte, [PLAIN, (b"POST", b"/p", 200, 3, 5, COMPLETE)]),
+    (pipelined, [PLAIN, (b"POST", b"/2", 201, 3, 5, COMPLETE), (b"GET", b"/3", 404, 0, 5, COMPLETE)]),
+    (pipelined_in_one_answer, [PLAIN, (b"GET", b"/a", 201, 0, 5, COMPLETE)]),
+    (
+        no_content,
+        [
+            (b"GET", b"/a", 204, 0, 0, COMPLETE),
+            (b"GET", b"/a", 304, 0, 0, COMPLETE),
+            (b"HEAD", b"/a", 200, 0, 0, COMPLETE),
+        ],
+    ),
+    (response_head_in_pieces, [PLAIN]),
+    (unknown_method, [(b"PURGE", b"/a", 200, 0, 5, COMPLETE)]),
+    (leading_empty_line, [PLAIN]),
+    (chunked_at_once, [(b"GET", b"/a", 200, 0, 5, COMPLETE)]),
+    (chunked_request, [(b"PUT", b"/c", 200, 3, 5, COMPLETE)]),
+    (chunked_in_calls, [(b"GET", b"/a", 200, 0, None, COMPLETE)]),
+]
+
+
+@pytest.mark.parametrize(("act", "expected"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_what_crossed_the_wire_is_what_is_reported(
+    act: Callable[[Wire], None], expected: list[Expected], wire: Wire, watched: Watched
+):
+    """Both ends, on a connection that stays open: each exchange within a second of its end."""
+    act(wire)
+
+    watched.until(lambda done: len(done) >= 2 * len(expected), seconds=1.0)
+
+    for role in BOTH:
+        assert expected == [summary(exchange) for exchange in watched.exchanges(role)]
+
+
+def test_a_response_without_length_ends_with_the_connection(wire: Wire, watched: Watched):
+    """RFC 9112 6.3, item 8."""
+    wire.c(GET)
+    wire.s(b"HTTP/1.0 200 OK\r\n\r\n")
+    wire.s(b"bye" * 100)
+    wire.server.close()
+    wire.end_of_stream(wire.client)
+
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(b"GET", b"/a", 200, 0, 300, COMPLETE)] == [summary(found) for found in watched.exchanges(role)]
+
+
+def test_a_client_that_leaves_before_the_answer_gives_no_status(wire: Wire, watched: Watched):
+    wire.c(GET)
+    wire.client.close()
+    wire.end_of_stream(wire.server)
+    wire.server.close()
+
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(b"GET", b"/a", None, 0, None, Outcome.CLIENT_CLOSED)] == [
+            summary(found) for found in watched.exchanges(role)
+        ]
+
+
+def test_a_server_that_closes_in_mid_response_is_told_from_a_whole_one(wire: Wire, watched: Watched):
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nabc")
+    wire.server.close()
+    wire.end_of_stream(wire.client)
+
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(b"GET", b"/a", 200, 0, 3, Outcome.SERVER_CLOSED)] == [
+            summary(found) for found in watched.exchanges(role)
+        ]
+
+
+def test_a_server_that_closes_without_a_word_is_told(wire: Wire, watched: Watched):
+    wire.c(GET)
+    wire.server.close()
+    wire.end_of_stream(wire.client)
+
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(b"GET", b"/a", None, 0, None, Outcome.SERVER_CLOSED)] == [
+            summary(found) for found in watched.exchanges(role)
+        ]
+
+
+def test_a_reset_in_mid_response_is_a_reset_for_the_client(watched: Watched, tmp_path):
+    wire = Wire(socket.AF_INET, tmp_path)
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nabc")
+    wire.reset(wire.server)
+    with pytest.raises(ConnectionResetError):
+        wire.client.recv(10)
+
+    watched.until(lambda done: len(done) == 2)
+
+    assert [(b"GET", b"/a", 200, 0, 3, Outcome.RESET)] == [
+        summary(found) for found in watched.exchanges(Role.CLIENT)
+    ]
+    wire.close()
+
+
+def test_bytes_sent_before_a_reset_still_count_when_the_client_reads_them(watched: Watched, tmp_path):
+    """A server that closes with unread input resets the connection after a whole response."""
+    wire = Wire(socket.AF_INET, tmp_path)
+    wire.c(GET)
+    wire.client.send(b"unread by the server")
+    wire.server.send(OK)
+    wire.server.close()
+    assert wire.client.recv(4096) == OK
+
+    watched.until(lambda done: any(found.role is Role.CLIENT for found in done))
+
+    assert [PLAIN] == [summary(found) for found in watched.exchanges(Role.CLIENT)]
+    wire.close()
+
+
+def test_a_half_closed_request_still_gets_its_answer(wire: Wire, watched: Watched):
+    """The client says that it will send no more, as `nc -N` does."""
+    wire.c(GET)
+    wire.client.shutdown(socket.SHUT_WR)
+    wire.end_of_stream(wire.server)
+    wire.s(OK)
+
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [PLAIN] == [summary(found) for found in watched.exchanges(role)]
+
+
+def test_peeked_bytes_are_not_counted_twice(wire: Wire, watched: Watched):
+    wire.client.send(GET)
+    assert GET == wire.server.recv(4096, socket.MSG_PEEK)
+    assert GET == wire.server.recv(4096)
+    wire.s(OK)
+
+    watched.until(lambda done: len(done) == 2)
+
+    assert [len(GET)] == [found.request_bytes for found in watched.exchanges(Role.SERVER)]
+
+
+def test_a_protocol_that_is_not_http_gives_nothing(wire: Wire, watched: Watched):
+    wire.c(b"EHLO wire\r\n")
+    wire.s(b"250 hello\r\n")
+    wire.c(GET)
+    wire.s(OK)
+
+    assert [] == watched.until(lambda done: bool(done), seconds=0.3)
+
+
+def test_a_server_that_speaks_first_is_left_alone(wire: Wire, watched: Watched):
+    wire.s(b"220 wire ready\r\n")
+    wire.c(GET)
+    wire.s(OK)
+
+    assert [] == watched.until(lambda done: bool(done), seconds=0.3)
+
+
+def test_times_are_those_of_the_first_and_last_bytes(wire: Wire, watched: Watched):
+    import time
+
+    marks = [time.monotonic_ns()]
+    for step in (
+        lambda: wire.c(GET[:20]),
+        lambda: wire.c(GET[20:]),
+        lambda: wire.s(OK[:-5]),
+        lambda: wire.s(OK[-5:]),
+    ):
+        step()
+        marks.append(time.monotonic_ns())
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        (exchange,) = watched.exchanges(role)
+        times = (
+            exchange.request_start_ns,
+            exchange.request_end_ns,
+            exchange.response_start_ns,
+            exchange.response_end_ns,
+        )
+        for index, moment in enumerate(times):
+            assert moment is not None
+            assert marks[index] <= moment <= marks[index + 1]
+        assert Unknown.NOTHING == exchange.unknown
+
+
+def test_addresses_are_those_of_the_socket(wire: Wire, watched: Watched):
+    wire.c(GET)
+    wire.s(OK)
+    watched.until(lambda done: len(done) == 2)
+
+    for role, end in ((Role.SERVER, wire.server), (Role.CLIENT, wire.client)):
+        (exchange,) = watched.exchanges(role)
+        assert end.family == exchange.family
+        if end.family == socket.AF_UNIX:
+            assert (bytes(16), 0, bytes(16), 0) == (
+                exchange.local_address,
+                exchange.local_port,
+                exchange.remote_address,
+                exchange.remote_port,
+            )
+            continue
+        for name, address, port in (
+            (end.getsockname(), exchange.local_address, exchange.local_port),
+            (end.getpeername(), exchange.remote_address, exchange.remote_port),
+        ):
+            assert (socket.inet_pton(end.family, name[0]).ljust(16, b"\0"), name[1]) == (address, port)

@@ -1,0 +1,123 @@
+"""A connection whose two ends are in this process, watched by the real programs: the wire's truth is what we write.
+
+One thread moves all bytes, so what happened when is known. The kernel makes records of both ends, a server's and a
+client's; `exchanges(role)` gives what they became.
+"""
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from otel_ebpf.exchanges.assembler import Assembler
+from otel_ebpf.exchanges.exchange import Exchange, Role
+from otel_ebpf.probe.attachments import Attachments
+from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.watcher import TARGET
+from otel_ebpf.records.decode import decode_record
+from otel_ebpf.records.kinds import Counter, Record
+from otel_ebpf.records.progress import ProgressTable
+from otel_ebpf.records.ring import RingReader
+
+RING_PAGES = 256
+
+
+class Watched:
+    """The programs, attached to this process alone."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.maps = loaded.maps
+        self.ring = RingReader(loaded.maps["records"].fd, RING_PAGES * os.sysconf("SC_PAGESIZE"))
+        self.progress = ProgressTable(loaded.maps["progress"].fd)
+        self.attachments = Attachments(loaded.programs)
+        self.attachments.attach_lasting()
+        self.attachments.attach_socket_program(True)
+        self.watch(os.getpid())
+        self.fresh()
+
+    def watch(self, pid: int) -> None:
+        self.maps["targets"].update(struct.pack("<I", pid), TARGET.pack(pid, 0))
+
+    def unwatch(self, pid: int) -> None:
+        self.maps["targets"].delete(struct.pack("<I", pid))
+
+    def fresh(self) -> None:
+        """Forgets what was before."""
+        self.ring.drain(lambda *_: None, self.ring.produced)
+        self.assembler = Assembler()
+        self.records: list[Record] = []
+        self.done: list[Exchange] = []
+
+    def collect(self) -> list[Exchange]:
+        def take(data: memoryview, offset: int, length: int) -> None:
+            record = decode_record(data, offset, length)
+            self.records.append(record)
+            self.done += self.assembler.feed(record)
+
+        self.ring.drain(take, self.ring.produced)
+        self.done += self.assembler.watch(self.progress.read, time.monotonic_ns())
+        return self.done
+
+    def until(self, is_enough: Callable[[list[Exchange]], bool], seconds: float = 2.0) -> list[Exchange]:
+        deadline = time.monotonic() + seconds
+        while not is_enough(self.collect()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.done
+
+    def exchanges(self, role: Role) -> list[Exchange]:
+        return [exchange for exchange in self.collect() if exchange.role is role]
+
+    def counter(self, which: Counter) -> int:
+        values = self.maps["counters"].lookup_per_cpu(struct.pack("<I", which)) or []
+        return sum(int.from_bytes(value, "little") for value in values)
+
+    def close(self) -> None:
+        self.attachments.detach_all()
+        self.ring.close()
+        self.progress.close()
+
+
+class Wire:
+    """Two connected sockets. `c` and `s` send from the client's or the server's side; the other side reads it all."""
+
+    def __init__(self, family: socket.AddressFamily, folder: Path) -> None:
+        address: object = str(folder / "wire.sock")
+        if family != socket.AF_UNIX:
+            address = ("127.0.0.1" if family == socket.AF_INET else "::1", 0)
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.bind(address)
+            listener.listen()
+            self.client = socket.socket(family, socket.SOCK_STREAM)
+            self.client.connect(listener.getsockname())
+            self.server, _ = listener.accept()
+
+    def c(self, data: bytes, pieces: int = 1) -> None:
+        self._move(self.client, self.server, data, pieces)
+
+    def s(self, data: bytes, pieces: int = 1) -> None:
+        self._move(self.server, self.client, data, pieces)
+
+    def _move(self, sender: socket.socket, receiver: socket.socket, data: bytes, pieces: int) -> None:
+        size = -(-len(data) // pieces)
+        for start in range(0, len(data), size):
+            piece = data[start : start + size]
+            left = len(piece)
+            view = memoryview(piece)
+            while left:
+                sent = sender.send(view) if view else 0
+                view = view[sent:]
+                left -= len(receiver.recv(min(left, 65536)))
+
+    def end_of_stream(self, receiver: socket.socket) -> None:
+        assert receiver.recv(1) == b""
+
+    def reset(self, which: socket.socket) -> None:
+        """Closes with a reset: SO_LINGER of no time."""
+        which.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        which.close()
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
