@@ -188,6 +188,7 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   fresh->family = family;
   fresh->flags = flags;
   read_endpoints(sock, fresh);
+  fresh->descriptor_key = descriptor_key;
   if (connections.update(&sock, fresh)) return 0;
   descriptors.update(&descriptor_key, &sock);
   return connections.lookup(&sock);
@@ -214,6 +215,10 @@ static __always_inline void on_bytes(u64 sock, u64 descriptor_key, int is_inboun
       }
       return;
     }
+  }
+  if (connection->descriptor_key != descriptor_key) {
+    connection->descriptor_key = descriptor_key;
+    descriptors.update(&descriptor_key, &sock);
   }
   struct report report = {};
   int is_request = is_inbound == (connection->role == ROLE_SERVER);

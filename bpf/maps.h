@@ -40,6 +40,7 @@ struct connection {
   u8 family;
   u8 flags;
   u32 padding;
+  u64 descriptor_key;  // pid << 32 | descriptor, of the last use
   u8 tail[8];
   u8 local_address[16];
   u8 remote_address[16];
@@ -54,7 +55,7 @@ BPF_TABLE("hash", u64, struct connection, connections, MAX_CONNECTIONS);
 
 // descriptors: which socket a target's descriptor is, for close(), when the file table no longer tells.
 //   key     pid << 32 | descriptor
-//   added   with the connection;  removed  by close
+//   added   with the connection, and when it is used by another one (dup, fork);  removed  by close
 //   full    LRU: a Unix connection's end is then seen by its peer's side or its next use only
 BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
 

@@ -62,6 +62,7 @@ static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
   if (!connection) return;
   // A TCP connection ends when TCP says so: another process may hold the same socket.
   if (connection->family != AF_UNIX && !(connection->flags & CONNECTION_RESET)) return;
+  if (is_still_open(sock)) return;
   end_exchange(connection, connection->flags & CONNECTION_RESET ? END_RESET : END_CLOSED);
   connections.delete(&sock);
 }

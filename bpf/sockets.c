@@ -33,6 +33,23 @@ static __always_inline u16 stream_family(u64 sock) {
   return family == AF_UNIX || family == AF_INET || family == AF_INET6 ? family : 0;
 }
 
+// After close() of one descriptor: does another one, of any process, still hold the socket?
+static __always_inline int is_still_open(u64 sock) {
+  u64 socket = 0, file = 0;
+  s64 references = 0;
+  READ_FIELD(socket, sock, struct sock, sk_socket);
+  if (!socket) return 0;
+  READ_FIELD(file, socket, struct socket, file);
+#ifdef HAVE_file_f_ref
+  // Since commit 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13): one reference is 0, none is negative.
+  READ_FIELD(references, file, struct file, f_ref);
+  return references >= 0;
+#else
+  READ_FIELD(references, file, struct file, f_count);
+  return references > 0;
+#endif
+}
+
 static __always_inline void read_endpoints(u64 sock, struct connection *connection) {
   u16 family = connection->family, remote_port = 0;
   if (family != AF_INET && family != AF_INET6) return;

@@ -5,7 +5,8 @@ Out:  lines on a stream: `text` one a request, `json` one object a request, `cou
 Owns: the lines of this tick, the totals of `counter`
 
 What stood on the wire is printed to somebody's terminal, so control characters and bytes that are not UTF-8 are
-escaped, and secrets in queries are redacted as on spans. Lines are written once a tick: one system call, not one a request.
+escaped, and secrets in queries are redacted as on spans. Lines are written once a tick: one system call, not one a
+request.
 """
 
 import json
@@ -20,6 +21,7 @@ from otel_ebpf.telemetry.attributes import address_text, redact_query, split_tar
 from otel_ebpf.telemetry.spans import SpanData
 
 PATH_LIMIT_CHARACTERS = 1024
+METHOD_LIMIT_BYTES = 32
 COUNTER_SECONDS = 1.0
 SERVICE_WIDTH = 16
 METHOD_WIDTH = 7
@@ -123,8 +125,9 @@ def text_line(printed: Printed, is_coloured: bool) -> str:
     if is_coloured:
         colour = RED if span.series.is_error else YELLOW if (exchange.status or 0) >= 400 else GREEN
         clock, status = f"{DIM}{clock}{PLAIN}", f"{colour}{status}{PLAIN}"
+    name, method = escaped_text(service), escaped(exchange.method[:METHOD_LIMIT_BYTES])
     return (
-        f"{clock} {escaped_text(service):<{SERVICE_WIDTH}} {ARROWS[exchange.role]} {escaped(exchange.method):<{METHOD_WIDTH}} "
+        f"{clock} {name:<{SERVICE_WIDTH}} {ARROWS[exchange.role]} {method:<{METHOD_WIDTH}} "
         f"{path:<{PATH_WIDTH}} {status} {duration_text(span):>10}  {peer_text(exchange)}{ending}\n"
     )
 
@@ -164,7 +167,7 @@ def counter_line(totals: dict[str, ServiceTotals]) -> str:
 
 
 def json_line(printed: Printed) -> str:
-    """All facts of an exchange; what is not known is null, and `unknown` says why. ASCII, so nothing can be injected."""
+    """All facts of an exchange; what is not known is null, and `unknown` says why. ASCII: nothing can be injected."""
     exchange, span, service = printed
     target = split_target(exchange.method, exchange.target)
     to_unix_ns = span.start_unix_ns - exchange.request_start_ns

@@ -4,9 +4,9 @@ In:   encoded spans (through `queue`)
 Out:  OTLP requests; counts of what became of the spans; messages when the collector's state changes
 Owns: the queue, the sender's thread, the back-off
 
-Construct it while files can be read, `start` it after rights were dropped: construction reads certificates and imports all
-that is ever needed, and starts no thread. A batch that was not taken goes back to the head of the queue and is tried
-again until it is taken, refused, or pushed out by newer spans; nothing is lost without a count.
+Construct it while files can be read, `start` it after rights were dropped: construction reads certificates and imports
+all that is ever needed, and starts no thread. A batch that was not taken goes back to the head of the queue and is
+tried again until it is taken, refused, or pushed out by newer spans; nothing is lost without a count.
 """
 
 import random
@@ -189,7 +189,8 @@ class CollectorState:
         if before == "well":
             self._ill_since = now
         if state == "partly":
-            return f"the collector at {self._endpoint} rejects spans ({attempt.rejected_spans} of a batch): {attempt.detail}"
+            count = attempt.rejected_spans
+            return f"the collector at {self._endpoint} rejects spans ({count} of a batch): {attempt.detail}"
         if attempt.result is Result.REFUSED:
             return f"the collector at {self._endpoint} refuses spans: {attempt.detail}. They are counted as rejected."
         return (

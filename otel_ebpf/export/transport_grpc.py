@@ -4,9 +4,9 @@ In:   the bytes of an ExportTraceServiceRequest
 Out:  Attempt
 Owns: the channel to the collector
 
-The official exporter makes the channel: address, credentials, compression, metadata. The call is made without its stub, which
-would parse the bytes only to serialise them again, and repeat a failed call until the batch is lost. A channel starts
-threads, so it is made in `start`, after rights were dropped; certificates are read at construction.
+The official exporter makes the channel: address, credentials, compression, metadata. The call is made without its stub,
+which would parse the bytes only to serialise them again, and repeat a failed call until the batch is lost. A channel
+starts threads, so it is made in `start`, after rights were dropped; certificates are read at construction.
 """
 
 import grpc  # type: ignore[import-untyped]

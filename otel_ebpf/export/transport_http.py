@@ -4,8 +4,8 @@ In:   the bytes of an ExportTraceServiceRequest
 Out:  Attempt
 Owns: the connection to the collector
 
-The official exporter gives headers, user agent and a second try on a stale connection. Its own retries are not used: they
-hold the sender for seconds and lose the batch at the end. Certificates and modules are read here, at construction:
+The official exporter gives headers, user agent and a second try on a stale connection. Its own retries are not used:
+they hold the sender for seconds and lose the batch at the end. Certificates and modules are read here, at construction:
 afterwards the process may have no right to read any file.
 """
 
@@ -158,7 +158,7 @@ class HttpTransport:
         if not callable(submit):
             raise AgentError(
                 "the installed opentelemetry-exporter-otlp-proto-http cannot be fed with encoded spans.",
-                "Install the version that otel-ebpf asks for: pip install 'opentelemetry-exporter-otlp-proto-http~=1.45.0'.",
+                "Install the version that it asks for: pip install 'opentelemetry-exporter-otlp-proto-http~=1.45.0'.",
             )
         self._submit = submit
 

@@ -95,7 +95,7 @@ def _load_program(program: ProgramCode, kind: int, maps: dict[str, Map]) -> int:
     try:
         return bpf.load_program(kind, bytes(code), name)[0]
     except bpf.VerifierError as error:
-        if error.errno in (errno.EPERM, errno.EFAULT):
+        if error.errno == errno.EPERM:  # EACCES is the verifier's word for a forbidden access
             raise ProbeError(f"cannot load the program {program.name}: {error.strerror}", _remedy(error)) from error
         why = _verifier_message(kind, bytes(code), name)
         raise ProbeError(
@@ -124,7 +124,7 @@ def _is_statistics(line: str) -> bool:
 
 
 def _remedy(error: OSError) -> str:
-    if error.errno in (errno.EPERM, errno.EACCES):
+    if error.errno == errno.EPERM:
         return "Run as root, or with CAP_BPF and CAP_PERFMON; before Linux 5.11 also `ulimit -l unlimited`."
     if error.errno == errno.ENOMEM:
         return "Free some memory."

@@ -42,10 +42,10 @@ STRUCTS = (
     StructRow("signal_struct", "linux/sched/signal.h", "live"),
     StructRow("files_struct", "linux/fdtable.h", "fdt"),
     StructRow("fdtable", "linux/fdtable.h", "max_fds fd"),
-    StructRow("file", "linux/fs.h", "f_inode private_data f_op"),
+    StructRow("file", "linux/fs.h", "f_inode private_data f_op f_count f_ref"),
     StructRow("inode", "linux/fs.h", "i_mode"),
-    StructRow("socket", "linux/net.h", "sk type state"),
-    StructRow("sock", "net/sock.h", "__sk_common sk_type sk_protocol sk_shutdown sk_err sk_flags"),
+    StructRow("socket", "linux/net.h", "sk type state file"),
+    StructRow("sock", "net/sock.h", "__sk_common sk_type sk_protocol sk_shutdown sk_err sk_flags sk_socket"),
     StructRow(
         "sock_common",
         "net/sock.h",

@@ -27,7 +27,7 @@ from otel_ebpf.records.ring import RingReader
 
 _TICK_MS = 1000
 _SWEEP_TICKS = 30
-_TARGET = struct.Struct("<II")  # struct target
+TARGET = struct.Struct("<II")  # struct target
 _PID = struct.Struct("<I")
 _EXCLUDED = 1
 _NOT_EXCLUDED = 0
@@ -48,7 +48,7 @@ class Watcher:
         self._events = RingReader(self._events_fd, event_ring_bytes)
         self._counters = CounterReading((0,) * len(Counter))
         for pid in own_pids:
-            self._maps["targets"].update(_PID.pack(pid), _TARGET.pack(pid, _EXCLUDED))
+            self._maps["targets"].update(_PID.pack(pid), TARGET.pack(pid, _EXCLUDED))
 
     def start(self) -> list[Target]:
         """Events first, then the scan: what begins in between is seen twice, not missed."""
@@ -120,7 +120,7 @@ class Watcher:
 
     def _watch(self, change: Add) -> None:
         try:
-            self._maps["targets"].update(_PID.pack(change.pid), _TARGET.pack(change.service_pid, _NOT_EXCLUDED))
+            self._maps["targets"].update(_PID.pack(change.pid), TARGET.pack(change.service_pid, _NOT_EXCLUDED))
         except OSError as error:
             raise AgentError(
                 f"cannot watch process {change.pid}: {error.strerror}",

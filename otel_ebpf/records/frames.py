@@ -9,7 +9,6 @@ text, one character a byte (latin-1): anything a process calls itself can cross,
 """
 
 import json
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -92,9 +91,9 @@ def decode_frame(packet: bytes) -> Frame:
         message = json.loads(packet.decode(), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_refuse)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"a frame that is not JSON of this form: {error}") from None
-    if not isinstance(message, dict) or message.get("kind") not in _KINDS:
+    name = message.pop("kind", None) if isinstance(message, dict) else None
+    if not isinstance(name, str) or name not in _KINDS:
         raise DecodeError("a frame of no known kind")
-    name = message.pop("kind")
     hints = _HINTS[name]
     if message.keys() != hints.keys():
         raise DecodeError(f"a {name} with the fields {sorted(message)[:20]}")
@@ -135,6 +134,7 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(where: str, hint: Any, value: Any) -> Any:
     """The value in the type that the dataclass declares."""
+    # A bool is an int to Python, not here.
     if hint is int and type(value) is int and 0 <= value <= _MAX_INTEGER:
         return value
     if hint is str and isinstance(value, str):
@@ -144,12 +144,11 @@ def _decoded(where: str, hint: Any, value: Any) -> Any:
             return value.encode("latin-1")
         except UnicodeEncodeError:
             raise DecodeError(f"{where} holds a character that is no byte") from None
-    if isinstance(hint, types.GenericAlias) and len(value) <= _MAX_ITEMS if isinstance(value, list | dict) else False:
-        inner = typing.get_args(hint)
-        if typing.get_origin(hint) is tuple and isinstance(value, list):
-            return tuple(_decoded(where, inner[0], item) for item in value)
-        if typing.get_origin(hint) is dict and isinstance(value, dict):
-            return {name: _decoded(where, inner[1], item) for name, item in value.items()}
+    container, inner = typing.get_origin(hint), typing.get_args(hint)
+    if container is tuple and isinstance(value, list) and len(value) <= _MAX_ITEMS:
+        return tuple(_decoded(where, inner[0], item) for item in value)
+    if container is dict and isinstance(value, dict) and len(value) <= _MAX_ITEMS:
+        return {name: _decoded(where, inner[1], item) for name, item in value.items()}
     raise DecodeError(f"{where} is no {hint}")
 
 

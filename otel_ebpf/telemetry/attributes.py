@@ -26,10 +26,12 @@ OTHER_METHOD = b"_OTHER"
 REDACTED = b"REDACTED"
 # Lower case, `-` as `_`. The first line is the conventions' list; the rest is what services put secrets under.
 SECRET_KEYS = frozenset(
-    b"""awsaccesskeyid signature sig x_goog_signature x_goog_credential x_amz_signature x_amz_credential x_amz_security_token
+    b"""awsaccesskeyid signature sig x_goog_signature
+    x_goog_credential x_amz_signature x_amz_credential x_amz_security_token
     token access_token refresh_token id_token auth_token authtoken csrf_token bearer jwt assertion client_assertion
-    api_key apikey x_api_key key access_key secret_key private_key secret client_secret password passwd pwd pass passphrase
-    auth authorization credential credentials code otp session session_id sessionid sid sessid phpsessid jsessionid""".split()
+    api_key apikey x_api_key key access_key secret_key private_key secret client_secret password passwd pwd pass
+    passphrase auth authorization credential credentials code otp
+    session session_id sessionid sid sessid phpsessid jsessionid""".split()
 )
 _PAIR = re.compile(rb"([^&;=]*)=([^&;]*)")
 _KEY_PARTS = re.compile(rb"[\[\].]+")
@@ -128,8 +130,8 @@ def first_forwarded(forwarded_for: bytes) -> bytes | None:
     return first or None
 
 
-# error.type where no status code names the error. A client that went away is no error of either side, and an end that was not
-# seen is not known to be one.
+# error.type where no status code names the error. A client that went away is no error of either side, and an end that
+# was not seen is not known to be one.
 FAILED_OUTCOMES = {Outcome.SERVER_CLOSED: b"server_closed", Outcome.RESET: b"reset"}
 
 

@@ -8,7 +8,7 @@ An interpreter never names a service. The rules, first that applies:
 
 | what runs | name | example |
 |---|---|---|
-| process title `nginx: master process ...` | its first word; gunicorn and puma put the application in brackets | `nginx` |
+| process title `nginx: master process ...` | its first word; gunicorn and puma: what is in brackets | `nginx` |
 | gunicorn, uvicorn, hypercorn, granian, daphne, waitress-serve, uwsgi | module rule | `shop.api:app` -> `shop` |
 | the same, without an application argument | the server | `gunicorn` |
 | `flask --app shop run`, `fastapi run path/shop.py`, `celery -A shop ...` | module or file rule | `shop` |

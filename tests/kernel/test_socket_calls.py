@@ -127,9 +127,13 @@ def test_a_socket_handed_to_another_descriptor_stays_one_connection(wire: Wire, 
         wire.s(OK)
         watched.until(lambda done: len(done) == 2)
 
-        assert [PLAIN] == [summary(found) for found in watched.exchanges(Role.CLIENT)]
-        if wire.client.family != socket.AF_UNIX:  # a Unix socket's end is told by close() alone
-            assert [PLAIN] == [summary(found) for found in watched.exchanges(Role.SERVER)]
+        for role in BOTH:
+            assert [PLAIN] == [summary(found) for found in watched.exchanges(role)]
+        wire.c(GET)
+        wire.s(b"HTTP/1.0 200 OK\r\n\r\nbye")
+    watched.until(lambda done: len(done) == 3)
+
+    assert [3] == [found.response_body_bytes for found in watched.exchanges(Role.SERVER)[1:]]
 
 
 def test_files_and_pipes_that_look_like_http_are_no_connections(watched: Watched, tmp_path: Path):
