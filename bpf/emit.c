@@ -1,14 +1,13 @@
 // Put records together and hand them over; count what did not fit.
 
 static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind,
-                                        u8 direction, u8 reason, u64 now) {
+                                        u8 reason, u64 now) {
   record->kind = kind;
-  record->direction = direction;
+  record->lost = connection->lost;
   record->role = connection->role;
   record->family = connection->family;
   record->reason = reason;
   record->flags = (connection->flags & CONNECTION_BY_ACCEPT ? FLAG_ROLE_BY_CONNECTION : 0) |
-                  (connection->flags & CONNECTION_PREVIOUS_LOST ? FLAG_PREVIOUS_LOST : 0) |
                   (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0);
   record->captured_bytes = 0;
   record->pid = connection->pid;
@@ -44,6 +43,13 @@ static __always_inline void write_progress(const struct connection *connection, 
   progress_slot->ended = ended;
 }
 
+// A record of the connection's exchange did not fit into the ring: nothing more is said of it.
+static __always_inline void count_lost(struct connection *connection) {
+  count(COUNT_LOST_RING_FULL);
+  connection->lost++;
+  connection->flags |= CONNECTION_UNREPORTED;
+}
+
 // The exchange of this connection is over, as far as the kernel can see. Safe in softirq.
 static __always_inline void end_exchange(struct connection *connection, u8 reason) {
   if (connection->state != STATE_REQUEST && connection->state != STATE_RESPONSE) return;
@@ -51,6 +57,9 @@ static __always_inline void end_exchange(struct connection *connection, u8 reaso
   write_progress(connection, reason);
   if (connection->flags & CONNECTION_UNREPORTED) return;
   struct record record;
-  fill_record(&record, connection, RECORD_END, DIRECTION_RESPONSE, reason, bpf_ktime_get_ns());
-  if (records.ringbuf_output(&record, sizeof(record), BPF_RB_NO_WAKEUP)) count(COUNT_END_RING_FULL);
+  fill_record(&record, connection, RECORD_END, reason, bpf_ktime_get_ns());
+  if (!records.ringbuf_output(&record, sizeof(record), BPF_RB_NO_WAKEUP)) return;
+  // The progress table tells of this end, unless the next exchange is about to take the slot.
+  if (reason == END_NEXT_REQUEST) count_lost(connection);
+  else count(COUNT_END_RING_FULL);
 }

@@ -61,15 +61,13 @@ static __always_inline int is_upgrade(const struct prefix *prefix) {
 // What is to be said of one call. One place sends it: the code that copies is inlined once.
 struct report {
   u8 kind;  // enum record_kind; 0: nothing
-  u8 direction;
   u16 limit_bytes;
 };
 
 static __always_inline void begin_exchange(struct connection *connection, const struct call *call, u64 pid_tid,
                                            u32 service_pid, u64 now) {
-  u8 was_lost = connection->flags & CONNECTION_UNREPORTED;
   count(COUNT_BEGAN);
-  connection->flags = (connection->flags & CONNECTION_BY_ACCEPT) | (was_lost ? CONNECTION_PREVIOUS_LOST : 0);
+  connection->flags &= CONNECTION_BY_ACCEPT;
   connection->state = STATE_REQUEST;
   connection->position++;
   connection->pid = pid_tid >> 32;
@@ -88,7 +86,6 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
                                              const struct prefix *prefix, u64 pid_tid, u32 service_pid, u64 now,
                                              struct report *report) {
   int is_beginning = begins_like_request(prefix);
-  report->direction = DIRECTION_REQUEST;
   report->limit_bytes = REQUEST_CAPTURE_BYTES;
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
     if (!is_beginning || (prefix->length >= 8 && *(u64 *)prefix->bytes == HTTP2_PREFACE)) {
@@ -111,13 +108,12 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
     connection->request_captured = 0;
   }
   if (connection->flags & CONNECTION_REQUEST_HEAD_DONE || connection->request_captured >= REQUEST_CAPTURE_BYTES) return;
-  report->kind = RECORD_SEGMENT;
+  report->kind = RECORD_REQUEST_MORE;
   report->limit_bytes = REQUEST_CAPTURE_BYTES - connection->request_captured;
 }
 
 static __always_inline void on_response_bytes(struct connection *connection, const struct call *call,
                                               const struct prefix *prefix, u64 now, struct report *report) {
-  report->direction = DIRECTION_RESPONSE;
   if (connection->state == STATE_IDLE) {
     // A server that speaks first is not an HTTP server; after an exchange it may send 408 and close.
     if (connection->position == (u32)-1) connection->state = STATE_FOREIGN;
@@ -142,7 +138,7 @@ static __always_inline void on_response_bytes(struct connection *connection, con
   }
   if (connection->flags & CONNECTION_RESPONSE_HEAD_DONE || connection->response_captured >= RESPONSE_CAPTURE_BYTES)
     return;
-  report->kind = RECORD_SEGMENT;
+  report->kind = RECORD_RESPONSE;
   report->limit_bytes = RESPONSE_CAPTURE_BYTES - connection->response_captured;
 }
 
@@ -153,12 +149,11 @@ static __always_inline void send_report(struct scratch *scratch_area, struct con
   struct record *record = &scratch_area->record;
   u64 captured = capture(scratch_area, call, report->limit_bytes);
   if (captured > REQUEST_CAPTURE_BYTES) captured = REQUEST_CAPTURE_BYTES;
-  fill_record(record, connection, report->kind, report->direction, END_NONE, now);
+  fill_record(record, connection, report->kind, END_NONE, now);
   record->captured_bytes = captured;
   record->total_bytes = call->bytes;
   if (records.ringbuf_output(record, sizeof(*record) + captured, BPF_RB_NO_WAKEUP)) {
-    count(COUNT_LOST_RING_FULL);
-    connection->flags |= CONNECTION_UNREPORTED;
+    count_lost(connection);
     return;
   }
   connection->flags &= ~CONNECTION_UNTOLD;
@@ -166,7 +161,7 @@ static __always_inline void send_report(struct scratch *scratch_area, struct con
   u64 end = captured - 4;
   asm volatile("%0 &= 0x1fff" : "+r"(end));
   int is_head_done = captured >= 4 && *(u32 *)(scratch_area->payload + end) == 0x0a0d0a0d;
-  if (report->direction == DIRECTION_REQUEST) {
+  if (report->kind != RECORD_RESPONSE) {
     connection->request_captured += captured;
     if (is_head_done) connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
   } else {

@@ -13,7 +13,6 @@ enum connection_state {
 enum connection_flag {
   CONNECTION_BY_ACCEPT = 1,      // accept or connect was seen
   CONNECTION_UNREPORTED = 2,     // a record of this exchange was lost: say nothing more of it
-  CONNECTION_PREVIOUS_LOST = 4,  // the same, of the exchange before
   CONNECTION_PEER_SHUTDOWN = 8,
   CONNECTION_RESET = 16,          // reset by the peer while the process may still read what came before
   CONNECTION_REQUEST_HEAD_DONE = 32,
@@ -39,7 +38,8 @@ struct connection {
   u8 role;
   u8 family;
   u8 flags;
-  u32 padding;
+  u8 lost;  // see struct record
+  u8 padding[3];
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
   u8 tail[8];
   u8 local_address[16];

@@ -5,12 +5,11 @@
 
 // One layout for all that the kernel says of an exchange. `captured` bytes follow the struct.
 //
-//   REQUEST  the first bytes of a request: an exchange begins
-//   SEGMENT  later bytes worth reading: the rest of a head, the start of a response
-//   END      the kernel saw the exchange end, see `reason`
-enum record_kind { RECORD_REQUEST = 1, RECORD_SEGMENT = 2, RECORD_END = 3 };
-
-enum direction { DIRECTION_REQUEST = 0, DIRECTION_RESPONSE = 1 };
+//   REQUEST       the first bytes of a request: an exchange begins
+//   REQUEST_MORE  later bytes of the request that are worth reading: the rest of a head, a further request
+//   RESPONSE      bytes of the response that are worth reading: its head
+//   END           the kernel saw the exchange end, see `reason`
+enum record_kind { RECORD_REQUEST = 1, RECORD_REQUEST_MORE = 2, RECORD_RESPONSE = 3, RECORD_END = 4 };
 
 // The numbers of OpenTelemetry's SpanKind.
 enum role { ROLE_UNKNOWN = 0, ROLE_SERVER = 2, ROLE_CLIENT = 3 };
@@ -28,14 +27,12 @@ enum end_reason {
 // Facts about the connection, kept from its beginning or from one exchange to the next.
 enum record_flag {
   FLAG_ROLE_BY_CONNECTION = 1,  // accept or connect was seen; else the role comes from who sent the request
-  FLAG_PREVIOUS_LOST = 2,       // records of the exchange before this one did not fit into the ring
-  FLAG_PEER_SHUTDOWN = 4,       // the server read end-of-stream before it had answered
-  FLAG_PAYLOAD_GAP = 8,         // captured bytes are not one contiguous piece of this call's beginning
+  FLAG_PEER_SHUTDOWN = 2,       // the server read end-of-stream before it had answered
 };
 
 struct record {
   u8 kind;
-  u8 direction;  // of this call's bytes
+  u8 lost;  // exchanges of this connection counted as lost so far, modulo 256
   u8 role;
   u8 family;  // AF_UNIX 1, AF_INET 2, AF_INET6 10
   u8 reason;  // enum end_reason, END only
@@ -51,12 +48,12 @@ struct record {
   u64 response_bytes;
   u64 request_last_monotonic_ns;  // 0: none yet
   u64 response_last_monotonic_ns;
-  u32 total_bytes;  // moved by this call, in `direction`
+  u32 total_bytes;  // moved by this call
   u16 local_port;
   u16 remote_port;
   u8 local_address[16];  // IPv4 in the first four
   u8 remote_address[16];
-  u8 tail[8];  // the last bytes in `direction`, zero where unread
+  u8 tail[8];  // the last bytes of the response, zero where unread
 };
 
 // How far the newest exchange of a connection has come, in memory that user space maps: nothing here can be lost.
@@ -89,10 +86,10 @@ struct process_event {
 // Index into `counters`, one array for the host.
 enum counter {
   COUNT_BEGAN = 0,             // exchanges whose first bytes were seen
-  COUNT_LOST_RING_FULL = 1,    // exchanges: a record did not fit into the ring
+  COUNT_LOST_RING_FULL = 1,    // exchanges: a record did not fit into the ring; `lost` of its connection says the same
   COUNT_LOST_CONNECTIONS_FULL = 2,  // exchanges: the table of connections was full
   COUNT_NOT_HTTP = 3,          // began like a request, answered like something else
-  COUNT_END_RING_FULL = 4,     // END records that did not fit; the progress table still has them
+  COUNT_END_RING_FULL = 4,     // END records that did not fit; the progress table still tells
   COUNT_PROCESS_EVENTS_LOST = 5,
   COUNT_COMPAT_SYSCALLS = 6,   // 32-bit system calls of targets, not read
   COUNT_HTTP2 = 7,             // connections that began with the HTTP/2 preface

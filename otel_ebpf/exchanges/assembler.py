@@ -28,6 +28,7 @@ class Assembler:
 
     def __init__(self, max_connections: int = 65536) -> None:
         self.losses: Counter[str] = Counter()
+        self.recovered = 0  # reported, though the kernel has counted them as lost
         self._max_connections = max_connections
         self._runs: dict[int, Run] = {}
         self._waiting: dict[int, Run] = {}  # a response has begun, and its end is still to come
@@ -73,8 +74,12 @@ class Assembler:
                 self._waiting.pop(run.connection, None)
         return done
 
-    def end_all(self) -> None:
+    def end_all(self, read_progress: ReadProgress) -> None:
         """The agent stops: what is still open is counted, not invented."""
+        for run in list(self._runs.values()):
+            progress = read_progress(run.connection, run.position)
+            if progress is not None and progress.is_lost:
+                self._forget(run)
         self.losses["open at the end"] += self.open_count
         self._runs.clear()
         self._waiting.clear()
@@ -84,7 +89,10 @@ class Assembler:
         previous = self._runs.get(record.connection)
         extra = 0
         if previous is not None:
-            if not previous.is_settled:
+            if _was_lost(previous, record):
+                # The kernel has counted it. If it was reported all the same, by the progress table, it is not lost.
+                self.recovered += previous.is_settled
+            elif not previous.is_settled:
                 done = previous.end(EndReason.NEXT_REQUEST, record.at_monotonic_ns)
             extra = previous.extra
             if previous.owed_bytes or previous.unread_request_bytes:
@@ -106,7 +114,7 @@ class Assembler:
             self.losses["not HTTP"] += 1
             self._forget(run)
             return []
-        if record.direction and not run.is_settled:
+        if record.kind == Kind.RESPONSE and not run.is_settled:
             self._waiting[run.connection] = run
         elif self._waiting and run.is_settled:
             self._waiting.pop(run.connection, None)
@@ -132,3 +140,9 @@ class Assembler:
         if not run.is_settled:
             self.losses["evicted"] += 1
         self._forget(run)
+
+
+def _was_lost(previous: Run, record: Record) -> bool:
+    """Of the exchanges counted as lost since, is one `previous`? All between it and `record` are: nothing came of them."""
+    between = record.position - previous.position - 1
+    return (record.lost - previous.lost - between) & 0xFF == 1

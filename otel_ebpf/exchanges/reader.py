@@ -43,7 +43,17 @@ class Message(Generic[Head]):
 class Reader(Generic[Head]):
     """`parse` reads one head, `framing_of` says how the body behind it ends (a length, or a kind of http1)."""
 
-    __slots__ = ("_body", "_framing_of", "_left_bytes", "_parse", "_pending", "_pending_ns", "is_lost", "messages", "offset")
+    __slots__ = (
+        "_body",
+        "_framing_of",
+        "_left_bytes",
+        "_parse",
+        "_pending",
+        "_pending_ns",
+        "is_lost",
+        "messages",
+        "offset",
+    )
 
     def __init__(self, parse: Callable[..., Head | None], framing_of: Callable[[Head], int]) -> None:
         self.messages: list[Message[Head]] = []

@@ -20,7 +20,7 @@ from otel_ebpf.exchanges.http1 import (
     response_framing,
 )
 from otel_ebpf.exchanges.reader import Message, Reader
-from otel_ebpf.records.kinds import Direction, EndReason, Record, RecordFlag
+from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -29,10 +29,11 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 class Run:
     """Raises NotHttp from `feed` when the bytes are not HTTP/1."""
 
-    __slots__ = ("_first", "_flags", "_reported", "_requests", "_responses", "_tail", "extra", "owed_bytes")
+    __slots__ = ("_first", "_flags", "_reported", "_requests", "_responses", "_tail", "extra", "lost", "owed_bytes")
 
     def __init__(self, first: Record, extra: int) -> None:
         self.extra = extra  # exchanges on this connection that the kernel did not count, being pipelined
+        self.lost = first.lost  # exchanges of the connection that the kernel has counted as lost, modulo 256
         self.owed_bytes = 0
         self._first = first
         self._flags = first.flags
@@ -69,9 +70,10 @@ class Run:
         return message.framing - (message.body_bytes or 0)
 
     def feed(self, record: Record) -> list[Exchange]:
-        """Takes a REQUEST or SEGMENT record; returns the exchanges that it completes."""
+        """Takes any record but END; returns the exchanges that it completes."""
         self._flags |= record.flags
-        if record.direction == Direction.REQUEST:
+        self.lost = record.lost
+        if record.kind != Kind.RESPONSE:
             offset = record.request_bytes - record.total_bytes
             self._requests.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
             return []
@@ -158,9 +160,7 @@ class Run:
             return Outcome.CLIENT_CLOSED if is_server else Outcome.SERVER_CLOSED
         return Outcome.UNKNOWN
 
-    def _exchange(
-        self, index: int, response: Message[ResponseHead] | None, outcome: Outcome, end_ns: int
-    ) -> Exchange:
+    def _exchange(self, index: int, response: Message[ResponseHead] | None, outcome: Outcome, end_ns: int) -> Exchange:
         request = self._requests.messages[index]
         head, first = request.head, self._first
         unknown = Unknown.NOTHING

@@ -102,7 +102,7 @@ class Pipeline:
         held, self._held = self._held, []
         for _, exchange in held:
             self._send_as(self._services.unknown(), exchange)
-        self.assembler.end_all()
+        self.assembler.end_all(self._progress.read)
         if self._printer is not None:
             self._printer.flush(time.monotonic(), is_last=True)
 

@@ -103,7 +103,7 @@ def summary(pipeline: Pipeline, sender: Sender | None, seconds: float) -> str:
     parts = [f"{began} requests began", f"{pipeline.spans} spans"]
     kernel = pipeline.counters.values
     losses = {
-        "lost, ring full": kernel[Counter.LOST_RING_FULL],
+        "lost, ring full": kernel[Counter.LOST_RING_FULL] - pipeline.assembler.recovered,
         "lost, too many connections": kernel[Counter.LOST_CONNECTIONS_FULL],
         "not HTTP": kernel[Counter.NOT_HTTP],
         **pipeline.unsent,
@@ -142,7 +142,9 @@ def _work(pipeline: Pipeline, channel: socket.socket, terminated: list[int]) -> 
                     try:
                         frame = decode_frame(packet)
                     except DecodeError as error:
-                        raise AgentError(f"the probe said something unreadable: {error}", "This is a defect.") from error
+                        raise AgentError(
+                            f"the probe said something unreadable: {error}", "This is a defect."
+                        ) from error
                     pipeline.take_frame(frame)
                     if isinstance(frame, Shutdown):
                         return frame

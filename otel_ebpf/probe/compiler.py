@@ -49,8 +49,9 @@ def compile_source(
 ) -> Artifact:
     """Always compiles."""
     if types.btf is None:
+        assert types.headers is not None
         # bcc finds the matching headers under /lib/modules by itself, with their two-folder layout on Debian.
-        job = {"text": prologue_for_headers() + text, "cflags": list(cflags)}
+        job = {"text": prologue_for_headers(types.headers) + text, "cflags": list(cflags)}
         result = _run_child(job, {}, bcc_python, timeout_seconds)
     else:
         with header_folder(shim_headers(read_btf(types.btf), os.uname().release)) as folder:

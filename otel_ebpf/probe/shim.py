@@ -15,8 +15,10 @@ To use one more member, name it in its row of STRUCTS; for one more struct, add 
 """
 
 import contextlib
+import fcntl
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +30,11 @@ from otel_ebpf.probe.c_structs import StructWriter
 class StructRow(NamedTuple):
     name: str
     header: str  # of the kernel, for kernels without BTF
-    members: str  # separated by blanks; "" for all
+    members: str  # separated by blanks, with ? those that not every kernel since 5.15 has; "" for all
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.members.replace("?", "").split())
 
 
 STRUCTS = (
@@ -42,7 +48,7 @@ STRUCTS = (
     StructRow("signal_struct", "linux/sched/signal.h", "live"),
     StructRow("files_struct", "linux/fdtable.h", "fdt"),
     StructRow("fdtable", "linux/fdtable.h", "max_fds fd"),
-    StructRow("file", "linux/fs.h", "f_inode private_data f_op f_count f_ref"),
+    StructRow("file", "linux/fs.h", "f_inode private_data f_op f_count? f_ref?"),
     StructRow("inode", "linux/fs.h", "i_mode"),
     StructRow("socket", "linux/net.h", "sk type state file"),
     StructRow("sock", "net/sock.h", "__sk_common sk_type sk_protocol sk_shutdown sk_err sk_flags sk_socket"),
@@ -83,6 +89,13 @@ _VERSION = """#pragma once
 #define LINUX_VERSION_CODE KERNEL_VERSION({}, {}, {})
 """
 
+# net/sock.h draws in the kernel's BPF internals, which need a newer uapi/linux/bpf.h than bcc brings ("sizeof to an
+# incomplete type 'struct bpf_wq'", bcc 0.26 with 6.12's headers). Nothing here needs them: their guards keep them out.
+_LEFT_OUT = "#define _LINUX_BPF_H 1\n#define __LINUX_FILTER_H__ 1\n#define _BPF_CGROUP_H 1\n"
+
+_FOLDER_PREFIX = "otel-ebpf-headers-"
+_YOUNG_SECONDS = 60
+
 # Asked for by name in bcc's own headers, which bring all they need themselves.
 _EMPTY = (
     "linux/types.h",
@@ -99,7 +112,7 @@ def read_btf(blob: bytes) -> Btf:
 
 def shim_headers(btf: Btf, kernel_release: str, structs: Iterable[StructRow] = STRUCTS) -> dict[str, str]:
     """Relative path to text of everything that bcc reads from a kernel source folder."""
-    wanted = {row.name: tuple(row.members.split()) for row in structs}
+    wanted = {row.name: row.names for row in structs}
     enums = btf.enum_constants(ENUM_CONSTANTS)
     enum_lines = "".join(f"#define ENUM_{name} {value}\n" for name, value in enums.items())
     # bcc names kconfig.h first of all on its command line: what stands there is known everywhere.
@@ -111,16 +124,25 @@ def shim_headers(btf: Btf, kernel_release: str, structs: Iterable[StructRow] = S
     return headers | {f"include/{path}": "#pragma once\n" for path in _EMPTY}
 
 
-def prologue_for_headers(structs: Iterable[StructRow] = STRUCTS) -> str:
+def prologue_for_headers(build: Path, structs: Iterable[StructRow] = STRUCTS) -> str:
     """What gives a source the same names when real kernel headers of exactly this kernel stand in for BTF.
 
-    All members of STRUCTS exist since 5.15, so they are declared present; a wrong guess stops the compiler.
+    Members marked with ? are looked for in the text of their header; a wrong answer stops the compiler.
     """
     rows = [row for row in structs if row.name != "user_pt_regs"]
     includes = "".join(f"#include <{header}>\n" for header in dict.fromkeys(row.header for row in rows))
-    macros = [f"HAVE_{row.name}_{member}" for row in rows for member in row.members.split()]
-    macros += [f"HAVE_{row.name}" for row in rows]
-    return includes + "".join(f"#define {macro} 1\n" for macro in macros)
+    macros = [f"HAVE_{row.name}" for row in rows]
+    for row in rows:
+        absent = {name for name in row.members.split() if name.endswith("?") and not _is_declared(build, row, name)}
+        macros += [f"HAVE_{row.name}_{name.rstrip('?')}" for name in row.members.split() if name not in absent]
+    return _LEFT_OUT + includes + "".join(f"#define {macro} 1\n" for macro in macros)
+
+
+def _is_declared(build: Path, row: StructRow, name: str) -> bool:
+    """Debian keeps what all builds share in a second folder."""
+    word = re.compile(rf"\b{name.rstrip('?')}\b")
+    paths = (folder / "include" / row.header for folder in (build, build.parent / "source"))
+    return any(word.search(path.read_text(errors="replace")) for path in paths if path.is_file())
 
 
 def _version_numbers(kernel_release: str) -> tuple[int, int, int]:
@@ -134,9 +156,12 @@ def header_folder(headers: Mapping[str, str], parent: Path | None = None) -> Ite
     """A folder with these files that nobody but this user can enter; gone afterwards."""
     if parent is None:
         parent = next(folder for folder in (Path("/run"), Path("/tmp")) if os.access(folder, os.W_OK))
-    root = parent / f"otel-ebpf-headers-{os.urandom(8).hex()}"
+    _remove_abandoned(parent)
+    root = parent / f"{_FOLDER_PREFIX}{os.urandom(8).hex()}"
     root.mkdir(mode=0o700)
+    lock = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # says that somebody still works here
         for relative_path, text in headers.items():
             path = root / relative_path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +169,26 @@ def header_folder(headers: Mapping[str, str], parent: Path | None = None) -> Ite
         yield root
     finally:
         _remove(root)
+        os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Folders of agents that were killed: nobody holds their lock."""
+    for root in parent.glob(f"{_FOLDER_PREFIX}*"):
+        try:
+            facts = root.lstat()
+            lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # another user's, or just removed by its owner
+        try:
+            is_old = time.time() - facts.st_mtime > _YOUNG_SECONDS  # a younger one may be about to be locked
+            if facts.st_uid == os.geteuid() and is_old:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(root)
+        except OSError:
+            continue  # in use
+        finally:
+            os.close(lock)
 
 
 def _remove(root: Path) -> None:

@@ -37,7 +37,12 @@ class Watcher:
     """`channel` leads to the exporter; `own_pids` are never watched."""
 
     def __init__(
-        self, loaded: Loaded, discovery: Discovery, channel: socket.socket, own_pids: Iterable[int], event_ring_bytes: int
+        self,
+        loaded: Loaded,
+        discovery: Discovery,
+        channel: socket.socket,
+        own_pids: Iterable[int],
+        event_ring_bytes: int,
     ) -> None:
         self._maps = loaded.maps
         self._discovery = discovery
@@ -129,7 +134,10 @@ class Watcher:
 
     def _read_counters(self) -> None:
         values = tuple(
-            sum(int.from_bytes(value, "little") for value in self._maps["counters"].lookup_per_cpu(_PID.pack(index)) or ())
+            sum(
+                int.from_bytes(value, "little")
+                for value in self._maps["counters"].lookup_per_cpu(_PID.pack(index)) or ()
+            )
             for index in Counter
         )
         if values == self._counters.values:

@@ -23,7 +23,7 @@ def decode_record(data: Buffer, offset: int, length: int) -> Record:
     if length < _RECORD_BYTES:
         raise DecodeError(f"a record of {length} bytes at {offset}: at least {_RECORD_BYTES} are needed")
     fields = _unpack(data, offset)
-    if not 1 <= fields[0] <= 3 or _RECORD_BYTES + fields[6] > length:
+    if not 1 <= fields[0] <= 4 or _RECORD_BYTES + fields[6] > length:
         raise DecodeError(f"a record of kind {fields[0]} at {offset}: {fields[6]} captured bytes in {length}")
     start = offset + _RECORD_BYTES
     return _new(Record, (*fields, bytes(data[start : start + fields[6]])))

@@ -11,13 +11,9 @@ from typing import NamedTuple
 
 class Kind(IntEnum):
     REQUEST = 1
-    SEGMENT = 2
-    END = 3
-
-
-class Direction(IntEnum):
-    REQUEST = 0
-    RESPONSE = 1
+    REQUEST_MORE = 2
+    RESPONSE = 3
+    END = 4
 
 
 class EndReason(IntEnum):
@@ -32,16 +28,14 @@ class EndReason(IntEnum):
 
 class RecordFlag(IntFlag):
     ROLE_BY_CONNECTION = 1
-    PREVIOUS_LOST = 2
-    PEER_SHUTDOWN = 4
-    PAYLOAD_GAP = 8
+    PEER_SHUTDOWN = 2
 
 
 class Record(NamedTuple):
     """One record of the kernel and the bytes captured with it; see bpf/records.h for each field."""
 
     kind: int
-    direction: int
+    lost: int
     role: int
     family: int
     reason: int

@@ -2,7 +2,7 @@
 
 import struct
 
-# kind direction role family reason flags captured | pid tid service_pid position | connection at request_bytes
+# kind lost role family reason flags captured | pid tid service_pid position | connection at request_bytes
 # response_bytes request_last response_last | total local_port remote_port | addresses tail
 RECORD = struct.Struct("<6BH4I6QI2H16s16s8s")
 

@@ -62,13 +62,16 @@ ROOT_FLAGS = HAS_IS_REMOTE | FLAG_SAMPLED | FLAG_RANDOM
 class Series:
     """What many spans have in common. Compared by identity: the builder gives equal spans the same one."""
 
-    __slots__ = ("attributes", "is_error", "kind", "name")
+    __slots__ = ("attributes", "dropped_attributes_count", "is_error", "kind", "name")
 
-    def __init__(self, name: bytes, kind: int, is_error: bool, attributes: Attributes) -> None:
+    def __init__(
+        self, name: bytes, kind: int, is_error: bool, attributes: Attributes, dropped_attributes_count: int = 0
+    ) -> None:
         self.name = name
         self.kind = kind
         self.is_error = is_error
         self.attributes = attributes
+        self.dropped_attributes_count = dropped_attributes_count
 
 
 class SpanData(NamedTuple):
@@ -83,7 +86,7 @@ class SpanData(NamedTuple):
     start_unix_ns: int
     end_unix_ns: int
     attributes: Attributes  # those not in the series
-    dropped_attributes_count: int
+    dropped_attributes_count: int  # in all, those of the series too
 
     @property
     def is_sampled(self) -> bool:
@@ -224,6 +227,7 @@ class SpanBuilder:
             kind=int(exchange.role),
             is_error=error is not None,
             attributes=tuple(self._cut_values(attributes)[: self._count_limit]),
+            dropped_attributes_count=max(0, len(attributes) - self._count_limit),
         )
         found = self._series[key] = series, origin
         return found
@@ -240,7 +244,7 @@ class SpanBuilder:
         room = max(0, self._count_limit - len(series.attributes))
         dropped = max(0, len(attributes) - room)
         del attributes[room:]
-        return dropped
+        return dropped + series.dropped_attributes_count
 
 
 def _server_attributes(

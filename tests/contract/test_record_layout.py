@@ -11,7 +11,6 @@ from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records import layouts
 from otel_ebpf.records.kinds import (
     Counter,
-    Direction,
     EndReason,
     Kind,
     ProcessEvent,
@@ -94,7 +93,6 @@ def test_the_progress_of_python_has_every_field_of_c_but_its_key():
     ("enum", "prefix"),
     [
         (Kind, "RECORD_"),
-        (Direction, "DIRECTION_"),
         (EndReason, "END_"),
         (RecordFlag, "FLAG_"),
         (ProcessEventKind, "PROCESS_"),

@@ -254,9 +254,7 @@ def test_a_reset_in_mid_response_is_a_reset_for_the_client(watched: Watched, tmp
 
     watched.until(lambda done: len(done) == 2)
 
-    assert [(b"GET", b"/a", 200, 0, 3, Outcome.RESET)] == [
-        summary(found) for found in watched.exchanges(Role.CLIENT)
-    ]
+    assert [(b"GET", b"/a", 200, 0, 3, Outcome.RESET)] == [summary(found) for found in watched.exchanges(Role.CLIENT)]
     wire.close()
 
 

@@ -7,12 +7,13 @@ import re
 
 from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Role
-from otel_ebpf.records.kinds import Direction, EndReason, Kind, Record, RecordFlag
+from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.layouts import REQUEST_CAPTURE_BYTES, RESPONSE_CAPTURE_BYTES
 from otel_ebpf.records.progress import Progress
 
 MS = 1_000_000
 IDLE, REQUEST, RESPONSE, FOREIGN = range(4)
+OF_REQUEST, OF_RESPONSE = 0, 1  # index of what is counted by direction
 
 
 def begins_like_request(data: bytes) -> bool:
@@ -28,6 +29,7 @@ class Connection:
         self.exchanges: list[Exchange] = []
         self.records: list[Record] = []
         self.now_ms = 1
+        self.lost = 0
         self._state = IDLE
         self._position = -1
         self._bytes = [0, 0]
@@ -41,10 +43,10 @@ class Connection:
 
     def request(self, data: bytes, *, at_ms: int | None = None, uncopied: int = 0) -> "Connection":
         """One call that moves request bytes; `uncopied` more of them than could be captured."""
-        return self._move(Direction.REQUEST, data, at_ms, uncopied)
+        return self._move(OF_REQUEST, data, at_ms, uncopied)
 
     def response(self, data: bytes, *, at_ms: int | None = None, uncopied: int = 0) -> "Connection":
-        return self._move(Direction.RESPONSE, data, at_ms, uncopied)
+        return self._move(OF_RESPONSE, data, at_ms, uncopied)
 
     def end(self, reason: EndReason, *, at_ms: int | None = None, flags: int = 0) -> "Connection":
         self._tick(at_ms)
@@ -52,7 +54,7 @@ class Connection:
         if self._state in (REQUEST, RESPONSE):
             self._state = IDLE
             self._ended = reason
-            self._send(Kind.END, Direction.RESPONSE, b"", 0, reason)
+            self._send(Kind.END, b"", 0, reason)
         return self
 
     def wait(self, ms: int) -> "Connection":
@@ -71,12 +73,12 @@ class Connection:
     def _tick(self, at_ms: int | None) -> None:
         self.now_ms = self.now_ms + 1 if at_ms is None else at_ms
 
-    def _move(self, direction: Direction, data: bytes, at_ms: int | None, uncopied: int) -> "Connection":
+    def _move(self, direction: int, data: bytes, at_ms: int | None, uncopied: int) -> "Connection":
         self._tick(at_ms)
         if self._state == FOREIGN or not data:
             return self
         total = len(data) + uncopied
-        if direction == Direction.REQUEST:
+        if direction == OF_REQUEST:
             self._move_request(data, total)
         else:
             self._move_response(data, total)
@@ -97,13 +99,13 @@ class Connection:
             self._captured, self._is_head_done = [0, 0], [False, False]
             self._flags &= RecordFlag.ROLE_BY_CONNECTION
             self._tail = b""
-            self._capture(Kind.REQUEST, Direction.REQUEST, data, total, REQUEST_CAPTURE_BYTES)
+            self._capture(Kind.REQUEST, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
             return
-        self._count(Direction.REQUEST, total)
+        self._count(OF_REQUEST, total)
         if is_beginning and self._is_head_done[0]:
             self._captured[0], self._is_head_done[0] = 0, False
         if not self._is_head_done[0] and self._captured[0] < REQUEST_CAPTURE_BYTES:
-            self._capture(Kind.SEGMENT, Direction.REQUEST, data, total, REQUEST_CAPTURE_BYTES)
+            self._capture(Kind.REQUEST_MORE, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
 
     def _move_response(self, data: bytes, total: int) -> None:
         if self._state == IDLE:
@@ -113,7 +115,7 @@ class Connection:
             self.end(EndReason.NOT_HTTP, at_ms=self.now_ms)
             self._state = FOREIGN
             return
-        self._count(Direction.RESPONSE, total)
+        self._count(OF_RESPONSE, total)
         self._tail = (self._tail + data)[-8:] if total == len(data) else bytes(8)
         status = data[9:12] if is_beginning else b""
         if not (status.startswith(b"1") and len(status) == 3 and status != b"101"):
@@ -121,28 +123,28 @@ class Connection:
         if is_beginning:
             self._captured[1], self._is_head_done[1] = 0, False
         if not self._is_head_done[1] and self._captured[1] < RESPONSE_CAPTURE_BYTES:
-            self._capture(Kind.SEGMENT, Direction.RESPONSE, data, total, RESPONSE_CAPTURE_BYTES)
+            self._capture(Kind.RESPONSE, OF_RESPONSE, data, total, RESPONSE_CAPTURE_BYTES)
         if status == b"101":
             self._state = FOREIGN
 
-    def _count(self, direction: Direction, total: int) -> None:
+    def _count(self, direction: int, total: int) -> None:
         self._bytes[direction] += total
         self._last_ns[direction] = self.now_ms * MS
         self._is_untold = True
 
-    def _capture(self, kind: Kind, direction: Direction, data: bytes, total: int, limit: int) -> None:
+    def _capture(self, kind: Kind, direction: int, data: bytes, total: int, limit: int) -> None:
         payload = data[: limit - self._captured[direction]]
         self._captured[direction] += len(payload)
         self._is_head_done[direction] = payload.endswith(b"\r\n\r\n")
-        self._send(kind, direction, payload, total)
+        self._send(kind, payload, total)
 
     def _send(
-        self, kind: Kind, direction: Direction, payload: bytes, total: int, reason: EndReason = EndReason.NONE
+        self, kind: Kind, payload: bytes, total: int, reason: EndReason = EndReason.NONE
     ) -> None:
         self._is_untold = False
         record = Record(
             kind,
-            direction,
+            self.lost,
             self.role,
             2,
             reason,

@@ -277,3 +277,23 @@ def test_however_the_bytes_are_cut_into_calls_the_exchanges_are_the_same(data: s
 
     assert sent == [(exchange.method, exchange.target, exchange.status) for exchange in connection.exchanges]
     assert all(exchange.outcome is Outcome.COMPLETE for exchange in connection.exchanges)
+
+
+def test_an_exchange_that_the_kernel_lost_is_not_reported():
+    """Its response did not fit into the ring: the kernel has counted it, and the next record says so."""
+    connection = Connection().request(GET)
+    connection.lost = 1
+    connection._state = 2  # its response was not told
+    connection.request(GET.replace(b"/a", b"/b")).response(OK)
+
+    assert [b"/b?b=1"] == [exchange.target for exchange in connection.exchanges]
+    assert 0 == connection.assembler.recovered
+
+
+def test_an_exchange_that_was_reported_before_the_kernel_lost_its_end_is_not_lost():
+    connection = Connection().request(GET).response(OK)
+    connection.lost = 1
+    connection.request(GET).response(OK)
+
+    assert 2 == len(connection.exchanges)
+    assert 1 == connection.assembler.recovered
