@@ -4,8 +4,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
+#define MODE_FORMAT 0170000
+#define MODE_SOCKET 0140000
 
 // The struct sock behind a descriptor of the current process, through its file table; 0 when it is not a socket.
 static __always_inline u64 socket_of_descriptor(u32 descriptor) {
@@ -18,7 +18,7 @@ static __always_inline u64 socket_of_descriptor(u32 descriptor) {
   if (!file) return 0;
   READ_FIELD(inode, file, struct file, f_inode);
   READ_FIELD(mode, inode, struct inode, i_mode);
-  if ((mode & S_IFMT) != S_IFSOCK) return 0;
+  if ((mode & MODE_FORMAT) != MODE_SOCKET) return 0;
   READ_FIELD(socket, file, struct file, private_data);
   READ_FIELD(sock, socket, struct socket, sk);
   return sock;

@@ -52,7 +52,7 @@ def exit_status_of(action: Callable[[], int], command: str = "run") -> int:
 def _dispatch(command: str) -> int:
     settings, warnings = Settings.from_environ(os.environ)
     for warning in warnings:
-        print(f"otel-ebpf: {warning}.", file=sys.stderr)
+        print(f"otel-ebpf: {warning}", file=sys.stderr)
     return run(settings) if command == "run" else check(settings)
 
 

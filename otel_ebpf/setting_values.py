@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 PortRange = tuple[int, int]  # first and last, both included
 
+_MAX_GLOBS = 1000
 NO_LIMIT_MS = 3_600_000  # a timeout of 0 means none; an hour bounds it all the same
 
 
@@ -59,21 +60,33 @@ def parse_pids(text: str) -> tuple[int, ...]:
 
 def parse_globs(text: str) -> tuple[str, ...]:
     """Globs separated by commas; {a,b} stands for either, as in OBI, and is written out here."""
-    allowed = "globs separated by commas, such as */nginx,/opt/{api,web}/*"
     done: list[str] = []
-    waiting = [item for item in re.split(r",(?![^{}]*\})", text) if item.strip()]
+    waiting = _split_outside_braces(text)
     while waiting:
-        glob = waiting.pop(0).strip()
-        match = re.search(r"\{([^{}]*)\}", glob)
+        glob = waiting.pop(0)
+        match = re.search(r"\{([^{}]*)\}", glob)  # an innermost pair
         if match:
             waiting[:0] = [glob[: match.start()] + choice + glob[match.end() :] for choice in match[1].split(",")]
-        elif "{" in glob or "}" in glob:
-            raise ValueError(allowed)
+        elif glob.strip():
+            done.append(glob.strip())
+        if len(waiting) + len(done) > _MAX_GLOBS:
+            raise ValueError(f"no more than {_MAX_GLOBS} globs, each {{a,b}} written out")
+    return tuple(dict.fromkeys(done))
+
+
+def _split_outside_braces(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
         else:
-            done.append(glob)
-        if len(waiting) + len(done) > 1000:
-            raise ValueError("no more than 1000 globs, each {a,b} written out")
-    return tuple(done)
+            parts[-1] += character
+    if depth:
+        raise ValueError("globs separated by commas, braces in pairs, such as */nginx,/opt/{api,web}/*")
+    return parts
 
 
 def parse_duration_ns(text: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.exchanges.http1 import NotHttp
+from otel_ebpf.exchanges.plain_run import PlainRun
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import EndReason, Kind, Record
 from otel_ebpf.records.progress import Progress
@@ -20,6 +21,7 @@ from otel_ebpf.records.progress import Progress
 _QUIET_NS = 200_000_000
 _ALL_RUNS_EVERY_NS = 1_000_000_000
 
+AnyRun = PlainRun | Run
 ReadProgress = Callable[[int, int], Progress | None]
 
 
@@ -30,8 +32,8 @@ class Assembler:
         self.losses: Counter[str] = Counter()
         self.recovered = 0  # reported, though the kernel has counted them as lost
         self._max_connections = max_connections
-        self._runs: dict[int, Run] = {}
-        self._waiting: dict[int, Run] = {}  # a response has begun, and its end is still to come
+        self._runs: dict[int, AnyRun] = {}
+        self._waiting: dict[int, AnyRun] = {}  # a response has begun, and its end is still to come
         self._all_runs_at_ns = 0
 
     @property
@@ -65,10 +67,11 @@ class Assembler:
             if progress.is_lost:
                 self._forget(run)  # the kernel has counted it
                 continue
-            done += run.advance(progress)
+            run, advanced = self._advance(run, progress)
+            done += advanced
             if progress.ended:
                 done += self._end(run, EndReason(progress.ended), None, now_ns)
-            elif now_ns - progress.response_last_monotonic_ns > _QUIET_NS:
+            elif isinstance(run, Run) and now_ns - progress.response_last_monotonic_ns > _QUIET_NS:
                 done += run.end_by_last_chunk()
             if run.is_settled:
                 self._waiting.pop(run.connection, None)
@@ -93,23 +96,36 @@ class Assembler:
                 # The kernel has counted it. If it was reported all the same, by the progress table, it is not lost.
                 self.recovered += previous.is_settled
             elif not previous.is_settled:
+                previous = self._with_readers(previous)
                 done = previous.end(EndReason.NEXT_REQUEST, record.at_monotonic_ns)
             extra = previous.extra
-            if previous.owed_bytes or previous.unread_request_bytes:
+            if previous.unread_request_bytes:
                 # An early answer: these bytes are the rest of the body before, whatever they look like.
                 self.losses["request body after its response"] += 1
                 self._forget(previous)
                 return done
         elif len(self._runs) >= self._max_connections:
             self._evict()
-        run = Run(record, extra)
-        self._runs[record.connection] = run
         self._waiting.pop(record.connection, None)
-        return done + self._feed_run(run, record)
+        run: AnyRun | None = None
+        try:
+            run = PlainRun.begin(record, extra)
+            if run is None:
+                run = Run(record, extra)
+                run.feed(record)
+        except NotHttp:
+            self.losses["not HTTP"] += 1
+            self._runs.pop(record.connection, None)
+            return done
+        self._runs[record.connection] = run
+        return done
 
-    def _feed_run(self, run: Run, record: Record) -> list[Exchange]:
+    def _feed_run(self, run: AnyRun, record: Record) -> list[Exchange]:
         try:
             done = run.feed(record)
+            if done is None:
+                run = self._with_readers(run)
+                done = run.feed(record)
         except NotHttp:
             self.losses["not HTTP"] += 1
             self._forget(run)
@@ -120,17 +136,37 @@ class Assembler:
             self._waiting.pop(run.connection, None)
         return done
 
-    def _end(self, run: Run, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:
+    def _end(self, run: AnyRun, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:
         if reason != EndReason.NEXT_REQUEST:
             self._runs.pop(run.connection, None)
         self._waiting.pop(run.connection, None)
-        done = run.advance(record) if record is not None else []
+        done: list[Exchange] = []
+        if record is not None:
+            run, done = self._advance(run, record)
         if reason == EndReason.NOT_HTTP or run.is_settled:
             return done
         flags = 0 if record is None else record.flags
+        run = self._with_readers(run)
         return done + run.end(reason, now_ns if record is None else record.at_monotonic_ns, flags)
 
-    def _forget(self, run: Run) -> None:
+    def _advance(self, run: AnyRun, progress: Progress | Record) -> tuple[AnyRun, list[Exchange]]:
+        done = run.advance(progress)
+        if done is None:
+            run = self._with_readers(run)
+            done = run.advance(progress)
+        return run, done
+
+    def _with_readers(self, run: AnyRun) -> Run:
+        """The same run, able to follow what is not plain; from now on it stands in the tables."""
+        if isinstance(run, Run):
+            return run
+        full = run.with_readers()
+        for table in (self._runs, self._waiting):
+            if run.connection in table:
+                table[run.connection] = full
+        return full
+
+    def _forget(self, run: AnyRun) -> None:
         self._runs.pop(run.connection, None)
         self._waiting.pop(run.connection, None)
 
@@ -142,7 +178,7 @@ class Assembler:
         self._forget(run)
 
 
-def _was_lost(previous: Run, record: Record) -> bool:
+def _was_lost(previous: AnyRun, record: Record) -> bool:
     """Of the exchanges counted as lost since, is one `previous`? All between it and `record` are: nothing came of them."""
     between = record.position - previous.position - 1
     return (record.lost - previous.lost - between) & 0xFF == 1

@@ -39,17 +39,24 @@ class NotHttp(ValueError):
     """The bytes cannot be the beginning of an HTTP/1 message."""
 
 
-class RequestHead(NamedTuple):
-    method: bytes
-    target: bytes
-    version: bytes  # b"" when the head was cut before it
+class Fields(NamedTuple):
+    """What the header fields of one block say; None: no such field."""
+
     host: bytes | None
     user_agent: bytes | None
     forwarded_for: bytes | None
     traceparent: bytes | None
     tracestate: bytes | None
-    framing: int
     expects_continue: bool
+    framing: int  # UNTIL_CLOSE when neither Content-Length nor Transfer-Encoding is there
+
+
+class RequestHead(NamedTuple):
+    method: bytes
+    target: bytes
+    version: bytes  # b"" when the head was cut before it
+    fields: Fields
+    framing: int
     length: int  # bytes of the head, its empty line included; of a cut head, what was captured
 
 
@@ -78,7 +85,7 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
     None: incomplete. With is_cut, no more will come: what is there is taken, and what is missing is left open.
     """
     begin = start
-    while data[begin : begin + 1] in (b"\r", b"\n") and begin < len(data):
+    while begin < len(data) and data[begin] <= 13 and data[begin] in b"\r\n":
         begin += 1
     end = end_of_head(data, begin)
     line_end = data.find(b"\n", begin)
@@ -89,24 +96,13 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
         raise NotHttp(f"not a request line: {data[begin : begin + 60]!r}")
     if end < 0 and not is_cut:
         return None
-    block = data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]
-    fields = _fields(block)
-    framing = _framing(fields)
+    fields = _fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1])
+    framing = fields.framing
     if framing == UNTIL_CLOSE:
         framing = 0  # a request without a length has no body: RFC 9112 section 6.3, item 7
     if end < 0 and framing == 0:
         framing = UNREADABLE
-    return RequestHead(
-        *match.groups(),
-        fields.get(b"host"),
-        fields.get(b"user-agent"),
-        fields.get(b"x-forwarded-for"),
-        fields.get(b"traceparent"),
-        fields.get(b"tracestate"),
-        framing,
-        fields.get(b"expect", b"").lower() == b"100-continue",
-        (end if end >= 0 else len(data)) - start,
-    )
+    return RequestHead(*match.groups(), fields, framing, (end if end >= 0 else len(data)) - start)
 
 
 def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> ResponseHead | None:
@@ -123,7 +119,7 @@ def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) ->
     end = end_of_head(data, start)
     if end < 0 and not is_cut:
         return None
-    framing = _framing(_fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]))
+    framing = _fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]).framing
     if end < 0 and framing == UNTIL_CLOSE:
         framing = UNREADABLE
     return ResponseHead(int(match[2]), framing, (end if end >= 0 else len(data)) - start)
@@ -183,16 +179,15 @@ def _request_without_line(data: bytes, begin: int, start: int, is_cut: bool) -> 
     method, _, target = piece.partition(b" ")
     if not target:
         raise NotHttp(f"not a request line: {piece[:60]!r}")
-    nothing = (None, None, None, None, None)
-    return RequestHead(method, target, b"", *nothing, UNREADABLE, False, len(data) - start)
+    return RequestHead(method, target, b"", _read_fields(b""), UNREADABLE, len(data) - start)
 
 
-def _fields(block: bytes) -> dict[bytes, bytes]:
+def _fields(block: bytes) -> Fields:
     return _cached_fields(block) if len(block) <= _CACHED_BLOCK_BYTES else _read_fields(block)
 
 
-def _read_fields(block: bytes) -> dict[bytes, bytes]:
-    """The header fields that are wanted, names in lower case. Repeated ones are joined: RFC 9110 section 5.3."""
+def _read_fields(block: bytes) -> Fields:
+    """Names in any case. Repeated fields are joined: RFC 9110 section 5.3."""
     found: dict[bytes, bytes] = {}
     for line in block.split(b"\n"):
         name, colon, value = line.partition(b":")
@@ -200,7 +195,15 @@ def _read_fields(block: bytes) -> dict[bytes, bytes]:
         if colon and name in _WANTED:
             value = value.strip()
             found[name] = found[name] + b", " + value if name in found else value
-    return found
+    return Fields(
+        found.get(b"host"),
+        found.get(b"user-agent"),
+        found.get(b"x-forwarded-for"),
+        found.get(b"traceparent"),
+        found.get(b"tracestate"),
+        found.get(b"expect", b"").lower() == b"100-continue",
+        _framing(found),
+    )
 
 
 # Clients repeat their header blocks, servers theirs within one second: half of all blocks are not read twice.

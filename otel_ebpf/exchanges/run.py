@@ -65,7 +65,7 @@ class Run:
         message = self._requests.open_message
         if message is None or message.framing <= 0:
             return 0
-        if message.head.expects_continue and not message.body_bytes:
+        if message.head.fields.expects_continue and not message.body_bytes:
             return 0  # RFC 9110 section 10.1.1: a client that was refused need not send the body
         return message.framing - (message.body_bytes or 0)
 
@@ -192,11 +192,11 @@ class Run:
             head.method,
             head.target,
             head.version,
-            head.host,
-            head.user_agent,
-            head.forwarded_for,
-            head.traceparent,
-            head.tracestate,
+            head.fields.host,
+            head.fields.user_agent,
+            head.fields.forwarded_for,
+            head.fields.traceparent,
+            head.fields.tracestate,
             None if response is None else response.head.status,
             request.start_ns,
             request.last_ns,

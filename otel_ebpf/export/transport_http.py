@@ -12,9 +12,11 @@ afterwards the process may have no right to read any file.
 import encodings.idna  # noqa: F401  # socket encodes host names with it, at the first look-up
 import gzip
 import socket
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import time
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 import urllib3.connection
@@ -149,7 +151,7 @@ class HttpTransport:
         self._is_compressed = settings.compression == "gzip"
         exporter = OTLPSpanExporter(
             endpoint=settings.endpoint,
-            headers=dict(settings.headers),
+            headers={**basic_authorization(settings.endpoint), **dict(settings.headers)},
             timeout=settings.timeout_ms / 1000,
             compression=Compression.Gzip if self._is_compressed else Compression.NoCompression,
             _transport=self._connection,
@@ -182,6 +184,15 @@ class HttpTransport:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def basic_authorization(endpoint: str) -> dict[str, str]:
+    """Credentials in a URL are sent as RFC 7617 says; urllib3 leaves them out."""
+    parts = urlsplit(endpoint)
+    if parts.username is None:
+        return {}
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"authorization": "Basic " + b64encode(credentials.encode("utf-8")).decode("ascii")}
 
 
 def judge_answer(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Attempt:

@@ -232,7 +232,10 @@ class Discovery:
             # Daemons end right after listen(): its children still come, by events. The kernel has forgotten it.
             return [change for change in self._keep(target) if not isinstance(change, Add)]
         changes: list[Change] = []
-        for relative in self._relatives(target, judge.snapshot):
+        before = self._targets.get(pid)
+        # A further port of a known member brings nobody new, and looking at its relatives costs milliseconds.
+        is_known = before is not None and before.service_pid == target.service_pid
+        for relative in [] if is_known else self._relatives(target, judge.snapshot):
             found = judge.target(relative)
             if found is not None and found.service_pid == target.service_pid:
                 changes += self._keep(found)

@@ -297,3 +297,20 @@ def test_an_exchange_that_was_reported_before_the_kernel_lost_its_end_is_not_los
 
     assert 2 == len(connection.exchanges)
     assert 1 == connection.assembler.recovered
+
+
+def test_a_further_request_in_a_run_that_was_reported_is_another_exchange():
+    """The second request was sent before the first answer; the kernel cuts them as one."""
+    connection = Connection().request(GET).request(GET.replace(b"/a", b"/b"))
+    connection.response(OK).response(OK.replace(b"200", b"202"))
+
+    assert [(b"/a?b=1", 200), (b"/b?b=1", 202)] == [
+        (exchange.target, exchange.status) for exchange in connection.exchanges
+    ]
+
+
+def test_an_exchange_is_reported_once_whatever_follows_it():
+    connection = Connection().request(GET).response(OK[:-5]).response(OK[-5:]).wait(5)
+    connection.wait(2000).response(b"more than was promised").wait(2000).end(EndReason.CLOSED)
+
+    assert 1 == len(connection.exchanges)

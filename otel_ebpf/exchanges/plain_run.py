@@ -1,0 +1,159 @@
+"""A run of the plain shape: one request in one record, one response whose head is in one record and tells its length.
+
+In:   the records of one (connection, position)
+Out:  its one exchange
+Owns: the two heads
+
+Nearly all runs are plain, and then nothing needs to be followed but two counts. What does not fit the shape is not
+judged here: `feed` and `advance` return None, and `with_readers` gives a Run that has seen the same.
+"""
+
+from typing import Optional
+
+from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.exchanges.http1 import (
+    RequestHead,
+    ResponseHead,
+    parse_request_head,
+    parse_response_head,
+    response_framing,
+)
+from otel_ebpf.exchanges.run import Run
+from otel_ebpf.records.kinds import Kind, Record
+from otel_ebpf.records.progress import Progress
+
+
+class PlainRun:
+    __slots__ = (
+        "_body_bytes",
+        "_first",
+        "_head",
+        "_response",
+        "_response_bytes",
+        "_response_head",
+        "_response_last_ns",
+        "connection",
+        "extra",
+        "is_settled",
+        "lost",
+        "pid",
+        "position",
+    )
+
+    def __init__(self, first: Record, head: RequestHead, extra: int) -> None:
+        self.connection = first.connection
+        self.position = first.position
+        self.pid = first.pid
+        self.lost = first.lost
+        self.extra = extra
+        self.is_settled = False
+        self._first = first
+        self._head = head
+        self._response: Record | None = None
+        self._response_head: ResponseHead | None = None
+        self._body_bytes = 0  # that the response's head promises
+        self._response_bytes = 0
+        self._response_last_ns = 0
+
+    @classmethod
+    def begin(cls, first: Record, extra: int) -> Optional["PlainRun"]:
+        """None when the record is not exactly one request. Raises NotHttp."""
+        head = parse_request_head(first.payload)
+        if head is None or head.framing < 0 or first.total_bytes != head.length + head.framing:
+            return None
+        return cls(first, head, extra)
+
+    @property
+    def unread_request_bytes(self) -> int:
+        return 0
+
+    def feed(self, record: Record) -> list[Exchange] | None:
+        """The exchange when the response is whole, nothing while it is not, None when this is not plain."""
+        if record.kind != Kind.RESPONSE or record.request_bytes != self._first.total_bytes:
+            return None
+        if self._response is not None:
+            return self._advance(record.response_bytes, record.response_last_monotonic_ns)
+        head = parse_response_head(record.payload)
+        if head is None or head.is_interim or record.response_bytes != record.total_bytes:
+            return None
+        framing = response_framing(head, self._head.method)
+        if framing < 0:
+            return None
+        self._response, self._response_head, self._body_bytes = record, head, framing
+        self.lost = record.lost
+        return self._advance(record.response_bytes, record.at_monotonic_ns)
+
+    def advance(self, progress: Progress | Record) -> list[Exchange] | None:
+        """As `feed`, by what the kernel has counted."""
+        if progress.request_bytes != self._first.total_bytes:
+            return None
+        if progress.response_bytes == self._response_bytes:
+            return []
+        return None if self._response is None else self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
+
+    def with_readers(self) -> Run:
+        """What has been reported already is so for the new one too."""
+        run = Run(self._first, self.extra)
+        run.feed(self._first)
+        if self._response is not None:
+            run.feed(self._response)
+            run.advance(
+                Progress(
+                    0,
+                    False,
+                    self._response_bytes,
+                    self._response_last_ns,
+                    self._first.total_bytes,
+                    self._first.at_monotonic_ns,
+                    self._response.tail,
+                )
+            )
+        return run
+
+    def _advance(self, response_bytes: int, last_ns: int) -> list[Exchange] | None:
+        response, response_head = self._response, self._response_head
+        assert response is not None and response_head is not None
+        left = response_head.length + self._body_bytes - response_bytes
+        if self.is_settled or left < 0:
+            return None
+        self._response_bytes, self._response_last_ns = response_bytes, last_ns
+        if left:
+            return []
+        self.is_settled = True
+        first, head = self._first, self._head
+        method, target, version, fields, body_bytes, _ = head
+        return [
+            Exchange(
+                first.connection,
+                first.position + self.extra,
+                first.pid,
+                first.tid,
+                first.service_pid,
+                Role.SERVER if first.role == 2 else Role.CLIENT,
+                first.family,
+                first.local_address,
+                first.local_port,
+                first.remote_address,
+                first.remote_port,
+                method,
+                target,
+                version,
+                fields.host,
+                fields.user_agent,
+                fields.forwarded_for,
+                fields.traceparent,
+                fields.tracestate,
+                response_head.status,
+                first.at_monotonic_ns,
+                first.at_monotonic_ns,
+                response.at_monotonic_ns,
+                last_ns,
+                last_ns,
+                first.total_bytes,
+                response_bytes,
+                body_bytes,
+                self._body_bytes,
+                Outcome.COMPLETE,
+                Unknown.NOTHING,
+            )
+        ]

@@ -1,0 +1,228 @@
+"""Collectors on loopback that take, refuse, stall and lie, over real sockets."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from gzip import decompress
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+
+from otel_ebpf.config import OtlpSettings
+
+FIRST_PORT, LAST_PORT = 21_000, 31_000  # below the range that the kernel gives to clients
+DEADLINE_SECONDS = 20.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below the ephemeral range."""
+    for port in range(FIRST_PORT + time.monotonic_ns() // 1000 % 8000, LAST_PORT):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
+        time.sleep(0.005)
+
+
+def settings(endpoint: str, **changes: Any) -> OtlpSettings:
+    plain = {
+        "endpoint": endpoint,
+        "protocol": "http/protobuf",
+        "headers": (),
+        "timeout_ms": 10_000,
+        "compression": "none",
+        "certificate": None,
+        "client_key": None,
+        "client_certificate": None,
+        "insecure": endpoint.startswith("http://"),
+    }
+    return OtlpSettings(**{**plain, **changes})
+
+
+@dataclass
+class Received:
+    """One request as a collector saw it."""
+
+    head: bytes
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
+
+    def names(self) -> list[str]:
+        body = decompress(self.body) if self.headers.get("content-encoding") == "gzip" else self.body
+        return span_names(ExportTraceServiceRequest.FromString(body))
+
+
+def span_names(request: ExportTraceServiceRequest) -> list[str]:
+    return [span.name for group in request.resource_spans for scope in group.scope_spans for span in scope.spans]
+
+
+# What a scripted collector does with a request: bytes to answer, or one of these.
+STALL, HANG_UP = "stall", "hang up"
+
+
+@dataclass
+class HttpCollector:
+    """Answers each request with the next of `answers`, and the last one again and again."""
+
+    port: int
+    answers: list[bytes | str]
+    received: list[Received] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1/traces"
+
+    def names(self) -> list[str]:
+        return [name for request in self.received for name in request.names()]
+
+    def serve(self, connection: socket.socket) -> None:
+        stream = connection.makefile("rb")
+        try:
+            while head := b"".join(iter(stream.readline, b"\r\n")):
+                received = Received(head, b"")
+                received.body = stream.read(int(received.headers["content-length"]))
+                self.received.append(received)
+                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                if answer == HANG_UP:
+                    break
+                if answer != STALL:
+                    connection.sendall(answer)
+        except OSError:
+            return  # the test ends, or the sender gave up
+        finally:
+            stream.close()
+            connection.close()
+
+
+def answer(status: str, body: bytes = b"", **headers: object) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: application/x-protobuf"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+OK = answer("200 OK")
+
+
+def partial(rejected: int, message: str) -> ExportTraceServiceResponse:
+    return ExportTraceServiceResponse(
+        partial_success=ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
+    )
+
+
+@contextmanager
+def http_collector(*answers: bytes | str, port: int | None = None, tls: Any = None) -> Iterator[HttpCollector]:
+    collector = HttpCollector(port or free_port(), list(answers) or [OK])
+    listener = socket.create_server(("127.0.0.1", collector.port))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+                if tls is not None:
+                    connection = tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                if listener.fileno() == -1:
+                    return
+                continue  # a handshake that failed
+            collector.connections.append(connection)
+            threading.Thread(target=collector.serve, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield collector
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for connection in collector.connections:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        thread.join(DEADLINE_SECONDS)
+
+
+class GrpcCollector(TraceServiceServicer):
+    """Answers each call by the next of `behaviours`, and by the last one again and again."""
+
+    def __init__(
+        self, port: int, behaviours: list[Callable[[grpc.ServicerContext], ExportTraceServiceResponse]]
+    ) -> None:
+        self.port = port
+        self.behaviours = behaviours
+        self.received: list[ExportTraceServiceRequest] = []
+        self.metadata: list[dict[str, str]] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def names(self) -> list[str]:
+        return [name for request in self.received for name in span_names(request)]
+
+    def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:  # noqa: N802
+        self.received.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        behave = self.behaviours.pop(0) if len(self.behaviours) > 1 else self.behaviours[0]
+        return behave(context)
+
+
+def take(context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+    return ExportTraceServiceResponse()
+
+
+def stall(context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while context.is_active() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return ExportTraceServiceResponse()
+
+
+@contextmanager
+def grpc_collector(
+    *behaviours: Callable[[grpc.ServicerContext], ExportTraceServiceResponse],
+    port: int | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[GrpcCollector]:
+    collector = GrpcCollector(port or free_port(), list(behaviours) or [take])
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, options=(("grpc.so_reuseport", 0),))
+        add_TraceServiceServicer_to_server(collector, server)
+        address = f"127.0.0.1:{collector.port}"
+        if credentials is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
+        server.start()
+        try:
+            yield collector
+        finally:
+            server.stop(0).wait()

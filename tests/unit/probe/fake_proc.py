@@ -1,0 +1,90 @@
+"""A /proc made of ordinary files, for processes that cannot be had on demand."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HOST_NETWORK = 4026531840
+
+
+@dataclass
+class FakeProcess:
+    pid: int
+    parent_pid: int = 1
+    executable: str = "/usr/bin/python3.11"
+    argv: tuple[str, ...] = ()
+    environ: tuple[str, ...] = ()
+    sockets: tuple[int, ...] = ()
+    start_ticks: int = 1000
+    start_stack: int = 0
+    state: str = "S"
+    command: str = "service"
+    network: int = HOST_NETWORK
+    cgroup: str = "0::/user.slice\n"
+
+
+@dataclass
+class FakeProc:
+    """Rows of `listening` are (network namespace, inode, port); write() puts a process into the tree."""
+
+    root: Path
+    listening: list[tuple[int, int, int]] = field(default_factory=list)
+    processes: dict[int, FakeProcess] = field(default_factory=dict)
+
+    def add(self, process: FakeProcess) -> FakeProcess:
+        self.processes[process.pid] = process
+        self.write()
+        return process
+
+    def listen(self, inode: int, port: int, network: int = HOST_NETWORK) -> None:
+        self.listening.append((network, inode, port))
+        self.write()
+
+    def remove(self, pid: int) -> None:
+        del self.processes[pid]
+        _delete(self.root / str(pid))
+
+    def write(self) -> None:
+        for process in self.processes.values():
+            _delete(self.root / str(process.pid))
+            self._write_process(process, self.root / str(process.pid))
+
+    def _write_process(self, process: FakeProcess, folder: Path) -> None:
+        for name in ("fd", "ns", "net"):
+            (folder / name).mkdir(parents=True)
+        fields = [process.state, process.parent_pid, *[0] * 17, process.start_ticks, *[0] * 5, process.start_stack, 0]
+        (folder / "stat").write_text(f"{process.pid} ({process.command}) {' '.join(map(str, fields))}\n")
+        (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in process.argv))
+        (folder / "environ").write_bytes(b"".join(word.encode() + b"\0" for word in process.environ))
+        (folder / "status").write_text("Name:\tservice\nUid:\t0\t33\t0\t0\nNSpid:\t123\t7\n")
+        (folder / "cgroup").write_text(process.cgroup)
+        (folder / "exe").symlink_to(process.executable)
+        (folder / "cwd").symlink_to("/srv/shop")
+        (folder / "root").symlink_to("/")
+        (folder / "ns/net").symlink_to(f"net:[{process.network}]")
+        (folder / "fd/0").symlink_to("/dev/null")
+        for number, inode in enumerate(process.sockets, 3):
+            (folder / f"fd/{number}").symlink_to(f"socket:[{inode}]")
+        rows = [(inode, port) for network, inode, port in self.listening if network == process.network]
+        (folder / "net/tcp").write_text(tcp_table(rows))
+        (folder / "net/tcp6").write_text(tcp_table([]))
+
+
+def tcp_table(listening: list[tuple[int, int]], connected: list[tuple[int, int]] = []) -> str:  # noqa: B006
+    """As the kernel prints it: listening sockets first."""
+    lines = ["  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"]
+    rows = [(inode, port, "0A") for inode, port in listening] + [(inode, port, "01") for inode, port in connected]
+    lines += [
+        f"{number:4}: 0100007F:{port:04X} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000"
+        f"     0        0 {inode} 1 0000000000000000 100 0 0 10 0"
+        for number, (inode, port, state) in enumerate(rows)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for child in path.iterdir():
+            _delete(child)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from otel_ebpf.errors import PreflightError
+from otel_ebpf.probe import capabilities, preflight
+from otel_ebpf.probe.preflight import Finding, Host, examine, require
+
+RUNNING = os.uname().release
+
+
+def only(findings: list[Finding], name: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.name == name]
+    return found
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_everything_is_reported_once_and_each_lack_with_a_remedy():
+    """Runs as any user: what needs root says so."""
+    findings = examine(cache_dir=None)
+
+    names = [finding.name for finding in findings]
+    assert sorted(set(names)) == sorted(names)
+    expected = {"rights", "kernel", "kernel types", "bcc", "ring buffer", "tracepoint sys_exit", "tracefs", "lockdown"}
+    assert expected <= set(names)
+    assert [] == [finding for finding in findings if not finding.ok and not finding.remedy]
+    assert all("\n" not in finding.remedy for finding in findings)
+
+
+def test_all_that_is_required_and_lacking_is_in_one_error():
+    findings = [
+        Finding("rights", False, True, "no CAP_BPF", "Run as root."),
+        Finding("tracefs", False, False, "not mounted", "Mount it."),
+        Finding("bcc", False, True, "none found", "Install it."),
+    ]
+
+    with pytest.raises(PreflightError) as raised:
+        require(findings)
+
+    assert "this host lacks rights: no CAP_BPF; bcc: none found" == raised.value.what
+    assert "Run as root. Install it." == raised.value.remedy
+
+
+def test_what_is_not_required_stops_nothing():
+    require([Finding("tracefs", False, False, "not mounted", "Mount it."), Finding("bcc", True, True, "0.26")])
+
+
+def test_confidentiality_lockdown_is_a_lack(tmp_path: Path):
+    """kernel_lockdown(7): it forbids BPF to read kernel memory; integrity does not."""
+    write(tmp_path / "sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
+    assert not only(preflight.lockdown(Host(tmp_path)), "lockdown").ok
+
+    write(tmp_path / "sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+    assert only(preflight.lockdown(Host(tmp_path)), "lockdown").ok
+
+
+def test_a_kernel_without_lockdown_lacks_nothing(tmp_path: Path):
+    assert only(preflight.lockdown(Host(tmp_path)), "lockdown").ok
+
+
+def test_without_btf_only_matching_headers_will_do(tmp_path: Path):
+    release_file = tmp_path / "lib/modules" / RUNNING / "build/include/generated/utsrelease.h"
+    assert "no headers" in only(preflight.kernel_types(Host(tmp_path)), "kernel types").detail
+
+    write(release_file, '#define UTS_RELEASE "5.4.0"\n')
+    wrong = only(preflight.kernel_types(Host(tmp_path)), "kernel types")
+    assert (False, True) == (wrong.ok, "5.4.0" in wrong.detail)
+
+    write(release_file, f'#define UTS_RELEASE "{RUNNING}"\n')
+    assert only(preflight.kernel_types(Host(tmp_path)), "kernel types").ok
+
+
+def test_hooks_of_later_use_are_found_by_their_place_in_sysfs(tmp_path: Path):
+    findings = preflight.optional_hooks(Host(tmp_path))
+    assert [False, False, False] == [finding.ok for finding in findings]
+    assert not any(finding.required for finding in findings)
+
+    (tmp_path / "sys/bus/event_source/devices/kprobe").mkdir(parents=True)
+    (tmp_path / "sys/bus/event_source/devices/uprobe").mkdir()
+    (tmp_path / "sys/kernel/debug/tracing/events").mkdir(parents=True)
+    findings = preflight.optional_hooks(Host(tmp_path))
+    assert [True, True, True] == [finding.ok for finding in findings]
+    assert "/sys/kernel/debug/tracing" in only(findings, "tracefs").detail
+
+
+def test_a_container_of_its_own_processes_is_told_how_to_see_the_host(tmp_path: Path):
+    namespace = tmp_path / "proc/self/ns/pid"
+    namespace.parent.mkdir(parents=True)
+    namespace.symlink_to("pid:[4026532999]")
+    inside = only(preflight.container(Host(tmp_path)), "processes")
+    assert (False, False) == (inside.ok, inside.required)
+    assert "hostPID" in inside.remedy
+
+    namespace.unlink()
+    namespace.symlink_to("pid:[4026531836]")
+    assert only(preflight.container(Host(tmp_path)), "processes").ok
+
+
+def test_a_missing_bcc_is_reported_not_raised(tmp_path: Path):
+    finding = only(preflight.bcc(Host(bcc_python=str(tmp_path / "python3"))), "bcc")
+
+    assert not finding.ok
+    assert "python3-bpfcc" in finding.remedy
+
+
+def test_an_unusable_cache_is_reported(tmp_path: Path):
+    tmp_path.chmod(0o755)
+
+    finding = only(preflight.bytecode_cache(Host(cache_dir=tmp_path)), "bytecode cache")
+
+    assert (False, False) == (finding.ok, finding.required)
+    assert "open to others" in finding.detail
+
+
+def test_rights_are_read_as_the_kernel_numbers_them(tmp_path: Path):
+    """include/uapi/linux/capability.h: CAP_SYS_ADMIN is 21, CAP_BPF 39."""
+    write(tmp_path / "status", f"Name:\tx\nCapEff:\t{1 << 21 | 1 << 39:016x}\n")
+
+    assert {"CAP_SYS_ADMIN", "CAP_BPF"} == capabilities.effective_capabilities(tmp_path / "status")
+
+
+def test_sys_admin_stands_for_the_rights_that_were_once_part_of_it():
+    """Before 5.8 there was neither CAP_BPF nor CAP_PERFMON."""
+    lacking = dict(capabilities.missing(frozenset({"CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SETUID", "CAP_SETGID"})))
+
+    assert ["CAP_DAC_READ_SEARCH"] == list(lacking)
+
+
+def test_without_any_right_everything_needed_is_named():
+    lacking = [name for name, _ in capabilities.missing(frozenset())]
+
+    assert ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID"] == lacking

@@ -1,0 +1,310 @@
+"""Settings: what each may hold, what the defaults are, and what the user is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_ebpf.config import GRPC, HTTP_PROTOBUF, NOT_USED, OBI_NAMES, SETTINGS, OtlpSettings, Settings
+from otel_ebpf.errors import SettingsError
+
+BY_NAME = {name: setting for setting in SETTINGS for name in setting.names}
+
+
+def settings(**environ: str) -> Settings:
+    return Settings.from_environ(environ)[0]
+
+
+def warnings(**environ: str) -> list[str]:
+    return Settings.from_environ(environ)[1]
+
+
+def otlp(**environ: str) -> OtlpSettings:
+    found = settings(**{f"OTEL_EXPORTER_OTLP_{name}": value for name, value in environ.items()}).otlp
+    assert found is not None
+    return found
+
+
+def refusal(**environ: str) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ(environ)
+    return caught.value
+
+
+# --- All settings alike ---
+
+
+def test_an_empty_environment_gives_the_defaults_and_no_warning() -> None:
+    found, warned = Settings.from_environ({"PATH": "/bin", "OTEL": "x"})
+
+    assert [] == warned
+    assert ((), (), ()) == (found.open_ports, found.exe_globs, found.target_pids)
+    assert (8 << 20, 16384, 16 << 20) == (found.ring_bytes, found.max_connections, found.queue_bytes)
+    assert ("INFO", 2_000_000_000, "nobody") == (found.log_level, found.shutdown_timeout_ns, found.user)
+    assert (500, 512, 30_000) == (found.schedule_delay_ms, found.max_export_batch_size, found.export_timeout_ms)
+    assert (None, 128, False) == (found.attribute_value_length_limit, found.attribute_count_limit, found.is_disabled)
+    assert found.otlp is None
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_an_empty_value_counts_as_unset(name: str) -> None:
+    """OpenTelemetry specification, environment variables."""
+    assert Settings.from_environ({name: " "}) == Settings.from_environ({})
+
+
+@pytest.mark.parametrize("name", [name for name in BY_NAME if "HEADERS" not in name and "_EXE" not in name])
+def test_a_bad_value_is_refused_with_name_value_and_what_is_allowed(name: str) -> None:
+    error = refusal(**{name: "\x01 //?"})
+
+    assert name in error.what
+    assert "\\x01" in error.what or "//?" in error.what
+    assert f"{name}: " in error.remedy
+
+
+def test_all_bad_values_are_told_at_once() -> None:
+    error = refusal(OTEL_EBPF_OPEN_PORT="http", OTEL_EBPF_RING_BYTES="3", OTEL_EXPORTER_OTLP_TIMEOUT="10s")
+
+    assert error.what == (
+        "cannot use OTEL_EBPF_OPEN_PORT='http', OTEL_EBPF_RING_BYTES='3', OTEL_EXPORTER_OTLP_TIMEOUT='10s'"
+    )
+    assert 3 == len(error.remedy.splitlines())
+    assert 2 == error.exit_code
+
+
+@given(st.sampled_from(sorted(BY_NAME)), st.text(max_size=30))
+def test_any_text_is_a_value_or_a_settings_error(name: str, text: str) -> None:
+    try:
+        Settings.from_environ({name: text})
+    except SettingsError as error:
+        assert name in error.remedy
+
+
+def test_a_secret_is_not_shown_when_it_is_refused() -> None:
+    headers = refusal(OTEL_EXPORTER_OTLP_HEADERS="hunter2")
+    url = refusal(OTEL_EXPORTER_OTLP_ENDPOINT="ftp://user:hunter2@host")
+
+    assert "hunter2" not in headers.what + headers.remedy
+    assert "hunter2" not in url.what + url.remedy
+
+
+def test_a_long_value_is_shown_short() -> None:
+    assert len(refusal(OTEL_EBPF_OPEN_PORT="9" * 10_000).what) < 200
+
+
+# --- Names that are no settings ---
+
+
+def test_an_unknown_name_is_warned_about_with_the_one_that_was_meant() -> None:
+    assert ["OTEL_EBPF_OPEN_PORTS is not a setting; did you mean OTEL_EBPF_OPEN_PORT?"] == warnings(
+        OTEL_EBPF_OPEN_PORTS="80"
+    )
+    assert ["OTEL_EBPF_XYZ is not a setting"] == warnings(OTEL_EBPF_XYZ="1")
+
+
+def test_a_name_of_obi_is_told_apart_from_a_mistake() -> None:
+    assert ["OTEL_EBPF_PROMETHEUS_PORT is known to OBI, not supported here"] == warnings(OTEL_EBPF_PROMETHEUS_PORT="1")
+
+
+def test_a_standard_name_without_effect_is_warned_about() -> None:
+    assert ["OTEL_BSP_MAX_QUEUE_SIZE has no effect: the queue is bounded in bytes, by OTEL_EBPF_QUEUE_BYTES"] == (
+        warnings(OTEL_BSP_MAX_QUEUE_SIZE="2048")
+    )
+
+
+def test_a_supported_name_is_in_no_list_of_unsupported_ones() -> None:
+    assert not BY_NAME.keys() & OBI_NAMES
+    assert not BY_NAME.keys() & NOT_USED.keys()
+
+
+# --- Single settings ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("80", ((80, 80),)),
+        ("80,8000-8999", ((80, 80), (8000, 8999))),
+        (" 1 , 65535 ,", ((1, 1), (65535, 65535))),
+    ],
+)
+def test_ports_and_ranges_are_read(text: str, expected: Any) -> None:
+    assert expected == settings(OTEL_EBPF_OPEN_PORT=text).open_ports
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "90-80", "80-", "-80", "80 90", "a", "80,b", "٣"])
+def test_what_is_no_port_is_refused(text: str) -> None:
+    assert "80,8000-8999" in refusal(OTEL_EBPF_OPEN_PORT=text).remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*/nginx", ("*/nginx",)),
+        ("*/nginx, /opt/app", ("*/nginx", "/opt/app")),
+        ("/opt/{api,web}/*,x", ("/opt/api/*", "/opt/web/*", "x")),
+        ("{a,b}{1,2}", ("a1", "a2", "b1", "b2")),
+        ("{a,{b,c}d}", ("a", "bd", "cd")),
+    ],
+)
+def test_globs_are_separated_by_commas_outside_of_braces(text: str, expected: Any) -> None:
+    assert set(expected) == set(settings(OTEL_EBPF_AUTO_TARGET_EXE=text).exe_globs)
+
+
+@pytest.mark.parametrize("text", ["{a", "a}", "{a,b}}", "}{", "{a,b}" * 12])
+def test_braces_that_do_not_match_or_explode_are_refused(text: str) -> None:
+    assert "glob" in refusal(OTEL_EBPF_AUTO_TARGET_EXE=text).remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"), [("2s", 2000), ("500ms", 500), ("1m30s", 90_000), ("1.5s", 1500), ("1h", 3_600_000)]
+)
+def test_durations_are_written_as_in_go(text: str, expected_ms: int) -> None:
+    assert expected_ms * 1_000_000 == settings(OTEL_EBPF_SHUTDOWN_TIMEOUT=text).shutdown_timeout_ns
+
+
+@pytest.mark.parametrize("text", ["2", "0s", "-1s", "s", "2 s", "61m", "1h1ms", "2sx"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    assert "1m30s" in refusal(OTEL_EBPF_SHUTDOWN_TIMEOUT=text).remedy
+
+
+@pytest.mark.parametrize(("text", "expected"), [("8MiB", 8 << 20), ("4096", 4096), ("64KiB", 65536), ("1GiB", 1 << 30)])
+def test_the_ring_is_a_power_of_two_of_whole_pages(text: str, expected: int) -> None:
+    assert expected == settings(OTEL_EBPF_RING_BYTES=text).ring_bytes
+
+
+@pytest.mark.parametrize("text", ["12288", "2048", "3MiB", "2GiB", "8MB"])
+def test_a_ring_that_the_kernel_would_refuse_is_refused(text: str) -> None:
+    assert "8MiB" in refusal(OTEL_EBPF_RING_BYTES=text).remedy
+
+
+@pytest.mark.parametrize("user", ["root", "0", "no-such-user", "4294967295", "-1"])
+def test_the_exporter_never_runs_as_root_or_nobody_known(user: str) -> None:
+    assert "other than root" in refusal(OTEL_EBPF_USER=user).remedy
+
+
+def test_paths_must_be_there(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.touch()
+    assert "OTEL_EBPF_BCC_PYTHON" in refusal(OTEL_EBPF_BCC_PYTHON=str(program)).what
+    program.chmod(0o755)
+
+    assert str(program) == settings(OTEL_EBPF_BCC_PYTHON=str(program)).bcc_python
+    assert str(tmp_path) == settings(OTEL_EBPF_KERNEL_HEADERS=str(tmp_path)).kernel_headers
+    assert "folder" in refusal(OTEL_EBPF_KERNEL_HEADERS=str(program)).remedy
+    assert "absolute" in refusal(OTEL_EBPF_CACHE_DIR="cache").remedy
+
+
+def test_log_levels_have_the_names_of_the_logging_module() -> None:
+    assert ["DEBUG", "WARNING"] == [settings(OTEL_EBPF_LOG_LEVEL=text).log_level for text in ("debug", "WARN")]
+
+
+def test_the_limit_for_spans_wins_over_the_general_one() -> None:
+    found = settings(OTEL_ATTRIBUTE_COUNT_LIMIT="10", OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="20")
+
+    assert 20 == found.attribute_count_limit
+    assert settings(OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT="10").attribute_value_length_limit == 10
+
+
+# --- Where spans go ---
+
+
+@pytest.mark.parametrize(
+    ("environ", "printer", "is_sent"),
+    [
+        ({}, "text", False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "disabled", True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EBPF_TRACE_PRINTER": "json"}, "json", True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, "disabled", False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console"}, "text", False),
+        ({"OTEL_TRACES_EXPORTER": "otlp,console"}, "text", True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "disabled", True),
+        ({"OTEL_EBPF_TRACE_PRINTER": "disabled"}, "disabled", False),
+        ({"OTEL_EBPF_TRACE_PRINTER": "COUNTER"}, "counter", False),
+    ],
+)
+def test_the_agent_prints_when_nothing_else_would_show_a_span(
+    environ: dict[str, str], printer: str, is_sent: bool
+) -> None:
+    found = settings(**environ)
+
+    assert (printer, is_sent) == (found.trace_printer, found.otlp is not None)
+
+
+@pytest.mark.parametrize(
+    ("environ", "protocol", "endpoint"),
+    [
+        ({"ENDPOINT": "http://c:4318"}, HTTP_PROTOBUF, "http://c:4318/v1/traces"),
+        ({"ENDPOINT": "http://c:4318/"}, HTTP_PROTOBUF, "http://c:4318/v1/traces"),
+        ({"ENDPOINT": "https://c/otlp/"}, HTTP_PROTOBUF, "https://c/otlp/v1/traces"),
+        ({"TRACES_ENDPOINT": "http://c:4318"}, HTTP_PROTOBUF, "http://c:4318/"),
+        ({"TRACES_ENDPOINT": "http://c:4318/x/y"}, HTTP_PROTOBUF, "http://c:4318/x/y"),
+        ({"TRACES_ENDPOINT": "http://t:4318/t", "ENDPOINT": "http://c:4318"}, HTTP_PROTOBUF, "http://t:4318/t"),
+        ({"ENDPOINT": "http://c:4317"}, GRPC, "http://c:4317"),
+        ({"ENDPOINT": "http://c:4317", "PROTOCOL": "http/protobuf"}, HTTP_PROTOBUF, "http://c:4317/v1/traces"),
+        ({"ENDPOINT": "http://c:9", "PROTOCOL": "grpc"}, GRPC, "http://c:9"),
+        ({"ENDPOINT": "http://c:9", "PROTOCOL": "http/protobuf", "TRACES_PROTOCOL": "grpc"}, GRPC, "http://c:9"),
+        ({"ENDPOINT": "c:4317"}, GRPC, "https://c:4317"),
+        ({"ENDPOINT": "c:4317", "INSECURE": "true"}, GRPC, "http://c:4317"),
+        ({"ENDPOINT": "http://[::1]:4317"}, GRPC, "http://[::1]:4317"),
+    ],
+)
+def test_the_endpoint_follows_the_exporter_specification(environ: dict[str, str], protocol: str, endpoint: str) -> None:
+    """Base endpoints get the signal's path, endpoints of the signal are used as they are; gRPC has no path."""
+    found = otlp(**environ)
+
+    assert (protocol, endpoint) == (found.protocol, found.endpoint)
+    assert found.insecure == endpoint.startswith("http:")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"), [("grpc", "http://localhost:4317"), ("", "http://localhost:4318/v1/traces")]
+)
+def test_an_exporter_without_an_endpoint_sends_to_this_host(protocol: str, expected: str) -> None:
+    found = settings(OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_PROTOCOL=protocol).otlp
+
+    assert found is not None
+    assert found.endpoint == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["c", "http://", "ftp://c", "http://c:99999", "http://c:x", "http://a b", "http://c/?q", "c:0", "["]
+)
+def test_what_is_no_endpoint_is_refused(text: str) -> None:
+    assert "http://localhost:4318" in refusal(OTEL_EXPORTER_OTLP_ENDPOINT=text).remedy
+
+
+def test_an_address_without_a_scheme_is_for_grpc_alone() -> None:
+    error = refusal(OTEL_EXPORTER_OTLP_ENDPOINT="c:4318")
+
+    assert "http://c:4318" in error.remedy
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL=grpc" in error.remedy
+
+
+def test_headers_are_decoded_and_their_names_are_in_lower_case() -> None:
+    """gRPC takes no other names; HTTP does not care."""
+    found = otlp(ENDPOINT="http://c:4318", HEADERS="Authorization=Bearer%20a%3Db, X-Tenant=1 ,")
+
+    assert (("authorization", "Bearer a=b"), ("x-tenant", "1")) == found.headers
+
+
+@pytest.mark.parametrize("text", ["a", "=b", "a b=c", "a=b%0d%0aX: y", "a=\x7f"])
+def test_a_header_that_could_begin_another_one_is_refused(text: str) -> None:
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in refusal(OTEL_EXPORTER_OTLP_HEADERS=text).what
+
+
+def test_timeouts_are_milliseconds_and_zero_is_no_limit() -> None:
+    assert otlp(ENDPOINT="http://c:4318").timeout_ms == 10_000
+    assert otlp(ENDPOINT="http://c:4318", TIMEOUT="0").timeout_ms == 3_600_000
+    assert otlp(ENDPOINT="http://c:4318", TIMEOUT="5", TRACES_TIMEOUT="7").timeout_ms == 7
+
+
+def test_a_clients_key_and_certificate_go_together(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    key.touch()
+    certificate.touch()
+    found = otlp(ENDPOINT="https://c", CLIENT_KEY=str(key), CLIENT_CERTIFICATE=str(certificate))
+
+    assert (str(key), str(certificate)) == (found.client_key, found.client_certificate)
+    assert "OTEL_EXPORTER_OTLP_CLIENT_KEY" in refusal(OTEL_EXPORTER_OTLP_CLIENT_KEY=str(key)).what
