@@ -1,0 +1,162 @@
+"""What the kernel tells of processes: exec, fork and exit of targets, listen."""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from otel_ebpf.probe.watcher import TARGET
+from otel_ebpf.records.decode import decode_process_event
+from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
+from otel_ebpf.records.ring import RingReader
+from tests.kernel.wire import Watched
+
+pytestmark = pytest.mark.kernel
+
+EVENT_RING_PAGES = 32  # limits.h
+ALL = (1 << 64) - 1
+
+
+class Events:
+    def __init__(self, watched: Watched) -> None:
+        size_bytes = EVENT_RING_PAGES * os.sysconf("SC_PAGESIZE")
+        self._ring = RingReader(watched.maps["process_events"].fd, size_bytes)
+        self._ring.drain(lambda *_: None, self._ring.produced)
+        self._seen: list[ProcessEvent] = []
+
+    def until(self, is_wanted: Callable[[ProcessEvent], bool], seconds: float = 2.0) -> ProcessEvent | None:
+        deadline = time.monotonic() + seconds
+        while True:
+            self._ring.drain(lambda *sample: self._seen.append(decode_process_event(*sample)), self._ring.produced)
+            for event in self._seen:
+                if is_wanted(event):
+                    return event
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        self._ring.close()
+
+
+@pytest.fixture
+def events(watched: Watched) -> Iterator[Events]:
+    made = Events(watched)
+    yield made
+    made.close()
+
+
+def of(kind: ProcessEventKind, pid: int) -> Callable[[ProcessEvent], bool]:
+    return lambda event: event.kind == kind and event.pid == pid
+
+
+def select_ports(watched: Watched, bits: int) -> None:
+    for word in range(1024):
+        watched.maps["selected_ports"].update(struct.pack("<I", word), struct.pack("<Q", bits))
+
+
+def is_target(watched: Watched, pid: int) -> bool:
+    return watched.maps["targets"].lookup(struct.pack("<I", pid)) is not None
+
+
+def test_a_child_of_a_target_is_a_target_before_it_does_anything(watched: Watched, events: Events):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        event = events.until(of(ProcessEventKind.FORK, pid))
+        entry = watched.maps["targets"].lookup(struct.pack("<I", pid))
+    finally:
+        os.write(writer, b"x")
+        os.waitpid(pid, 0)
+
+    assert event is not None
+    assert (os.getpid(), 1) == (event.parent_pid, event.is_target)
+    assert (os.getpid(), 0) == TARGET.unpack(entry or b"")
+
+
+def test_a_target_that_ends_is_forgotten(watched: Watched, events: Events):
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+    assert events.until(of(ProcessEventKind.EXIT, pid)) is not None
+    assert not is_target(watched, pid)
+
+
+def test_a_thread_that_ends_does_not_end_its_process(watched: Watched, events: Events):
+    code = "import threading as t; w = t.Thread(target=int); w.start(); w.join(); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        still_there = is_target(watched, child.pid)
+        gone_already = events.until(of(ProcessEventKind.EXIT, child.pid), seconds=0.05)
+        child.stdin.write(b"\n")
+
+    assert still_there
+    assert gone_already is None
+    assert events.until(of(ProcessEventKind.EXIT, child.pid)) is not None
+
+
+def test_every_exec_is_told_also_of_a_process_that_lives_for_a_moment(events: Events):
+    child = subprocess.Popen(["/bin/true"])
+    child.wait()
+
+    event = events.until(of(ProcessEventKind.EXEC, child.pid))
+
+    assert event is not None
+    assert b"true" == event.command
+
+
+def test_listen_is_told_with_its_port(events: Events):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        event = events.until(lambda found: found.kind == ProcessEventKind.LISTEN and found.port == port)
+
+    assert event is not None
+    assert (os.getpid(), 1) == (event.pid, event.is_target)
+
+
+def test_a_process_that_listens_on_a_selected_port_is_a_target_at_once(watched: Watched, events: Events):
+    """No user space in between: its first connection may come within the millisecond."""
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    watched.unwatch(os.getpid())  # or the child would inherit it
+    try:
+        select_ports(watched, ALL)
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdout.readline()
+            found = is_target(watched, child.pid)
+            child.stdin.write(b"\n")
+    finally:
+        select_ports(watched, 0)
+        watched.watch(os.getpid())
+
+    assert found
+
+
+def test_an_excluded_process_stays_so_whatever_it_does(watched: Watched):
+    """The agent's own: a listening socket of it does not make it a target."""
+    key = struct.pack("<I", os.getpid())
+    watched.maps["targets"].update(key, TARGET.pack(os.getpid(), 1))
+    try:
+        select_ports(watched, ALL)
+        with socket.create_server(("127.0.0.1", 0)):
+            entry = watched.maps["targets"].lookup(key)
+    finally:
+        select_ports(watched, 0)
+        watched.watch(os.getpid())
+
+    assert (os.getpid(), 1) == TARGET.unpack(entry or b"")
