@@ -126,7 +126,7 @@ def _fork_exporter(settings: Settings) -> tuple[socket.socket, int]:
     except AgentError as error:
         _report([error.what, *error.remedy.splitlines()])
         status = error.exit_code
-    except BaseException:  # this process ends here, and must not unwind into the probe's code
+    except BaseException:  # noqa: BLE001 - this process ends here, and must not unwind into the probe's code
         sys.excepthook(*sys.exc_info())
     finally:
         with contextlib.suppress(OSError):  # who read the output may have left
@@ -180,4 +180,4 @@ def _how_it_ended(pid: int) -> str:
 
 def _report(lines: list[str]) -> None:
     for line in lines:
-        print(f"otel-ebpf: {line}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"otel-ebpf: {line}\n")

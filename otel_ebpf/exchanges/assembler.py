@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from otel_ebpf.exchanges.exchange import Exchange
-from otel_ebpf.exchanges.http1 import NotHttp
+from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.plain_run import PlainRun
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import EndReason, Kind, Record
@@ -113,7 +113,7 @@ class Assembler:
             if run is None:
                 run = Run(record, extra)
                 run.feed(record)
-        except NotHttp:
+        except NotHttpError:
             self.losses["not HTTP"] += 1
             self._runs.pop(record.connection, None)
             return done
@@ -126,7 +126,7 @@ class Assembler:
             if done is None:
                 run = self._with_readers(run)
                 done = run.feed(record)
-        except NotHttp:
+        except NotHttpError:
             self.losses["not HTTP"] += 1
             self._forget(run)
             return []
@@ -179,6 +179,6 @@ class Assembler:
 
 
 def _was_lost(previous: AnyRun, record: Record) -> bool:
-    """Of the exchanges counted as lost since, is one `previous`? All between it and `record` are: nothing came of them."""
+    """Is `previous` one of those counted as lost since? All between it and `record` are: nothing came of them."""
     between = record.position - previous.position - 1
     return (record.lost - previous.lost - between) & 0xFF == 1

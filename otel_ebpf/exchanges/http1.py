@@ -1,7 +1,7 @@
 """Heads of HTTP/1 messages and where their bodies end (RFC 9112), for an observer.
 
 In:   bytes as they crossed the wire, perhaps only their beginning
-Out:  RequestHead, ResponseHead, or None while the head is incomplete; NotHttp when it cannot become one
+Out:  RequestHead, ResponseHead, or None while the head is incomplete; NotHttpError when it cannot become one
 Owns: caches of header blocks, bounded
 
 An observer forgives what an endpoint must refuse: it reports what was sent and invents nothing.
@@ -35,7 +35,7 @@ _WANTED = frozenset(
 )
 
 
-class NotHttp(ValueError):
+class NotHttpError(ValueError):
     """The bytes cannot be the beginning of an HTTP/1 message."""
 
 
@@ -93,7 +93,7 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
         return _request_without_line(data, begin, start, is_cut)
     match = _REQUEST_LINE.match(data, begin, line_end - 1 if data[line_end - 1] == 13 else line_end)
     if match is None:
-        raise NotHttp(f"not a request line: {data[begin : begin + 60]!r}")
+        raise NotHttpError(f"not a request line: {data[begin : begin + 60]!r}")
     if end < 0 and not is_cut:
         return None
     fields = _fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1])
@@ -102,7 +102,8 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
         framing = 0  # a request without a length has no body: RFC 9112 section 6.3, item 7
     if end < 0 and framing == 0:
         framing = UNREADABLE
-    return RequestHead(*match.groups(), fields, framing, (end if end >= 0 else len(data)) - start)
+    method, target, version = match.groups()
+    return RequestHead(method, target, version, fields, framing, (end if end >= 0 else len(data)) - start)
 
 
 def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> ResponseHead | None:
@@ -111,11 +112,11 @@ def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) ->
     if line_end < 0:
         beginning = data[start : start + 7]
         if beginning != b"HTTP/1."[: len(beginning)] or is_cut:
-            raise NotHttp(f"not a status line: {data[start : start + 60]!r}")
+            raise NotHttpError(f"not a status line: {data[start : start + 60]!r}")
         return None
     match = _STATUS_LINE.match(data, start, line_end - 1 if data[line_end - 1] == 13 else line_end)
     if match is None:
-        raise NotHttp(f"not a status line: {data[start : start + 60]!r}")
+        raise NotHttpError(f"not a status line: {data[start : start + 60]!r}")
     end = end_of_head(data, start)
     if end < 0 and not is_cut:
         return None
@@ -138,7 +139,7 @@ def response_framing(head: ResponseHead, method: bytes) -> int:
 def chunked_body_end(data: bytes, start: int) -> tuple[int, int] | None:
     """Follows a chunked body (RFC 9112 section 7.1) from `start`: (where it ends, payload bytes).
 
-    None when it does not end within `data`. Raises NotHttp where no chunk begins.
+    None when it does not end within `data`. Raises NotHttpError where no chunk begins.
     """
     payload_bytes = 0
     while True:
@@ -154,7 +155,7 @@ def chunked_body_end(data: bytes, start: int) -> tuple[int, int] | None:
         if start + 2 > len(data):
             return None
         if data[start : start + 2] != b"\r\n":
-            raise NotHttp("a chunk does not end where its size says")
+            raise NotHttpError("a chunk does not end where its size says")
         start += 2
     # The trailer section: header lines up to an empty one.
     if data[start : start + 2] == b"\r\n":
@@ -166,19 +167,19 @@ def chunked_body_end(data: bytes, start: int) -> tuple[int, int] | None:
 def _chunk_size(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
     if not 1 <= len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
-        raise NotHttp(f"not a chunk size: {line[:20]!r}")
+        raise NotHttpError(f"not a chunk size: {line[:20]!r}")
     return int(digits, 16)
 
 
 def _request_without_line(data: bytes, begin: int, start: int, is_cut: bool) -> RequestHead | None:
     piece = data[begin:]
     if piece and not _BEGINS_LIKE_REQUEST.fullmatch(piece):
-        raise NotHttp(f"not a request line: {piece[:60]!r}")
+        raise NotHttpError(f"not a request line: {piece[:60]!r}")
     if not is_cut:
         return None
     method, _, target = piece.partition(b" ")
     if not target:
-        raise NotHttp(f"not a request line: {piece[:60]!r}")
+        raise NotHttpError(f"not a request line: {piece[:60]!r}")
     return RequestHead(method, target, b"", _read_fields(b""), UNREADABLE, len(data) - start)
 
 

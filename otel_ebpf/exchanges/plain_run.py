@@ -57,7 +57,7 @@ class PlainRun:
 
     @classmethod
     def begin(cls, first: Record, extra: int) -> Optional["PlainRun"]:
-        """None when the record is not exactly one request. Raises NotHttp."""
+        """None when the record is not exactly one request. Raises NotHttpError."""
         head = parse_request_head(first.payload)
         if head is None or head.framing < 0 or first.total_bytes != head.length + head.framing:
             return None
@@ -89,7 +89,11 @@ class PlainRun:
             return None
         if progress.response_bytes == self._response_bytes:
             return []
-        return None if self._response is None else self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
+        return (
+            None
+            if self._response is None
+            else self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
+        )
 
     def with_readers(self) -> Run:
         """What has been reported already is so for the new one too."""
@@ -112,7 +116,8 @@ class PlainRun:
 
     def _advance(self, response_bytes: int, last_ns: int) -> list[Exchange] | None:
         response, response_head = self._response, self._response_head
-        assert response is not None and response_head is not None
+        assert response is not None
+        assert response_head is not None
         left = response_head.length + self._body_bytes - response_bytes
         if self.is_settled or left < 0:
             return None

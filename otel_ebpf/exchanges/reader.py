@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
     UNREADABLE,
-    NotHttp,
+    NotHttpError,
     RequestHead,
     ResponseHead,
     chunked_body_end,
@@ -59,8 +59,8 @@ class Reader(Generic[Head]):
         self.messages: list[Message[Head]] = []
         self.offset = 0
         self.is_lost = False
-        self._parse = parse
-        self._framing_of = framing_of
+        self._parse: Callable[..., Head | None] = parse
+        self._framing_of: Callable[[Head], int] = framing_of
         self._pending = b""  # a head in pieces
         self._pending_ns = 0
         self._left_bytes = 0  # of the open message's body, when its length is known
@@ -71,7 +71,7 @@ class Reader(Generic[Head]):
         return self.messages[-1] if self.messages and not self.messages[-1].is_complete else None
 
     def feed(self, offset: int, payload: bytes, total_bytes: int, at_ns: int) -> None:
-        """One call moved total_bytes, of which payload is the beginning. Raises NotHttp where no message begins."""
+        """One call moved total_bytes, of which payload is the beginning. Raises NotHttpError where no message begins."""
         if offset > self.offset:
             self.skip_to(offset, at_ns)
         missing_bytes = total_bytes - len(payload)
@@ -129,7 +129,7 @@ class Reader(Generic[Head]):
             self._body += payload
             try:
                 end = chunked_body_end(self._body, 0)
-            except NotHttp:
+            except NotHttpError:
                 self._body = None
                 end = None
             if end is not None:

@@ -27,7 +27,7 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Run:
-    """Raises NotHttp from `feed` when the bytes are not HTTP/1."""
+    """Raises NotHttpError from `feed` when the bytes are not HTTP/1."""
 
     __slots__ = ("_first", "_flags", "_reported", "_requests", "_responses", "_tail", "extra", "lost", "owed_bytes")
 

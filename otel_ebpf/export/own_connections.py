@@ -10,8 +10,10 @@ A collector on this host may be a watched service; the requests that it gets fro
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from time import monotonic
 
+DESCRIPTORS_WITHOUT_PROC = 256
 KEEP_SECONDS = 10.0  # an exchange is reported at most a second after it ended
 Endpoint = tuple[bytes, int]
 _MAPPED_IPV4 = bytes(10) + b"\xff\xff"
@@ -54,18 +56,25 @@ class SocketScan:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         found: dict[tuple[int, int], tuple[Endpoint, ...]] = {}
-        for entry in os.listdir("/proc/self/fd"):
-            fd = int(entry)
+        for fd in open_descriptors():
             try:
                 status = os.fstat(fd)
             except OSError:
-                continue  # the directory's own descriptor, closed again
+                continue  # not open, or the one that the folder was read through
             if stat.S_ISSOCK(status.st_mode):
                 key = fd, status.st_ino
                 found[key] = self._known[key] if key in self._known else connected_ends(fd)
         # A socket that is not connected yet is looked at again.
         self._known = {key: ends for key, ends in found.items() if ends}
         return tuple(end for ends in found.values() for end in ends)
+
+
+def open_descriptors() -> Iterable[int]:
+    """The descriptors that may be open: all of them, or where /proc is out of reach the first few hundred."""
+    try:
+        return map(int, os.listdir("/proc/self/fd"))
+    except OSError:
+        return range(DESCRIPTORS_WITHOUT_PROC)
 
 
 def connected_ends(fd: int) -> tuple[Endpoint, ...]:

@@ -154,4 +154,4 @@ def _work(pipeline: Pipeline, channel: socket.socket, terminated: list[int]) -> 
 
 
 def _report(line: str) -> None:
-    print(f"otel-ebpf: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"otel-ebpf: {line}\n")

@@ -10,6 +10,7 @@ starts threads, so it is made in `start`, after rights were dropped; certificate
 """
 
 import grpc  # type: ignore[import-untyped]
+import grpc._channel  # type: ignore[import-untyped]  # grpc imports it with the first channel: too late
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -50,7 +51,7 @@ class GrpcTransport:
         self._own = OwnConnections()
         self._scan = SocketScan()
         self._credentials = None if settings.insecure else _credentials(settings)
-        if not hasattr(OTLPSpanExporter, "_initialize_channel_and_stub"):
+        if not callable(getattr(OTLPSpanExporter, "_initialize_channel_and_stub", None)):
             raise _wrong_version()
 
     def start(self) -> None:
@@ -125,6 +126,8 @@ def _seconds(info: RetryInfo) -> float:
 
 
 def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:
+    import grpc.experimental  # type: ignore[import-untyped]  # as with grpc._channel, for secure channels alone
+
     key = certificate = None
     if settings.client_key and settings.client_certificate:
         key = read_pem(settings.client_key, "OTEL_EXPORTER_OTLP_CLIENT_KEY")

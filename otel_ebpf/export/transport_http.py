@@ -212,7 +212,8 @@ def judge_answer(status: int, reason: str, headers: Mapping[str, str], body: byt
 
 def describe_error(error: Exception | None) -> str:
     """The cause in a few words: urllib3 wraps errors two or three deep."""
-    if isinstance(error, urllib3.exceptions.TimeoutError):
+    is_timeout = isinstance(error, urllib3.exceptions.TimeoutError)
+    if is_timeout and not isinstance(error, urllib3.exceptions.NewConnectionError):  # which is one by inheritance
         return "no answer in time"
     deepest: BaseException | None = error
     while deepest is not None and (deepest.__cause__ or deepest.__context__) is not None:

@@ -131,7 +131,7 @@ class _Judge:
             of_ancestor = self.snapshot.listening(ancestor)
             if not held.isdisjoint(of_ancestor) and self.reason(ancestor) is not None:
                 holder = ancestor
-                held |= of_ancestor.keys()
+                held |= of_ancestor.keys()  # a chain of shared sockets leads to its top in one walk
         return holder
 
 

@@ -138,9 +138,7 @@ class Connection:
         self._is_head_done[direction] = payload.endswith(b"\r\n\r\n")
         self._send(kind, payload, total)
 
-    def _send(
-        self, kind: Kind, payload: bytes, total: int, reason: EndReason = EndReason.NONE
-    ) -> None:
+    def _send(self, kind: Kind, payload: bytes, total: int, reason: EndReason = EndReason.NONE) -> None:
         self._is_untold = False
         record = Record(
             kind,

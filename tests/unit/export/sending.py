@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from otel_ebpf.config import OtlpSettings
@@ -14,6 +15,7 @@ from tests.unit.telemetry.examples import exchange, span_of
 RESOURCE = encode_resource({"service.name": "shop"})
 
 
+@cache
 def encoded(name: str) -> bytes:
     """A whole span that is told apart by its name."""
     span = span_of(exchange())

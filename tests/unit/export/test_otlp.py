@@ -79,7 +79,9 @@ def test_bytes_are_those_of_the_official_message(spans: list[SpanData]):
     wanted = ExportTraceServiceRequest(
         resource_spans=[
             ResourceSpans(
-                resource=Resource(attributes=[official_attribute("process.pid", 7), official_attribute("service.name", b"shop")]),
+                resource=Resource(
+                    attributes=[official_attribute("process.pid", 7), official_attribute("service.name", b"shop")]
+                ),
                 schema_url=SCHEMA_URL,
                 scope_spans=[
                     ScopeSpans(

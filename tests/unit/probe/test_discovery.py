@@ -70,6 +70,18 @@ def test_workers_that_share_the_listening_socket_belong_to_the_topmost_holder(pr
     assert found.targets[10].why == "listens on port 80"
 
 
+def test_a_chain_of_shared_sockets_leads_to_its_top(proc: FakeProc) -> None:
+    """12 shares a socket with 11 alone, and 11 another one with 10: one service."""
+    for pid, parent, sockets in ((10, 1, (500,)), (11, 10, (500, 501)), (12, 11, (501,))):
+        proc.add(FakeProcess(pid, parent, f"/srv/{pid}", sockets=sockets))
+    proc.listen(500, 80)
+    proc.listen(501, 81)
+    found = discovery(proc)
+    found.scan()
+
+    assert {10: 10, 11: 10, 12: 10} == services(found)
+
+
 def test_two_services_of_one_interpreter_stay_apart(proc: FakeProc) -> None:
     """A supervisor and what it starts run the same python3, and may both listen."""
     proc.add(FakeProcess(20, 1, argv=("supervisord",), sockets=(600,), start_stack=1000))
