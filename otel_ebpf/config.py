@@ -27,9 +27,9 @@ from otel_ebpf.setting_values import (
     parse_endpoint,
     parse_exporters,
     parse_file,
-    parse_folder,
     parse_globs,
     parse_headers,
+    parse_methods,
     parse_pids,
     parse_ports,
     parse_program,
@@ -64,11 +64,9 @@ class Settings:
     exe_globs: tuple[str, ...]
     target_pids: tuple[int, ...]
     trace_printer: str  # "text", "json", "counter" or "disabled"
-    log_level: str  # a name of the logging module
     shutdown_timeout_ns: int
     cache_folder: str
     bcc_python: str | None
-    kernel_headers: str | None
     ring_bytes: int
     max_connections: int
     queue_bytes: int
@@ -76,7 +74,7 @@ class Settings:
     otlp: OtlpSettings | None  # None: nothing is sent
     schedule_delay_ms: int
     max_export_batch_size: int
-    export_timeout_ms: int
+    known_methods: tuple[str, ...]
     attribute_value_length_limit: int | None  # characters
     attribute_count_limit: int
     is_disabled: bool  # OTEL_SDK_DISABLED
@@ -130,8 +128,8 @@ SETTINGS = (
         "OTEL_EBPF_TARGET_PID",
         parse_pids,
         "",
-        "Watch these processes. With several of the three set, matching one is enough (OBI wants port and executable "
-        "to match both); with none set, every process that listens on TCP is watched",
+        "Watch these processes. With several of the three set, matching one is enough; "
+        "with none set, every process that listens on TCP is watched",
     ),
     Setting(
         "OTEL_EBPF_TRACE_PRINTER",
@@ -139,9 +137,6 @@ SETTINGS = (
         None,
         "Print each span: `text`, `json`, `counter` (only how many) or `disabled`. "
         "Unset: `text` when spans are sent nowhere else, otherwise `disabled`",
-    ),
-    Setting(
-        "OTEL_EBPF_LOG_LEVEL", one_of("debug", "info", "warn", "error"), "info", "`debug`, `info`, `warn` or `error`"
     ),
     Setting("OTEL_EBPF_SHUTDOWN_TIMEOUT", parse_duration_ns, "2s", "How long to flush at the end"),
     Setting(
@@ -152,12 +147,6 @@ SETTINGS = (
         parse_program,
         None,
         "The Python that can import bcc. Unset: the first that can, beginning with `/usr/bin/python3`",
-    ),
-    Setting(
-        "OTEL_EBPF_KERNEL_HEADERS",
-        parse_folder,
-        None,
-        "Headers of exactly the running kernel, needed only where it has no BTF",
     ),
     Setting(
         "OTEL_EBPF_RING_BYTES",
@@ -196,7 +185,7 @@ SETTINGS = (
     _otlp("HEADERS", parse_headers, "", "Sent with each export: `name=value,name=value`", is_secret=True),
     _otlp("TIMEOUT", parse_timeout_ms, "10000", "For one export, in milliseconds"),
     _otlp("COMPRESSION", one_of("gzip", "none"), "none", "`gzip` or `none`"),
-    _otlp("CERTIFICATE", parse_file, None, "Certificates to trust, PEM; `OTEL_EBPF_USER` must be able to read it"),
+    _otlp("CERTIFICATE", parse_file, None, "Certificates to trust, PEM; read as root, before rights are dropped"),
     _otlp("CLIENT_KEY", parse_file, None, "The client's private key, PEM; the same"),
     _otlp("CLIENT_CERTIFICATE", parse_file, None, "The client's certificate, PEM; the same"),
     _otlp("INSECURE", parse_boolean, "false", "gRPC without TLS, for an endpoint without `http://` or `https://`"),
@@ -208,7 +197,7 @@ SETTINGS = (
     ),
     Setting("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", integer(1, 100_000), "512", "Spans in one export"),
     Setting(
-        "OTEL_BSP_EXPORT_TIMEOUT", parse_timeout_ms, "30000", "For one batch with its repetitions, in milliseconds"
+        "OTEL_BSP_EXPORT_TIMEOUT", parse_timeout_ms, "30000", "The same bound for one export; the smaller one holds"
     ),
     Setting(
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
@@ -223,6 +212,12 @@ SETTINGS = (
         "128",
         "Most attributes of a span",
         override="OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    ),
+    Setting(
+        "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
+        parse_methods,
+        "GET,HEAD,POST,PUT,DELETE,CONNECT,OPTIONS,TRACE,PATCH,QUERY",
+        "Methods that are named; others are `_OTHER`",
     ),
     Setting("OTEL_SDK_DISABLED", parse_boolean, "false", "`true`: `run` ends at once, having watched nothing"),
 )
@@ -247,7 +242,7 @@ EXCLUDE_OTEL_INSTRUMENTED_SERVICES EXECUTABLE_NAME EXECUTABLE_PATH HEALTH_CHECK_
 HOST_ID HTTP_ENRICHMENT_ENABLED HTTP_ENRICHMENT_OBFUSCATION_STRING INTERNAL_METRICS_EXPORTER
 INTERNAL_METRICS_PROMETHEUS_PATH INTERNAL_METRICS_PROMETHEUS_PORT JAVAAGENT_ENABLED KUBE_CLUSTER_NAME
 KUBE_INFORMERS_RESYNC KUBE_INFORMERS_SYNC_TIMEOUT KUBE_METADATA_ENABLE KUBE_META_CACHE_ADDRESS
-KUBE_META_RESTRICT_LOCAL_NODE LOG_CONFIG LOG_FORMAT METRICS_FEATURES METRICS_INSTRUMENTATIONS METRICS_INTERVAL
+KUBE_META_RESTRICT_LOCAL_NODE LOG_CONFIG LOG_FORMAT LOG_LEVEL METRICS_FEATURES METRICS_INSTRUMENTATIONS METRICS_INTERVAL
 METRICS_REPORT_CACHE_LEN METRICS_TTL METRIC_SPAN_NAMES_LIMIT MIN_PROCESS_AGE NAME_RESOLVER_SOURCES
 NETWORK_CACHE_ACTIVE_TIMEOUT NETWORK_CACHE_MAX_FLOWS NETWORK_METRICS NETWORK_SOURCE NODEJS_ENABLED
 OTLP_TRACES_BATCH_MAX_SIZE OTLP_TRACES_BATCH_TIMEOUT OTLP_TRACES_QUEUE_SIZE OVERRIDE_BPF_LOOP_ENABLED PROFILE_PORT
@@ -320,7 +315,7 @@ def _otlp_settings(values: Mapping[str, Any]) -> OtlpSettings | None:
         endpoint=endpoint,
         protocol=protocol,
         headers=values["OTEL_EXPORTER_OTLP_HEADERS"],
-        timeout_ms=values["OTEL_EXPORTER_OTLP_TIMEOUT"],
+        timeout_ms=min(values["OTEL_EXPORTER_OTLP_TIMEOUT"], values["OTEL_BSP_EXPORT_TIMEOUT"]),
         compression=values["OTEL_EXPORTER_OTLP_COMPRESSION"],
         certificate=values["OTEL_EXPORTER_OTLP_CERTIFICATE"],
         client_key=values["OTEL_EXPORTER_OTLP_CLIENT_KEY"],
@@ -336,17 +331,14 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
     if printer is None:
         # Never mute by accident: `none` is the one way to ask for neither.
         printer = "text" if "console" in exporters or (otlp is None and "none" not in exporters) else "disabled"
-    level = values["OTEL_EBPF_LOG_LEVEL"].upper()
     return Settings(
         open_ports=values["OTEL_EBPF_OPEN_PORT"],
         exe_globs=values["OTEL_EBPF_AUTO_TARGET_EXE"],
         target_pids=values["OTEL_EBPF_TARGET_PID"],
         trace_printer=printer,
-        log_level="WARNING" if level == "WARN" else level,
         shutdown_timeout_ns=values["OTEL_EBPF_SHUTDOWN_TIMEOUT"],
         cache_folder=values["OTEL_EBPF_CACHE_DIR"],
         bcc_python=values["OTEL_EBPF_BCC_PYTHON"],
-        kernel_headers=values["OTEL_EBPF_KERNEL_HEADERS"],
         ring_bytes=values["OTEL_EBPF_RING_BYTES"],
         max_connections=values["OTEL_EBPF_MAX_CONNECTIONS"],
         queue_bytes=values["OTEL_EBPF_QUEUE_BYTES"],
@@ -354,7 +346,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         otlp=otlp,
         schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
-        export_timeout_ms=values["OTEL_BSP_EXPORT_TIMEOUT"],
+        known_methods=values["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"],
         attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
         attribute_count_limit=values["OTEL_ATTRIBUTE_COUNT_LIMIT"],
         is_disabled=values["OTEL_SDK_DISABLED"],

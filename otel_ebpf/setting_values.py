@@ -147,12 +147,6 @@ def parse_program(text: str) -> str:
     return text
 
 
-def parse_folder(text: str) -> str:
-    if not (text.startswith("/") and os.path.isdir(text)):
-        raise ValueError("the absolute path of a folder that exists")
-    return text
-
-
 def parse_user(text: str) -> str:
     if text.isascii() and text.isdigit():
         uid: int | None = int(text) if len(text) <= 10 and int(text) < 2**32 - 1 else None
@@ -164,6 +158,14 @@ def parse_user(text: str) -> str:
     if not uid:
         raise ValueError("a user of this host, by name or number, other than root")
     return text
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Names of HTTP methods, case-sensitive: RFC 9110 section 9.1."""
+    methods = tuple(_items(text))
+    if not methods or not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", method) for method in methods):
+        raise ValueError("a list of HTTP methods, such as GET,POST,PURGE")
+    return methods
 
 
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:

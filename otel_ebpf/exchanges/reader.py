@@ -71,7 +71,7 @@ class Reader(Generic[Head]):
         return self.messages[-1] if self.messages and not self.messages[-1].is_complete else None
 
     def feed(self, offset: int, payload: bytes, total_bytes: int, at_ns: int) -> None:
-        """One call moved total_bytes, of which payload is the beginning. Raises NotHttpError where no message begins."""
+        """One call moved total_bytes, payload is their beginning. Raises NotHttpError where no message begins."""
         if offset > self.offset:
             self.skip_to(offset, at_ns)
         missing_bytes = total_bytes - len(payload)

@@ -10,6 +10,7 @@ A collector on this host may be a watched service; the requests that it gets fro
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterable
 from time import monotonic
 
@@ -35,17 +36,20 @@ class OwnConnections:
     """Local ends that are open, or were a moment ago. Noted in the sender's thread, read in another."""
 
     def __init__(self) -> None:
-        self._last_used: dict[Endpoint, float] = {}
+        self._last_open: dict[Endpoint, float] = {}
+        self._lock = threading.Lock()
 
     def note(self, endpoints: tuple[Endpoint, ...]) -> None:
-        """To be called before the first byte is sent, so that no exchange is older than its note."""
-        now = monotonic()
-        fresh = {end: used for end, used in self._last_used.items() if used > now - KEEP_SECONDS}
-        fresh.update(dict.fromkeys(endpoints, now))
-        self._last_used = fresh  # replaced whole: readers need no lock
+        """These are open now. First called before a byte is sent, so that no exchange is older than its note."""
+        with self._lock:
+            self._last_open.update(dict.fromkeys(endpoints, monotonic()))
 
     def endpoints(self) -> frozenset[Endpoint]:
-        return frozenset(self._last_used)
+        """Those that were open a moment ago; older ones are forgotten, the port may be another's by now."""
+        oldest = monotonic() - KEEP_SECONDS
+        with self._lock:
+            self._last_open = {end: at for end, at in self._last_open.items() if at > oldest}
+            return frozenset(self._last_open)
 
 
 class SocketScan:

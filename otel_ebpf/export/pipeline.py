@@ -60,6 +60,7 @@ class Pipeline:
         self._sink = sink
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
+        self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
         self._offset_ns = 0
         self._clock_at_ns = -_CLOCK_EVERY_NS
 
@@ -92,6 +93,7 @@ class Pipeline:
                 self._send(exchange, held_since_ns, now_ns)
         if done:
             self._send_all(done, now_ns)
+        self._put_encoded()
         if self._printer is not None:
             self._printer.flush(now_ns / 1e9)
         return record_count
@@ -102,9 +104,16 @@ class Pipeline:
         held, self._held = self._held, []
         for _, exchange in held:
             self._send_as(self._services.unknown(), exchange)
+        self._put_encoded()
         self.assembler.end_all(self._progress.read)
         if self._printer is not None:
             self._printer.flush(time.monotonic(), is_last=True)
+
+    def _put_encoded(self) -> None:
+        if self._sink is not None and self._encoded:
+            for resource, spans in self._encoded.items():
+                self._sink.put(resource, spans)
+            self._encoded.clear()
 
     def _take_record(self, data: memoryview, offset: int, length: int) -> None:
         try:
@@ -141,4 +150,4 @@ class Pipeline:
             return
         self.spans += 1
         if self._sink is not None:
-            self._sink.put(service.resource, [self._encoder.encode_span(span)])
+            self._encoded.setdefault(service.resource, []).append(self._encoder.encode_span(span))

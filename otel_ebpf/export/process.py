@@ -63,7 +63,10 @@ class Exporter:
         if settings.trace_printer != "disabled":
             self._printer = Console(settings.trace_printer, sys.stdout, sys.stdout.isatty(), time.monotonic())
         self._builder = SpanBuilder(
-            IdSource(os.urandom(32)), settings.attribute_value_length_limit, settings.attribute_count_limit
+            IdSource(os.urandom(32)),
+            settings.attribute_value_length_limit,
+            settings.attribute_count_limit,
+            frozenset(method.encode() for method in settings.known_methods),
         )
         self._services = Services(read_host_facts(), __version__)
 

@@ -83,6 +83,8 @@ class GrpcTransport:
             return delivered(self._export(request, timeout=timeout_seconds, metadata=self._metadata))
         except grpc.RpcError as error:
             return judge_error(error)
+        except ValueError:  # how gRPC says that `abort` has closed the channel
+            return try_again("the agent ends")
 
     def own_endpoints(self) -> frozenset[Endpoint]:
         self._own.note(self._scan.endpoints())

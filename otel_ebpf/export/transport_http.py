@@ -86,8 +86,8 @@ class CollectorConnection(BaseHTTPTransport):
         self._open = [connected]
         self._own.note(endpoints_of(connected.getsockname()[:2]))
 
-    def note_reuse(self) -> None:
-        """The open connection is about to be used again."""
+    def note_open(self) -> None:
+        """The connection, if it is still there, may be used again at any moment."""
         for connected in self._open:
             try:
                 self._own.note(endpoints_of(connected.getsockname()[:2]))
@@ -170,13 +170,14 @@ class HttpTransport:
     def attempt(self, request: bytes, timeout_seconds: float) -> Attempt:
         """Sends one request and says what became of it."""
         body = gzip.compress(request, COMPRESSION_LEVEL, mtime=0) if self._is_compressed else request
-        self._connection.note_reuse()
+        self._connection.note_open()
         answer = self._submit(body, timeout_seconds)
         if answer.status_code is None:
             return try_again(describe_error(answer.error))
         return judge_answer(answer.status_code, answer.reason or "", answer.headers(), answer.content())
 
     def own_endpoints(self) -> frozenset[Endpoint]:
+        self._connection.note_open()
         return self._own.endpoints()
 
     def abort(self) -> None:

@@ -42,8 +42,8 @@ def test_an_empty_environment_gives_the_defaults_and_no_warning() -> None:
     assert [] == warned
     assert ((), (), ()) == (found.open_ports, found.exe_globs, found.target_pids)
     assert (8 << 20, 16384, 16 << 20) == (found.ring_bytes, found.max_connections, found.queue_bytes)
-    assert ("INFO", 2_000_000_000, "nobody") == (found.log_level, found.shutdown_timeout_ns, found.user)
-    assert (500, 512, 30_000) == (found.schedule_delay_ms, found.max_export_batch_size, found.export_timeout_ms)
+    assert (2_000_000_000, "nobody") == (found.shutdown_timeout_ns, found.user)
+    assert (500, 512, 10) == (found.schedule_delay_ms, found.max_export_batch_size, len(found.known_methods))
     assert (None, 128, False) == (found.attribute_value_length_limit, found.attribute_count_limit, found.is_disabled)
     assert found.otlp is None
 
@@ -191,13 +191,20 @@ def test_paths_must_be_there(tmp_path: Path) -> None:
     program.chmod(0o755)
 
     assert str(program) == settings(OTEL_EBPF_BCC_PYTHON=str(program)).bcc_python
-    assert str(tmp_path) == settings(OTEL_EBPF_KERNEL_HEADERS=str(tmp_path)).kernel_headers
-    assert "folder" in refusal(OTEL_EBPF_KERNEL_HEADERS=str(program)).remedy
     assert "absolute" in refusal(OTEL_EBPF_CACHE_DIR="cache").remedy
 
 
-def test_log_levels_have_the_names_of_the_logging_module() -> None:
-    assert ["DEBUG", "WARNING"] == [settings(OTEL_EBPF_LOG_LEVEL=text).log_level for text in ("debug", "WARN")]
+def test_known_methods_replace_the_list_and_keep_their_case() -> None:
+    assert ("GET", "Purge") == settings(OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS="GET, Purge").known_methods
+    assert "GET,POST" in refusal(OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS="GET POST").remedy
+
+
+def test_the_smaller_of_the_two_export_timeouts_holds() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_BSP_EXPORT_TIMEOUT": "700"}
+    found = settings(**environ).otlp
+
+    assert found is not None
+    assert 700 == found.timeout_ms
 
 
 def test_the_limit_for_spans_wins_over_the_general_one() -> None:
@@ -296,7 +303,7 @@ def test_a_header_that_could_begin_another_one_is_refused(text: str) -> None:
 
 def test_timeouts_are_milliseconds_and_zero_is_no_limit() -> None:
     assert otlp(ENDPOINT="http://c:4318").timeout_ms == 10_000
-    assert otlp(ENDPOINT="http://c:4318", TIMEOUT="0").timeout_ms == 3_600_000
+    assert otlp(ENDPOINT="http://c:4318", TIMEOUT="0").timeout_ms == 30_000  # the bound of OTEL_BSP_EXPORT_TIMEOUT
     assert otlp(ENDPOINT="http://c:4318", TIMEOUT="5", TRACES_TIMEOUT="7").timeout_ms == 7
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from gzip import decompress
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -106,7 +106,7 @@ class HttpCollector:
     def serve(self, connection: socket.socket) -> None:
         stream = connection.makefile("rb")
         try:
-            while head := b"".join(iter(stream.readline, b"\r\n")):
+            while head := read_head(stream):
                 received = Received(head, b"")
                 received.body = stream.read(int(received.headers["content-length"]))
                 self.received.append(received)
@@ -120,6 +120,14 @@ class HttpCollector:
         finally:
             stream.close()
             connection.close()
+
+
+def read_head(stream: BinaryIO) -> bytes:
+    """Request line and headers; nothing at the end of the connection."""
+    head = b""
+    while (line := stream.readline()) not in (b"", b"\r\n"):
+        head += line
+    return head
 
 
 def answer(status: str, body: bytes = b"", **headers: object) -> bytes:

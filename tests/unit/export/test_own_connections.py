@@ -56,5 +56,4 @@ def test_closed_connection_is_remembered_for_a_moment(monkeypatch: pytest.Monkey
     own.note(((PADDED, 2),))
     assert {(PADDED, 1), (PADDED, 2)} == own.endpoints()
     now[0] += 2
-    own.note(())
     assert {(PADDED, 2)} == own.endpoints()
