@@ -17,7 +17,7 @@ from otel_ebpf.export.console import Console
 from otel_ebpf.export.otlp import SpanEncoder
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.services import Service, Services
-from otel_ebpf.records.decode import DecodeError, decode_record
+from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, ServiceGone, Shutdown
 from otel_ebpf.records.kinds import Counter, CounterReading
 from otel_ebpf.records.progress import ProgressTable
@@ -115,7 +115,7 @@ class Pipeline:
                 self._sink.put(resource, spans)
             self._encoded.clear()
 
-    def _take_record(self, data: memoryview, offset: int, length: int) -> None:
+    def _take_record(self, data: Buffer, offset: int, length: int) -> None:
         try:
             done = self.assembler.feed(decode_record(data, offset, length))
         except DecodeError:

@@ -4,13 +4,16 @@ In:   the map's file descriptor and size
 Out:  each committed sample, as (buffer, offset, length), oldest first
 Owns: the consumer position
 
-Layout: kernel/bpf/ringbuf.c. One page with the consumer position, one with the producer position, then the data,
-mapped twice so that no sample wraps. A sample has a header of 8 bytes, its length with two flags in the first 4.
+Layout: kernel/bpf/ringbuf.c. One page with the consumer position, one with the producer position, then the data. The kernel
+offers the data twice in a row so that no sample wraps; it is mapped once here, which halves the memory that the process
+is charged for, and the rare sample that wraps is copied. A sample has a header of 8 bytes, its length with two flags in the first 4.
 Loads and stores are ordered enough on x86-64; arm64 would need barriers that Python does not have.
 """
 
 import mmap
 from collections.abc import Callable
+
+from otel_ebpf.records.decode import Buffer
 
 _BUSY = 1 << 31
 _DISCARDED = 1 << 30
@@ -25,7 +28,7 @@ class RingReader:
         page = mmap.PAGESIZE
         self._size_bytes = size_bytes
         self._consumer_map = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer_map = mmap.mmap(descriptor, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._producer_map = mmap.mmap(descriptor, page + size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer = memoryview(self._consumer_map)[:8].cast("Q")
         self._producer = memoryview(self._producer_map)[:8].cast("Q")
         self._data = memoryview(self._producer_map)[page:]
@@ -40,12 +43,13 @@ class RingReader:
     def used_bytes(self) -> int:
         return self._producer[0] - self._consumer[0]
 
-    def drain(self, handle: Callable[[memoryview, int, int], None], until: int) -> int:
+    def drain(self, handle: Callable[[Buffer, int, int], None], until: int) -> int:
         """Calls handle(buffer, offset, length) for every sample up to `until`; returns how many there were.
 
         Space is given back at the end, or when `handle` raises: a sample is never seen twice.
         """
-        headers, data, mask = self._headers, self._data, self._size_bytes - 1
+        headers, data, size = self._headers, self._data, self._size_bytes
+        mask = size - 1
         position, seen = self._consumer[0], 0
         try:
             while position < until:
@@ -57,7 +61,12 @@ class RingReader:
                 position += (length + _HEADER_BYTES + 7) & ~7
                 if not header & _DISCARDED:
                     seen += 1
-                    handle(data, offset + _HEADER_BYTES, length)
+                    begin = offset + _HEADER_BYTES
+                    over = begin + length - size
+                    if over <= 0:
+                        handle(data, begin, length)
+                    else:
+                        handle(bytes(data[begin:]) + bytes(data[:over]), 0, length)
         finally:
             self._consumer[0] = position
         return seen

@@ -16,7 +16,7 @@ from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.watcher import TARGET
-from otel_ebpf.records.decode import decode_record
+from otel_ebpf.records.decode import Buffer, decode_record
 from otel_ebpf.records.kinds import Counter, Record
 from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.ring import RingReader
@@ -51,7 +51,7 @@ class Watched:
         self.done: list[Exchange] = []
 
     def collect(self) -> list[Exchange]:
-        def take(data: memoryview, offset: int, length: int) -> None:
+        def take(data: Buffer, offset: int, length: int) -> None:
             record = decode_record(data, offset, length)
             self.records.append(record)
             self.done += self.assembler.feed(record)
