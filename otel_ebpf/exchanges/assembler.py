@@ -26,10 +26,12 @@ ReadProgress = Callable[[int, int], Progress | None]
 
 
 class Assembler:
-    """`losses` counts requests by why they gave no exchange: not_http, evicted, stray records."""
+    """`losses` counts requests by why they gave no exchange; `pipelined` those that the kernel could not count."""
 
     def __init__(self, max_connections: int = 65536) -> None:
         self.losses: Counter[str] = Counter()
+        self.stray_records = 0  # of exchanges whose beginning is not known
+        self.pipelined = 0
         self.recovered = 0  # reported, though the kernel has counted them as lost
         self._max_connections = max_connections
         self._runs: dict[int, AnyRun] = {}
@@ -38,7 +40,7 @@ class Assembler:
 
     @property
     def open_count(self) -> int:
-        return sum(not run.is_settled for run in self._runs.values())
+        return sum(run.unreported_count for run in self._runs.values())
 
     def feed(self, record: Record) -> list[Exchange]:
         """One record; returns the exchanges that it ends or completes."""
@@ -47,7 +49,7 @@ class Assembler:
         run = self._runs.get(record.connection)
         if run is None or run.position != record.position:
             if record.kind != Kind.END:
-                self.losses["stray"] += 1
+                self.stray_records += 1
             return []
         if record.kind == Kind.END:
             return self._end(run, EndReason(record.reason), record)
@@ -65,7 +67,7 @@ class Assembler:
             if progress is None:
                 continue
             if progress.is_lost:
-                self._forget(run)  # the kernel has counted it
+                self._forget_lost(run)
                 continue
             run, advanced = self._advance(run, progress)
             done += advanced
@@ -82,10 +84,10 @@ class Assembler:
         for run in list(self._runs.values()):
             progress = read_progress(run.connection, run.position)
             if progress is not None and progress.is_lost:
-                self._forget(run)
+                self._forget_lost(run)
         self.losses["open at the end"] += self.open_count
-        self._runs.clear()
-        self._waiting.clear()
+        for run in list(self._runs.values()):
+            self._forget(run)
 
     def _begin(self, record: Record) -> list[Exchange]:
         done: list[Exchange] = []
@@ -95,18 +97,17 @@ class Assembler:
             if _was_lost(previous, record):
                 # The kernel has counted it. If it was reported all the same, by the progress table, it is not lost.
                 self.recovered += previous.is_settled
+                self._forget_lost(previous)
             elif not previous.is_settled:
-                previous = self._with_readers(previous)
-                done = previous.end(EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+                previous, done = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
             extra = previous.extra
+            self._forget(previous)
             if previous.unread_request_bytes:
                 # An early answer: these bytes are the rest of the body before, whatever they look like.
-                self.losses["request body after its response"] += 1
-                self._forget(previous)
+                self.losses["not a request but the rest of a body"] += 1
                 return done
         elif len(self._runs) >= self._max_connections:
             self._evict()
-        self._waiting.pop(record.connection, None)
         run: AnyRun | None = None
         try:
             run = PlainRun.begin(record, extra)
@@ -115,7 +116,6 @@ class Assembler:
                 run.feed(record)
         except NotHttpError:
             self.losses["not HTTP"] += 1
-            self._runs.pop(record.connection, None)
             return done
         self._runs[record.connection] = run
         return done
@@ -127,7 +127,7 @@ class Assembler:
                 run = self._with_readers(run)
                 done = run.feed(record)
         except NotHttpError:
-            self.losses["not HTTP"] += 1
+            self.losses["not HTTP"] += run.unreported_count
             self._forget(run)
             return []
         if record.kind == Kind.RESPONSE and not run.is_settled:
@@ -137,17 +137,26 @@ class Assembler:
         return done
 
     def _end(self, run: AnyRun, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:
-        if reason != EndReason.NEXT_REQUEST:
-            self._runs.pop(run.connection, None)
-        self._waiting.pop(run.connection, None)
         done: list[Exchange] = []
         if record is not None:
             run, done = self._advance(run, record)
-        if reason == EndReason.NOT_HTTP or run.is_settled:
-            return done
-        flags = 0 if record is None else record.flags
-        run = self._with_readers(run)
-        return done + run.end(reason, now_ns if record is None else record.at_monotonic_ns, flags)
+        if reason == EndReason.NOT_HTTP:
+            self.losses["not HTTP"] += run.unreported_count
+        elif not run.is_settled:
+            at_ns, flags = (now_ns, 0) if record is None else (record.at_monotonic_ns, record.flags)
+            run, last = self._finish(run, reason, at_ns, flags)
+            done += last
+        if reason == EndReason.NEXT_REQUEST:
+            self._waiting.pop(run.connection, None)
+        else:
+            self._forget(run)
+        return done
+
+    def _finish(self, run: AnyRun, reason: EndReason, at_ns: int, flags: int = 0) -> tuple[Run, list[Exchange]]:
+        full = self._with_readers(run)
+        if not full.has_head:
+            self.losses["head never complete"] += 1
+        return full, full.end(reason, at_ns, flags)
 
     def _advance(self, run: AnyRun, progress: Progress | Record) -> tuple[AnyRun, list[Exchange]]:
         done = run.advance(progress)
@@ -166,15 +175,20 @@ class Assembler:
                 table[run.connection] = full
         return full
 
+    def _forget_lost(self, run: AnyRun) -> None:
+        """The kernel has counted the run as one loss; requests pipelined behind the first are lost with it."""
+        self.losses["lost, ring full"] += max(0, run.unreported_count - 1)
+        self._forget(run)
+
     def _forget(self, run: AnyRun) -> None:
-        self._runs.pop(run.connection, None)
+        if self._runs.pop(run.connection, None) is not None:
+            self.pipelined += run.pipelined_count
         self._waiting.pop(run.connection, None)
 
     def _evict(self) -> None:
         """The oldest connection gives way; what it had open is counted."""
         run = next(iter(self._runs.values()))
-        if not run.is_settled:
-            self.losses["evicted"] += 1
+        self.losses["evicted"] += run.unreported_count
         self._forget(run)
 
 

@@ -67,6 +67,14 @@ class PlainRun:
     def unread_request_bytes(self) -> int:
         return 0
 
+    @property
+    def pipelined_count(self) -> int:
+        return 0
+
+    @property
+    def unreported_count(self) -> int:
+        return 0 if self.is_settled else 1
+
     def feed(self, record: Record) -> list[Exchange] | None:
         """The exchange when the response is whole, nothing while it is not, None when this is not plain."""
         if record.kind != Kind.RESPONSE or record.request_bytes != self._first.total_bytes:
@@ -77,7 +85,7 @@ class PlainRun:
         if head is None or head.is_interim or record.response_bytes != record.total_bytes:
             return None
         framing = response_framing(head, self._head.method)
-        if framing < 0:
+        if framing < 0 or record.response_bytes > head.length + framing:
             return None
         self._response, self._response_head, self._body_bytes = record, head, framing
         self.lost = record.lost

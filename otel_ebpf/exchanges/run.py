@@ -29,15 +29,25 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 class Run:
     """Raises NotHttpError from `feed` when the bytes are not HTTP/1."""
 
-    __slots__ = ("_first", "_flags", "_reported", "_requests", "_responses", "_tail", "extra", "lost", "owed_bytes")
+    __slots__ = (
+        "_first",
+        "_flags",
+        "_is_ended",
+        "_reported",
+        "_requests",
+        "_responses",
+        "_tail",
+        "extra",
+        "lost",
+    )
 
     def __init__(self, first: Record, extra: int) -> None:
         self.extra = extra  # exchanges on this connection that the kernel did not count, being pipelined
         self.lost = first.lost  # exchanges of the connection that the kernel has counted as lost, modulo 256
-        self.owed_bytes = 0
         self._first = first
         self._flags = first.flags
         self._reported = 0
+        self._is_ended = False
         self._tail = b""
         self._requests: Reader[RequestHead] = Reader(parse_request_head, lambda head: head.framing)
         self._responses: Reader[ResponseHead] = Reader(parse_response_head, self._framing_of_response)
@@ -55,9 +65,24 @@ class Run:
         return self._first.pid
 
     @property
+    def pipelined_count(self) -> int:
+        """Requests beyond the first: the kernel takes the run for one."""
+        return max(0, len(self._requests.messages) - 1)
+
+    @property
+    def unreported_count(self) -> int:
+        """Requests that have given no exchange yet; a head that is not whole is one."""
+        return 0 if self._is_ended else max(1, len(self._requests.messages)) - self._reported
+
+    @property
     def is_settled(self) -> bool:
-        """Every request seen so far has been reported."""
-        return self._reported >= len(self._requests.messages) > 0
+        """Every request seen so far has been reported, or no more will come."""
+        return self.unreported_count == 0
+
+    @property
+    def has_head(self) -> bool:
+        """Without one there is nothing to report."""
+        return bool(self._requests.messages)
 
     @property
     def unread_request_bytes(self) -> int:
@@ -120,7 +145,7 @@ class Run:
             response = responses[index] if index < len(responses) else None
             done.append(self._exchange(index, response, self._outcome(reason), at_ns))
         self._reported = len(self._requests.messages)
-        self.owed_bytes = self.unread_request_bytes
+        self._is_ended = True
         return done
 
     def _is_only_last_chunk(self, message: Message[ResponseHead]) -> bool:

@@ -102,16 +102,14 @@ class Exporter:
 
 def summary(pipeline: Pipeline, sender: Sender | None, seconds: float) -> str:
     """Stops the sender; one line that accounts for every request that began."""
-    began = pipeline.counters.values[Counter.BEGAN]
-    parts = [f"{began} requests began", f"{pipeline.spans} spans"]
-    kernel = pipeline.counters.values
+    kernel, assembler = pipeline.counters.values, pipeline.assembler
+    parts = [f"{kernel[Counter.BEGAN] + assembler.pipelined} requests began", f"{pipeline.spans} spans"]
     losses = {
-        "lost, ring full": kernel[Counter.LOST_RING_FULL] - pipeline.assembler.recovered,
+        "lost, ring full": kernel[Counter.LOST_RING_FULL] - assembler.recovered,
         "lost, too many connections": kernel[Counter.LOST_CONNECTIONS_FULL],
-        "not HTTP": kernel[Counter.NOT_HTTP],
         **pipeline.unsent,
     }
-    for reason, count in pipeline.assembler.losses.items():
+    for reason, count in assembler.losses.items():
         losses[reason] = losses.get(reason, 0) + count
     parts += [f"{count} {reason}" for reason, count in losses.items() if count]
     if sender is not None:

@@ -4,9 +4,10 @@ In:   the map's file descriptor and size
 Out:  each committed sample, as (buffer, offset, length), oldest first
 Owns: the consumer position
 
-Layout: kernel/bpf/ringbuf.c. One page with the consumer position, one with the producer position, then the data. The kernel
-offers the data twice in a row so that no sample wraps; it is mapped once here, which halves the memory that the process
-is charged for, and the rare sample that wraps is copied. A sample has a header of 8 bytes, its length with two flags in the first 4.
+Layout: kernel/bpf/ringbuf.c. One page with the consumer position, one with the producer position, then the data.
+The kernel offers the data twice in a row so that no sample wraps; it is mapped once here, which halves the memory that
+the process is charged for, and the rare sample that wraps is copied. A sample has a header of 8 bytes, its length with
+two flags in the first 4.
 Loads and stores are ordered enough on x86-64; arm64 would need barriers that Python does not have.
 """
 

@@ -57,6 +57,11 @@ class Connection:
             self._send(Kind.END, b"", 0, reason)
         return self
 
+    @property
+    def began(self) -> int:
+        """What the kernel counts: one a run."""
+        return self._position + 1
+
     def wait(self, ms: int) -> "Connection":
         """Time passes, and the assembler looks at the progress table."""
         self.now_ms += ms

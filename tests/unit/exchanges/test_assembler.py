@@ -279,6 +279,34 @@ def test_however_the_bytes_are_cut_into_calls_the_exchanges_are_the_same(data: s
     assert all(exchange.outcome is Outcome.COMPLETE for exchange in connection.exchanges)
 
 
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=60)), max_size=12), st.sampled_from(EndReason), st.data())
+def test_whatever_moves_every_run_is_an_exchange_or_a_counted_loss(
+    calls: list[tuple[bool, bytes]], reason: EndReason, data: st.DataObject
+):
+    """Pieces of HTTP and of anything else, in any order: nothing raises, nothing is counted twice."""
+    pieces_of_http = [GET, OK, CHUNKED_HEAD, b"5\r\nhello\r\n", b"0\r\n\r\n", GET[:9], GET[9:], GET + GET, OK + OK]
+    connection = Connection(data.draw(st.sampled_from(Role)))
+    for is_request, noise in calls:
+        piece = data.draw(st.sampled_from([noise, *pieces_of_http]))
+        (connection.request if is_request else connection.response)(piece)
+    connection.wait(300).end(reason)
+    connection.assembler.end_all(connection.progress)
+
+    assembler = connection.assembler
+    accounted = len(connection.exchanges) + sum(assembler.losses.values())
+    assert connection.began + assembler.pipelined == accounted
+
+
+def test_heads_of_any_length_and_bytes_cost_bounded_memory():
+    """A body in chunks that never ends is not kept."""
+    connection = Connection().request(GET).response(CHUNKED_HEAD)
+    for _ in range(100):
+        connection.response(b"HTTP/1.1 x" + b"y" * 2000)
+
+    assert 0 == len(connection.exchanges)
+
+
 def test_an_exchange_that_the_kernel_lost_is_not_reported():
     """Its response did not fit into the ring: the kernel has counted it, and the next record says so."""
     connection = Connection().request(GET)
