@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 
 from otel_ebpf.config import Settings
-from otel_ebpf.errors import AgentError, PeerLostError
+from otel_ebpf.errors import AgentError, PeerLostError, PreflightError
 from otel_ebpf.probe import privileges
+from otel_ebpf.probe.capabilities import effective_capabilities, missing
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
@@ -30,7 +31,7 @@ from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.probe.watcher import Watcher
 
 # CAP_BPF: maps. CAP_PERFMON: attaching. The other two: /proc/PID of other users' processes.
-PROBE_CAPABILITIES = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
+PROBE_CAPABILITIES = frozenset(("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"))
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -41,6 +42,7 @@ _CHANNEL_TIMEOUT_SECONDS = 30.0  # an exporter that reads nothing for so long is
 
 def run(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; returns 0 after a clean end."""
+    require_rights(effective_capabilities())
     privileges.set_process_name("otel-ebpf-probe")
     stop = StopSignals()
     channel, exporter_pid = _fork_exporter(settings)
@@ -88,7 +90,7 @@ def _watch(settings: Settings, loaded: Loaded, channel: socket.socket, exporter_
         select_ports(loaded, selection)
         _hand_over(channel, loaded)
         targets = watcher.start()
-        privileges.limit_capabilities(PROBE_CAPABILITIES)
+        privileges.limit_capabilities(capabilities_to_keep(effective_capabilities()))
         _report(start_lines(settings, targets))
         watcher.run(stop)
         deadline = time.monotonic_ns() + settings.shutdown_timeout_ns
@@ -96,6 +98,21 @@ def _watch(settings: Settings, loaded: Loaded, channel: socket.socket, exporter_
     finally:
         watcher.close()
     return _await_exporter(exporter_pid, deadline)
+
+
+def require_rights(held: frozenset[str]) -> None:
+    """Before anything is done; what else the host may lack shows when it is tried."""
+    lacking = missing(held)
+    if lacking:
+        what = ", ".join(f"{name} to {purpose}" for name, purpose in lacking)
+        names = ", ".join(name for name, _ in lacking)
+        raise PreflightError(f"this process has no {what}", f"Run as root; in a container, add {names}.")
+
+
+def capabilities_to_keep(held: frozenset[str]) -> frozenset[str]:
+    """CAP_SYS_ADMIN only where it must stand for the two that were once part of it."""
+    is_split = {"CAP_BPF", "CAP_PERFMON"} <= held
+    return PROBE_CAPABILITIES if is_split else PROBE_CAPABILITIES | {"CAP_SYS_ADMIN"}
 
 
 def start_lines(settings: Settings, targets: list[Target]) -> list[str]:

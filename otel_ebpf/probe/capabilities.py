@@ -2,24 +2,19 @@
 
 In:   /proc/self/status
 Out:  names of the effective capabilities
-Owns: nothing
+Owns: the table of capabilities, and which of them the agent needs
 """
 
 from pathlib import Path
 
-# Numbers from include/uapi/linux/capability.h.
-CAPABILITY_NUMBERS = {
-    "CAP_DAC_OVERRIDE": 1,
-    "CAP_DAC_READ_SEARCH": 2,
-    "CAP_SETGID": 6,
-    "CAP_SETUID": 7,
-    "CAP_SETPCAP": 8,
-    "CAP_SYS_PTRACE": 19,
-    "CAP_SYS_ADMIN": 21,
-    "CAP_SYS_RESOURCE": 24,
-    "CAP_PERFMON": 38,
-    "CAP_BPF": 39,
-}
+# Names by number, include/uapi/linux/capability.h.
+CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
+    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
+    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
+    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+)
+CAPABILITY_NUMBERS = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES.split())}
 
 # Any one of each row is enough; what it is for.
 NEEDED = (
@@ -32,12 +27,17 @@ NEEDED = (
 )
 
 
+def capability_names(mask: int) -> frozenset[str]:
+    """The names of a mask; numbers that are too new for the table as CAP_41 and so on."""
+    by_number = {number: name for name, number in CAPABILITY_NUMBERS.items()}
+    return frozenset(by_number.get(bit, f"CAP_{bit}") for bit in range(64) if mask >> bit & 1)
+
+
 def effective_capabilities(status: Path = Path("/proc/self/status")) -> frozenset[str]:
-    for line in status.read_text().splitlines():
+    for line in status.read_text(errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name == "CapEff":
-            bits = int(value, 16)
-            return frozenset(name for name, number in CAPABILITY_NUMBERS.items() if bits >> number & 1)
+            return capability_names(int(value, 16))
     raise ValueError(f"{status} has no line CapEff")
 
 

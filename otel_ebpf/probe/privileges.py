@@ -2,7 +2,7 @@
 
 In:   a user for the exporter; a list of capabilities for the probe
 Out:  nothing, or an AgentError: a process that kept more than it should must not go on
-Owns: the table of capabilities
+Owns: nothing
 
 Each works on the calling thread, and is called while there is only one. The order matters: the bounding set and the
 groups can only be changed before the rights to do so are gone.
@@ -15,15 +15,7 @@ import struct
 from collections.abc import Iterable
 
 from otel_ebpf.errors import AgentError
-
-# Names by number, include/uapi/linux/capability.h.
-CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
-    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
-    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-)
-CAPABILITY_NUMBERS = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES.split())}
+from otel_ebpf.probe.capabilities import CAPABILITY_NUMBERS, capability_names, effective_capabilities
 
 # include/uapi/linux/prctl.h
 _PR_SET_DUMPABLE = 4
@@ -39,16 +31,6 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 # The kernel refuses some options when an unused argument is not zero in all its 64 bits.
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
-
-
-def capability_names(mask: int) -> set[str]:
-    """The names of a mask; numbers that are too new for the table as CAP_41 and so on."""
-    by_number = {number: name for name, number in CAPABILITY_NUMBERS.items()}
-    return {by_number.get(bit, f"CAP_{bit}") for bit in range(64) if mask >> bit & 1}
-
-
-def effective_capabilities() -> set[str]:
-    return capability_names(int(_status()["CapEff"], 16))
 
 
 def drop_to_user(user: str) -> None:
@@ -73,7 +55,7 @@ def drop_to_user(user: str) -> None:
     _verify_dropped(uid, gid, could_shrink_bounds)
 
 
-def limit_capabilities(keep: Iterable[str]) -> set[str]:
+def limit_capabilities(keep: Iterable[str]) -> frozenset[str]:
     """Keeps no capability but these, in any set; returns those of them that were missing already."""
     wanted = _mask(keep)
     _require_one_thread("limit capabilities")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from otel_ebpf.errors import AgentError
-from otel_ebpf.probe import privileges
+from otel_ebpf.probe import capabilities, privileges
 
 pytestmark = pytest.mark.kernel  # needs root
 
@@ -198,7 +198,7 @@ def test_a_capability_that_was_missing_from_the_start_is_told_and_no_error() -> 
     def limit() -> list[list[str]]:
         first = privileges.limit_capabilities(["CAP_BPF", "CAP_SETPCAP"])
         second = privileges.limit_capabilities(["CAP_BPF", "CAP_SYS_ADMIN"])
-        return [sorted(first), sorted(second), sorted(privileges.effective_capabilities())]
+        return [sorted(first), sorted(second), sorted(capabilities.effective_capabilities())]
 
     assert [[], ["CAP_SYS_ADMIN"], ["CAP_BPF"]] == in_child(limit)
 
@@ -210,13 +210,13 @@ def test_an_unknown_capability_is_a_mistake_of_the_caller() -> None:
 
 def test_the_table_of_capabilities_is_the_kernels() -> None:
     """include/uapi/linux/capability.h; the kernel knows at least as many as the table."""
-    numbers = privileges.CAPABILITY_NUMBERS
+    numbers = capabilities.CAPABILITY_NUMBERS
 
     assert (0, 21, 24, 38, 40) == tuple(
         numbers[f"CAP_{name}"] for name in ("CHOWN", "SYS_ADMIN", "SYS_RESOURCE", "PERFMON", "CHECKPOINT_RESTORE")
     )
     assert max(numbers.values()) <= int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    assert privileges.capability_names(1 << 63 | 1) == {"CAP_CHOWN", "CAP_63"}
+    assert capabilities.capability_names(1 << 63 | 1) == {"CAP_CHOWN", "CAP_63"}
 
 
 def test_a_process_is_named_for_ps() -> None:

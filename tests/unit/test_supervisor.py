@@ -1,0 +1,38 @@
+import pytest
+
+from otel_ebpf.config import Settings
+from otel_ebpf.errors import PreflightError
+from otel_ebpf.probe.discovery import Target
+from otel_ebpf.supervisor import capabilities_to_keep, require_rights, start_lines
+
+SPLIT = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID"})
+
+
+def test_missing_rights_are_named_with_what_they_are_for_and_the_remedy():
+    with pytest.raises(PreflightError) as refusal:
+        require_rights(SPLIT - {"CAP_BPF"})
+
+    assert "CAP_BPF to load BPF programs" in refusal.value.what
+    assert "Run as root" in refusal.value.remedy
+
+
+def test_rights_that_are_there_are_no_error():
+    require_rights(SPLIT)
+
+
+def test_the_probe_keeps_sys_admin_only_where_it_stands_for_others():
+    assert "CAP_SYS_ADMIN" not in capabilities_to_keep(SPLIT | {"CAP_SYS_ADMIN"})
+    assert "CAP_SYS_ADMIN" in capabilities_to_keep(frozenset({"CAP_SYS_ADMIN"}))
+
+
+def test_the_start_says_how_to_try_it_when_nothing_is_there_to_watch():
+    settings, _ = Settings.from_environ({})
+
+    assert any("curl" in line for line in start_lines(settings, []))
+    assert not any("curl" in line for line in start_lines(settings, [Target(7, 7, "it listens", 1)]))
+
+
+def test_the_start_names_the_collector():
+    settings, _ = Settings.from_environ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
+
+    assert any("http://c:4318/v1/traces" in line for line in start_lines(settings, []))
