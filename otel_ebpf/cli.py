@@ -112,11 +112,10 @@ def _print_export(settings: Settings) -> None:
         print("  without collector: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
     else:
         why = unreachable(settings.otlp.endpoint)
-        endpoint = (
-            settings.otlp.endpoint.rpartition("@")[2] if "@" in settings.otlp.endpoint else settings.otlp.endpoint
-        )
         state = "reachable" if why is None else f"not reachable now: {why}; spans wait in memory until it is"
-        print(f"  {'ok' if why is None else 'MISSING':8}collector at {endpoint} by {settings.otlp.protocol}: {state}")
+        print(
+            f"  {'ok' if why is None else 'MISSING':8}collector at {settings.otlp.endpoint_for_people} by {settings.otlp.protocol}: {state}"
+        )
     if settings.trace_printer != "disabled":
         print(f"  ok      standard output, as {settings.trace_printer}")
 

@@ -57,6 +57,12 @@ class OtlpSettings:
     client_certificate: str | None
     insecure: bool  # no TLS
 
+    @property
+    def endpoint_for_people(self) -> str:
+        """Without credentials."""
+        parts = urlsplit(self.endpoint)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

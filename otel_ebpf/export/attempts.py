@@ -9,7 +9,6 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -62,12 +61,6 @@ def parse_retry_after(value: str | None, unix_now_seconds: float) -> float | Non
         return max(0.0, parsedate_to_datetime(value).timestamp() - unix_now_seconds)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def endpoint_for_people(endpoint: str) -> str:
-    """The endpoint without credentials."""
-    parts = urlsplit(endpoint)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 Report = Callable[[str], None]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
-from otel_ebpf.export.attempts import Attempt, Report, Result, endpoint_for_people, printable_detail
+from otel_ebpf.export.attempts import Attempt, Report, Result, printable_detail
 from otel_ebpf.export.otlp import encode_batch, encode_scope
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.queue import DEFAULT_LIMIT_BYTES, Batch, SpanQueue
@@ -74,7 +74,7 @@ class Sender:
         self._options = options
         self._scope = encode_scope(version)
         self._report = report
-        self._state = CollectorState(endpoint_for_people(settings.endpoint), options.queue_bytes)
+        self._state = CollectorState(settings.endpoint_for_people, options.queue_bytes)
         self._transport = make_transport(settings)
         self._thread = threading.Thread(target=self._run, name="otlp-sender", daemon=True)
         self._stopping = threading.Event()
@@ -224,7 +224,7 @@ def check_collector(settings: OtlpSettings, timeout_seconds: float = 2.0) -> Col
     """Whether the collector's port can be connected to; nothing is sent."""
     parts = urlsplit(settings.endpoint)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    shown = endpoint_for_people(settings.endpoint)
+    shown = settings.endpoint_for_people
     try:
         socket.create_connection((host, port), timeout_seconds).close()
     except (OSError, UnicodeError) as error:

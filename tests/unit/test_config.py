@@ -296,6 +296,10 @@ def test_headers_are_decoded_and_their_names_are_in_lower_case() -> None:
     assert (("authorization", "Bearer a=b"), ("x-tenant", "1")) == found.headers
 
 
+def test_the_endpoint_is_shown_without_credentials() -> None:
+    assert "http://c:1/v1/traces" == otlp(ENDPOINT="http://user:pw@c:1").endpoint_for_people
+
+
 @pytest.mark.parametrize("text", ["a", "=b", "a b=c", "a=b%0d%0aX: y", "a=\x7f"])
 def test_a_header_that_could_begin_another_one_is_refused(text: str) -> None:
     assert "OTEL_EXPORTER_OTLP_HEADERS" in refusal(OTEL_EXPORTER_OTLP_HEADERS=text).what

@@ -7,7 +7,6 @@ from otel_ebpf.export.attempts import (
     Attempt,
     Result,
     delivered,
-    endpoint_for_people,
     parse_retry_after,
     printable_detail,
     refused,
@@ -105,10 +104,6 @@ def test_words_of_the_collector_are_printable_and_short():
     """Terminal escapes and novels from another program."""
     assert "[2Jhi there" == printable_detail("\x1b[2Jhi\nthere\x07")
     assert 200 == len(printable_detail("x" * 5000))
-
-
-def test_endpoint_is_shown_without_credentials():
-    assert "http://c:1/v1" == endpoint_for_people("http://user:pw@c:1/v1")
 
 
 def test_missing_certificate_names_setting_and_file():
