@@ -220,7 +220,8 @@ static __always_inline void on_bytes(u64 sock, u64 descriptor_key, int is_inboun
   if (is_request) on_request_bytes(connection, call, &prefix, pid_tid, service_pid, now, &report);
   else on_response_bytes(connection, call, &prefix, now, &report);
   send_report(scratch_area, connection, call, &report, now);
-  if (is_request && !(connection->flags & CONNECTION_UNREPORTED)) return;
+  // Of a request only what comes after the answer has begun is not told by the answer's record.
+  if (is_request && connection->state != STATE_RESPONSE && !(connection->flags & CONNECTION_UNREPORTED)) return;
   write_progress(connection, 0);
   if (prefix.length >= 12 && begins_like_response(&prefix) && is_upgrade(&prefix)) connection->state = STATE_FOREIGN;
 }

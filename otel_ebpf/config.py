@@ -199,7 +199,7 @@ SETTINGS = (
         "OTEL_BSP_SCHEDULE_DELAY",
         integer(1, 600_000, "milliseconds"),
         "500",
-        "Longest wait before a span is sent, in milliseconds (the specification's default is 5000)",
+        "Between two exports, in milliseconds (the specification's default is 5000)",
     ),
     Setting("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", integer(1, 100_000), "512", "Spans in one export"),
     Setting(

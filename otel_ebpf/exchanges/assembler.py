@@ -17,8 +17,6 @@ from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import EndReason, Kind, Record
 from otel_ebpf.records.progress import Progress
 
-# How long a chunked response that looks ended must stay quiet before it is believed.
-_QUIET_NS = 200_000_000
 _ALL_RUNS_EVERY_NS = 1_000_000_000
 
 AnyRun = PlainRun | Run
@@ -73,8 +71,8 @@ class Assembler:
             done += advanced
             if progress.ended:
                 done += self._end(run, EndReason(progress.ended), None, now_ns)
-            elif isinstance(run, Run) and now_ns - progress.response_last_monotonic_ns > _QUIET_NS:
-                done += run.end_by_last_chunk()
+            elif isinstance(run, Run):
+                done += run.after_quiet(now_ns - progress.response_last_monotonic_ns)
             if run.is_settled:
                 self._waiting.pop(run.connection, None)
         return done

@@ -24,6 +24,8 @@ from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
+_LAST_CHUNK_QUIET_NS = 200_000_000
+_REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the request's end
 
 
 class Run:
@@ -88,11 +90,7 @@ class Run:
     def unread_request_bytes(self) -> int:
         """Bytes that the last request's length promised and that have not been sent."""
         message = self._requests.open_message
-        if message is None or message.framing <= 0:
-            return 0
-        if message.head.fields.expects_continue and not message.body_bytes:
-            return 0  # RFC 9110 section 10.1.1: a client that was refused need not send the body
-        return message.framing - (message.body_bytes or 0)
+        return 0 if message is None else _unread_bytes(message)
 
     def feed(self, record: Record) -> list[Exchange]:
         """Takes any record but END; returns the exchanges that it completes."""
@@ -116,37 +114,42 @@ class Run:
         self._responses.skip_to(progress.response_bytes, progress.response_last_monotonic_ns)
         return self._take_complete()
 
-    def end_by_last_chunk(self) -> list[Exchange]:
-        """Completes a chunked response whose last bytes are those of a last chunk. Evidence, not proof: a chunk
-        may hold the same bytes, so this is for a connection that has gone quiet or on to the next request."""
-        message = self._responses.open_message
-        if message is None or message.framing != CHUNKED or message.is_cut:
-            return []
-        if not (b"\0" + self._tail).endswith(_LAST_CHUNK) and not self._is_only_last_chunk(message):
-            return []
-        message.is_complete = True
-        return self._take_complete()
+    def after_quiet(self, quiet_ns: int) -> list[Exchange]:
+        """No byte of the response has moved for so long; returns the exchanges that are complete by that."""
+        if quiet_ns > _LAST_CHUNK_QUIET_NS:
+            self._believe_last_chunk()
+        return self._take_complete(is_request_awaited=quiet_ns < _REQUEST_AWAITED_NS)
 
     def end(self, reason: EndReason, at_ns: int, flags: int = 0) -> list[Exchange]:
         """No more will come: reports what is left, as far as it was seen."""
         self._flags |= flags
-        done = self.end_by_last_chunk()
+        self._believe_last_chunk()
         message = self._responses.open_message
         if message is not None:
-            if message.framing == UNTIL_CLOSE and reason in (EndReason.CLOSED, EndReason.PEER_CLOSED):
-                message.is_complete = True
-                done += self._take_complete()
-            elif reason == EndReason.NEXT_REQUEST and message.framing in (CHUNKED, UNTIL_CLOSE, UNREADABLE):
-                # The client has gone on, so it has read the response to its end.
-                message.is_complete = True
-                done += self._take_complete()
+            is_closed = reason in (EndReason.CLOSED, EndReason.PEER_CLOSED)
+            # A client that has gone on has read the response to its end.
+            has_gone_on = reason == EndReason.NEXT_REQUEST and message.framing < 0
+            message.is_complete = has_gone_on or (is_closed and message.framing == UNTIL_CLOSE)
         responses = self._final_responses()
+        done: list[Exchange] = []
         for index in range(self._reported, len(self._requests.messages)):
             response = responses[index] if index < len(responses) else None
-            done.append(self._exchange(index, response, self._outcome(reason), at_ns))
+            if response is not None and response.is_complete:
+                done.append(self._exchange(index, response, Outcome.COMPLETE, response.last_ns))
+            else:
+                done.append(self._exchange(index, response, self._outcome(reason), at_ns))
         self._reported = len(self._requests.messages)
         self._is_ended = True
         return done
+
+    def _believe_last_chunk(self) -> None:
+        """Completes a chunked response whose last bytes are those of a last chunk. Evidence, not proof: a chunk
+        may hold the same bytes, so this is for a connection that has gone quiet or on to the next request."""
+        message = self._responses.open_message
+        if message is None or message.framing != CHUNKED or message.is_cut:
+            return
+        is_at_last_chunk = (b"\0" + self._tail).endswith(_LAST_CHUNK)
+        message.is_complete = is_at_last_chunk or self._is_only_last_chunk(message)
 
     def _is_only_last_chunk(self, message: Message[ResponseHead]) -> bool:
         return message.wire_bytes == message.head.length + 5 and self._tail.endswith(_LAST_CHUNK[2:])
@@ -163,14 +166,19 @@ class Run:
             return messages
         return [message for message in messages if not message.head.is_interim]
 
-    def _take_complete(self) -> list[Exchange]:
+    def _take_complete(self, *, is_request_awaited: bool = True) -> list[Exchange]:
+        """A server may answer before it has read the request to its end: its size is known only then."""
         responses = self._final_responses()
         done: list[Exchange] = []
         while self._reported < min(len(responses), len(self._requests.messages)):
             response = responses[self._reported]
-            if not response.is_complete:
+            is_partial = bool(_unread_bytes(self._requests.messages[self._reported]))
+            if not response.is_complete or (is_partial and is_request_awaited):
                 break
-            done.append(self._exchange(self._reported, response, Outcome.COMPLETE, response.last_ns))
+            exchange = self._exchange(self._reported, response, Outcome.COMPLETE, response.last_ns)
+            if is_partial:
+                exchange.request_body_bytes = None
+            done.append(exchange)
             self._reported += 1
         return done
 
@@ -235,3 +243,12 @@ class Run:
             outcome,
             unknown,
         )
+
+
+def _unread_bytes(request: Message[RequestHead]) -> int:
+    """What its length promises beyond what was sent."""
+    if request.is_complete or request.framing <= 0:
+        return 0
+    if request.head.fields.expects_continue and not request.body_bytes:
+        return 0  # RFC 9110 section 10.1.1: a client that was refused need not send the body
+    return request.framing - (request.body_bytes or 0)

@@ -41,7 +41,7 @@ class SpanQueue:
         self._size_bytes = 0
         self._dropped = 0
         self._accepted = 0
-        self._oldest_since = 0.0  # when the queue last stopped being empty
+        self._taken_at = float("-inf")
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._is_closed = False
@@ -52,8 +52,6 @@ class SpanQueue:
         added_bytes = sum(len(span) for _, span in added)
         with self._lock:
             before = len(self._waiting)
-            if not before:
-                self._oldest_since = monotonic()
             self._waiting.extend(added)
             self._size_bytes += added_bytes
             self._accepted += len(added)
@@ -69,7 +67,9 @@ class SpanQueue:
             self._drop_oldest()
 
     def wait_for_batch(self, delay_seconds: float) -> bool:
-        """Waits until a batch is full, or the first span has waited `delay_seconds`; False once closed."""
+        """Waits until a batch is full, or there is a span and the last batch was taken `delay_seconds` ago.
+
+        So a lone span leaves at once. False once closed."""
         with self._lock:
             while not self._is_closed:
                 if len(self._waiting) >= self._batch_spans:
@@ -77,7 +77,7 @@ class SpanQueue:
                 if not self._waiting:
                     self._changed.wait()
                     continue
-                left = self._oldest_since + delay_seconds - monotonic()
+                left = self._taken_at + delay_seconds - monotonic()
                 if left <= 0:
                     return True
                 self._changed.wait(left)
@@ -95,9 +95,10 @@ class SpanQueue:
                 spans.append(self._waiting.popleft())
                 size += length
             self._size_bytes -= size
-            if self._waiting:
-                self._oldest_since = monotonic()
-            return Batch(spans, size) if spans else None
+            if not spans:
+                return None
+            self._taken_at = monotonic()
+            return Batch(spans, size)
 
     def close(self) -> None:
         """Wakes the consumer for the last time; spans that wait can still be taken."""

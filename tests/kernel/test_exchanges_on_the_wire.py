@@ -363,3 +363,14 @@ def test_addresses_are_those_of_the_socket(wire: Wire, watched: Watched):
             (end.getpeername(), exchange.remote_address, exchange.remote_port),
         ):
             assert (socket.inet_pton(end.family, name[0]).ljust(16, b"\0"), name[1]) == (address, port)
+
+
+def test_a_request_that_goes_on_after_its_answer_is_counted_to_its_end(wire: Wire, watched: Watched):
+    request = post(b"/up", b"u" * 200_000)
+    wire.c(request[:70_000])
+    wire.s(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+    wire.c(request[70_000:])
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(b"POST", b"/up", 413, 200_000, 0, COMPLETE)] == [summary(found) for found in watched.exchanges(role)]

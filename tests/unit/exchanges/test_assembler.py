@@ -342,3 +342,32 @@ def test_an_exchange_is_reported_once_whatever_follows_it():
     connection.wait(2000).response(b"more than was promised").wait(2000).end(EndReason.CLOSED)
 
     assert 1 == len(connection.exchanges)
+
+
+EARLY = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_an_answer_before_the_end_of_the_request_waits_for_its_size():
+    """nginx's `return` answers first, then reads the body and drops it."""
+    connection = Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc").response(EARLY, at_ms=10)
+    assert not connection.wait(20).exchanges
+
+    exchange = only(connection.request(b"defghi", at_ms=40).wait(20))
+
+    assert (b"POST", b"/up", 413, 9, 0, Outcome.COMPLETE) == summary(exchange)
+    assert (10 * MS, 10 * MS) == (exchange.response_end_ns, exchange.end_ns)
+
+
+def test_an_answer_does_not_wait_for_the_request_for_ever():
+    connection = Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc").response(EARLY)
+
+    exchange = only(connection.wait(600))
+
+    assert (b"POST", b"/up", 413, None, 0, Outcome.COMPLETE) == summary(exchange)
+
+
+def test_a_refused_expectation_does_not_wait_for_a_body():
+    """RFC 9110 10.1.1."""
+    head = b"PUT /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n"
+
+    assert 413 == only(Connection().request(head).response(EARLY)).status

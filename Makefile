@@ -1,0 +1,44 @@
+# Each target calls the real thing. All work as root, with or without sudo on the machine; without root, `run`, `test`
+# and `bench` ask sudo. `make help` lists them.
+SHELL := /bin/bash
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
+PYTHON := /usr/bin/python3
+VENV := .venv/bin
+
+.PHONY: help setup run test check format bench collector setup-check setup-test python
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: python ## install what is missing to run the agent; leaves .venv/bin/otel-ebpf
+	@$(PYTHON) tools/setup.py run
+
+run: setup ## watch every service of this host, one line a request
+	@exec $(AS_ROOT) env OTEL_EBPF_TRACE_PRINTER=$${OTEL_EBPF_TRACE_PRINTER:-text} $(VENV)/otel-ebpf run
+
+check: setup-check ## format, lint, types, tests that need no root: under a minute
+	@$(VENV)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }
+	@$(VENV)/ruff check --quiet .
+	@$(VENV)/clang-format --dry-run --Werror $$(find bpf -name '*.[ch]')
+	@$(VENV)/mypy
+	@$(VENV)/python -m pytest -q -m 'not kernel and not end_to_end'
+
+format: setup-check ## write the formatting that `check` asks for
+	@$(VENV)/ruff format --quiet . && $(VENV)/ruff check --quiet --fix . && $(VENV)/clang-format -i $$(find bpf -name '*.[ch]')
+
+test: setup-test ## all tests: kernel and end-to-end ones too; a missing part is a failure
+	@$(AS_ROOT) env OTEL_EBPF_TESTS=all $(VENV)/python -m pytest $(PYTEST_ARGS)
+
+bench: setup-test ## what the agent costs, side by side with none
+	@$(AS_ROOT) $(VENV)/python -m tests.bench $(BENCH_ARGS)
+
+collector: setup-test ## build the OpenTelemetry Collector that the tests use; prints its path
+	@$(VENV)/python -m tools.go_build tests/collector
+
+setup-check setup-test: setup-%: python
+	@$(PYTHON) tools/setup.py $*
+
+# The one thing that setup.py cannot install: what it runs on.
+python:
+	@[ -x $(PYTHON) ] || { $(AS_ROOT) apt-get update -q && $(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3; } </dev/null

@@ -1,0 +1,30 @@
+"""Fixtures of the end-to-end tests."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.sink import http_sink
+from tests.end_to_end.stage import Stage
+
+
+@pytest.fixture(autouse=True)
+def _needs_root() -> None:
+    assert os.geteuid() == 0, "end-to-end tests load BPF programs: run them as root"
+
+
+@pytest.fixture(scope="session")
+def bytecode_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for the whole run: a start compiles once, tests of the cache itself use another."""
+    folder = tmp_path_factory.mktemp("bytecode")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture
+def stage(tmp_path: Path, bytecode_cache: Path) -> Iterator[Stage]:
+    with ExitStack() as ends:
+        yield Stage(tmp_path, bytecode_cache, ends.enter_context(http_sink()), ends)

@@ -1,0 +1,172 @@
+"""Where spans go: over http and gRPC, to a real Collector, and to none, a late, a sick or a picky one."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.sink import SERVER, Sink, grpc_sink, http_sink
+from tests.end_to_end.stage import Stage
+from tests.end_to_end.truth import belongs_to, differences
+from tests.services.load import SteadyClient
+from tests.services.plan import all_calls, make_call
+from tests.services.processes import CHECKOUT, free_port, is_listening, running, wait_until
+from tools.go_build import build
+
+SECONDS_TO_STOP = 2.2
+
+
+def test_spans_arrive_over_grpc(prefix: str, stage: Stage) -> None:
+    server = stage.server("go")
+    sink = stage.ends.enter_context(grpc_sink())
+    stage.agent(sink=sink, OTEL_EBPF_OPEN_PORT=server.port)
+
+    results = stage.client("http.client", server, all_calls(prefix)).send()
+
+    assert [] == differences(results, sink.wait_for(len(results), belongs_to(prefix)), SERVER)
+
+
+def test_compressed_spans_arrive(prefix: str, stage: Stage) -> None:
+    server = stage.server("go")
+    stage.agent(OTEL_EBPF_OPEN_PORT=server.port, OTEL_EXPORTER_OTLP_COMPRESSION="gzip")
+
+    results = stage.client("http.client", server, all_calls(prefix)).send()
+
+    assert [] == differences(results, stage.sink.wait_for(len(results), belongs_to(prefix)), SERVER)
+
+
+@contextmanager
+def real_collector(folder: Path, protocol: str) -> Iterator[tuple[Sink, Path]]:
+    """The OpenTelemetry Collector of tests/collector, with a file exporter; (where it listens, its file)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, health, output = free_port(), free_port(), folder / "spans.jsonl"
+    receiver = "grpc" if protocol == "grpc" else "http"
+    configuration = {
+        "extensions": {"health_check": {"endpoint": f"127.0.0.1:{health}"}},
+        "receivers": {"otlp": {"protocols": {receiver: {"endpoint": f"127.0.0.1:{port}"}}}},
+        "exporters": {"file": {"path": str(output)}},
+        "service": {
+            "telemetry": {"metrics": {"level": "none"}},
+            "extensions": ["health_check"],
+            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
+        },
+    }
+    (folder / "collector.yaml").write_text(json.dumps(configuration))  # JSON is YAML
+    command = [str(build(CHECKOUT / "tests" / "collector")), "--config", str(folder / "collector.yaml")]
+    with running(command, ("127.0.0.1", health), log=folder / "collector.log"):
+        wait_until(lambda: is_listening(("127.0.0.1", port)), "the collector listens")
+        yield Sink(f"http://127.0.0.1:{port}", protocol), output
+
+
+def written_spans(output: Path) -> list[dict[str, Any]]:
+    if not output.exists():
+        return []
+    whole_lines = output.read_text().rpartition("\n")[0].splitlines()
+    return [
+        span
+        for line in whole_lines
+        for part in json.loads(line)["resourceSpans"]
+        for scope in part["scopeSpans"]
+        for span in scope["spans"]
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_real_collector_receives_every_span(protocol: str, prefix: str, stage: Stage) -> None:
+    server = stage.server("go")
+    collector, output = stage.ends.enter_context(real_collector(stage.new_folder("collector"), protocol))
+    stage.agent(sink=collector, OTEL_EBPF_OPEN_PORT=server.port)
+    calls = all_calls(prefix)
+
+    stage.client("http.client", server, calls).send()
+
+    wait_until(lambda: len(written_spans(output)) >= len(calls), "all spans in the collector's file")
+    seen = {
+        value(span, "url.path"): (span["name"], int(value(span, "http.response.status_code")))
+        for span in written_spans(output)
+    }
+    assert {call.path: (call.method, call.status) for call in calls} == seen
+    assert len(calls) == len(written_spans(output))
+
+
+def value(span: dict[str, Any], key: str) -> Any:
+    (found,) = [pair["value"] for pair in span["attributes"] if pair["key"] == key]
+    return next(iter(found.values()))
+
+
+def test_shipped_configuration_is_valid() -> None:
+    """collector-config/debug.yaml, by the collector's own check."""
+    collector = str(build(CHECKOUT / "tests" / "collector"))
+    command = [collector, "validate", "--config", str(CHECKOUT / "collector-config" / "debug.yaml")]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_spans_wait_for_a_collector_that_comes_late(prefix: str, stage: Stage) -> None:
+    """Nothing listens at first: the app is not held up, the queue keeps the spans, one message says so."""
+    port = free_port()
+    server = stage.server("go")
+    stage.agent(sink=Sink(f"http://127.0.0.1:{port}", "http/protobuf"), OTEL_EBPF_OPEN_PORT=server.port)
+    results = stage.client("http.client", server, all_calls(prefix)).send()
+
+    late = stage.ends.enter_context(http_sink(port))
+
+    # A connection is tried again with growing pauses, up to 30 s.
+    assert [] == differences(results, late.wait_for(len(results), belongs_to(prefix), seconds=35), SERVER)
+
+
+@pytest.mark.parametrize("status", [503, 400])
+def test_refusing_collector_is_told_once_and_survived(status: int, prefix: str, stage: Stage) -> None:
+    """503 asks to come again; 400 refuses for good: those spans are a counted loss. Later ones arrive."""
+    server = stage.server("go")
+    agent = stage.agent(OTEL_EBPF_OPEN_PORT=server.port)
+    stage.sink.refuse_with = status
+    stage.client("http.client", server, all_calls(f"{prefix}a")).send()
+    agent.wait_for_message(str(status))
+
+    stage.sink.refuse_with = None
+    results = stage.client("http.client", server, all_calls(f"{prefix}b")).send()
+
+    spans = stage.sink.wait_for(len(results), belongs_to(f"{prefix}b"), seconds=35)
+    assert [] == differences(results, spans, SERVER)
+
+
+@pytest.mark.parametrize("collector", ["present", "absent", "silent"])
+def test_sigterm_under_load_ends_in_two_seconds(collector: str, prefix: str, stage: Stage) -> None:
+    """Whatever the collector does; the app does not notice."""
+    server = stage.server("nginx")
+    sink = {"present": stage.sink, "absent": Sink(f"http://127.0.0.1:{free_port()}", "http/protobuf")}.get(collector)
+    if sink is None:
+        sink = stage.ends.enter_context(silent_collector())
+    agent = stage.agent(sink=sink, is_ended_by_test=True, OTEL_EBPF_OPEN_PORT=server.port)
+
+    with SteadyClient(server, make_call(f"{prefix}load", "GET", 200, 1000).target) as load:
+        wait_until(lambda: load.answered > 1000, "the load runs")
+        programs = agent.program_ids()
+        began = time.monotonic()
+        agent.process.send_signal(signal.SIGTERM)
+        agent.process.wait(20)
+        took_s = time.monotonic() - began
+        at_end = load.answered
+        wait_until(lambda: load.answered > at_end + 500, "the app goes on")
+
+    assert 0 == agent.process.returncode, agent.messages
+    assert took_s <= SECONDS_TO_STOP
+    assert programs
+    assert [] == load.failures
+
+
+@contextmanager
+def silent_collector() -> Iterator[Sink]:
+    """Accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", free_port()), backlog=64) as listener:
+        yield Sink(f"http://127.0.0.1:{listener.getsockname()[1]}", "http/protobuf")

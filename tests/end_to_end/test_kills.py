@@ -1,0 +1,97 @@
+"""kill -9 of any of the agent's processes under load: the app answers, nothing stays attached, a new start works."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.agent import Agent, assert_unloaded, kill_session, start_agent
+from tests.end_to_end.bpf_objects import loaded_programs
+from tests.end_to_end.sink import SERVER
+from tests.end_to_end.stage import Stage
+from tests.end_to_end.truth import belongs_to, differences
+from tests.services.load import SteadyClient
+from tests.services.plan import calls_without_body, make_call
+from tests.services.processes import descendants_of, wait_until
+from tests.services.servers import Running
+
+PEER_LOST = 5  # otel_ebpf.errors.PeerLostError
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def assert_new_agent_works(stage: Stage, server: Running, prefix: str) -> None:
+    stage.agent(OTEL_EBPF_OPEN_PORT=server.port)
+    results = stage.client("http.client", server, calls_without_body(f"{prefix}again")).send()
+    spans = stage.sink.wait_for(len(results), belongs_to(f"{prefix}again"))
+    assert [] == differences(results, spans, SERVER)
+
+
+@pytest.mark.parametrize("victim", ["probe", "exporter"])
+def test_killed_process_takes_the_other_along_and_leaves_nothing(victim: str, prefix: str, stage: Stage) -> None:
+    """The side that is left ends by itself, with a message; the kernel drops programs with their last descriptor."""
+    server = stage.server("nginx")
+    agent = stage.agent(is_ended_by_test=True, OTEL_EBPF_OPEN_PORT=server.port)
+    probe, exporter = agent.probe_pid, agent.exporter_pid
+    programs = agent.program_ids()
+    assert programs
+
+    with SteadyClient(server, make_call(f"{prefix}load", "GET", 200, 1000).target) as load:
+        wait_until(lambda: load.answered > 500, "the load runs")
+        os.kill(probe if victim == "probe" else exporter, signal.SIGKILL)
+        agent.process.wait(5)
+        wait_until(lambda: not is_alive(exporter), "the exporter ended", seconds=3)
+        assert_unloaded(programs)
+        at_end = load.answered
+        wait_until(lambda: load.answered > at_end + 500, "the app goes on")
+
+    assert [] == load.failures
+    if victim == "exporter":
+        assert PEER_LOST == agent.process.returncode
+        assert "exporter" in agent.messages
+    assert_new_agent_works(stage, server, prefix)
+
+
+def compiler_of(agent_pid: int) -> int | None:
+    for pid in descendants_of(agent_pid):
+        try:
+            if b"compile_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return None
+
+
+def test_killed_compiler_ends_the_start_with_a_message(prefix: str, stage: Stage, tmp_path: Path) -> None:
+    """With an empty cache the start needs the compiler; without it there is nothing to attach."""
+    server = stage.server("nginx")
+    before = loaded_programs().keys()
+    settings = {"OTEL_EBPF_OPEN_PORT": str(server.port), "OTEL_EBPF_CACHE_DIR": str(tmp_path / "empty")}
+
+    with SteadyClient(server, make_call(f"{prefix}load", "GET", 200, 1000).target) as load:
+        agent = start_and_kill_compiler(stage, settings)
+        at_end = load.answered
+        wait_until(lambda: load.answered > at_end + 500, "the app goes on")
+
+    assert [] == load.failures
+    assert agent.process.returncode not in (0, None)
+    assert "compile" in agent.messages
+    assert not [name for number, name in loaded_programs().items() if number not in before and name.startswith("on_")]
+    assert_new_agent_works(stage, server, prefix)
+
+
+def start_and_kill_compiler(stage: Stage, settings: dict[str, str]) -> Agent:
+    agent = start_agent(stage.new_folder("agent"), stage.sink, settings)
+    try:
+        pid = wait_until(lambda: compiler_of(agent.probe_pid), "the compiler runs", every_s=0.002)
+        os.kill(pid, signal.SIGKILL)
+        agent.process.wait(10)
+    finally:
+        kill_session(agent.process)
+    return agent

@@ -1,0 +1,96 @@
+"""Compares spans with what the clients say happened.
+
+In:   Results (the clients' reports) and Spans (what the agent exported)
+Out:  a list of differences, empty when every span is right
+Owns: how far clocks and schedulers may push times apart
+
+Each difference is one readable line; a test asserts that there are none.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from tests.end_to_end.sink import CLIENT, ERROR, SERVER, Span
+from tests.services.callers import Result
+
+# A server's last write is seen when its system call returns, by when its client may have read the bytes already.
+TOLERANCE_NS = 2_000_000
+# The agent turns monotonic times into wall-clock ones with an offset that it measures anew now and then.
+CLOCK_TOLERANCE_NS = 5_000_000
+
+
+def target_of(span: Span) -> str:
+    """Path and query as they stood in the request line."""
+    if span.kind == CLIENT:
+        parts = urlsplit(span.attributes.get("url.full", ""))
+        return f"{parts.path}?{parts.query}" if parts.query else parts.path
+    path, query = span.attributes.get("url.path", ""), span.attributes.get("url.query")
+    return path if query is None else f"{path}?{query}"
+
+
+def belongs_to(prefix: str, kind: int | None = None):  # type: ignore[no-untyped-def]
+    """Is this a span of the test whose ids begin so?"""
+    return lambda span: prefix in target_of(span) and kind in (None, span.kind)
+
+
+def differences(results: Iterable[Result], spans: list[Span], kind: int, *, are_bodies_read: bool = True) -> list[str]:
+    """One span of the kind for each result, and each equal to it.
+
+    A server that answers without reading what is sent leaves the size of that unknown.
+    """
+    found = []
+    by_target: dict[str, list[Span]] = {}
+    for span in spans:
+        if span.kind == kind:
+            by_target.setdefault(target_of(span), []).append(span)
+    for result in results:
+        own = by_target.pop(result.target, [])
+        if len(own) != 1:
+            found.append(f"{result.method} {result.target}: {len(own)} spans")
+        found += [
+            f"{result.method} {result.target}: {line}"
+            for span in own[:1]
+            for line in of_one(result, span, are_bodies_read)
+        ]
+    found += [f"{target}: {len(extra)} spans that nobody asked for" for target, extra in by_target.items()]
+    repeated = [span_id for span_id, count in Counter(span.span_id for span in spans).items() if count > 1]
+    return found + [f"span id {span_id.hex()} twice" for span_id in repeated]
+
+
+def of_one(result: Result, span: Span, are_bodies_read: bool) -> list[str]:
+    is_error = result.status >= (400 if span.kind == CLIENT else 500)
+    wanted = {
+        "name": (result.method, span.name),
+        "method": (result.method, span.attributes.get("http.request.method")),
+        "status": (result.status, span.attributes.get("http.response.status_code")),
+        "error": (is_error, span.status_code == ERROR),
+        "error.type": (str(result.status) if is_error else None, span.attributes.get("error.type")),
+        "trace id": (16, len(span.trace_id)),
+        "span id": (8, len(span.span_id)),
+    }
+    found = [f"{what} is {seen!r}, not {truth!r}" for what, (truth, seen) in wanted.items() if truth != seen]
+    found += body_sizes(result, span, are_bodies_read)
+    if not 0 <= span.duration_ns <= result.duration_ns + TOLERANCE_NS:
+        found.append(f"lasts {span.duration_ns} ns, for the client {result.duration_ns} ns")
+    early_ns = result.start_unix_ns - span.start_unix_ns
+    late_ns = span.end_unix_ns - (result.start_unix_ns + result.duration_ns)
+    if max(early_ns, late_ns) > CLOCK_TOLERANCE_NS:
+        found.append(f"begins {early_ns} ns before the client's call or ends {late_ns} ns after it")
+    return found
+
+
+def body_sizes(result: Result, span: Span, are_bodies_read: bool) -> list[str]:
+    """Chunks have lengths in between that need not all be seen: then a size may be unknown, never wrong."""
+    found = []
+    for what, truth, may_be_unknown in (
+        ("request", result.request_body_bytes, "/sent/chunked" in result.target or not are_bodies_read),
+        ("response", result.response_body_bytes, "/framing/chunked" in result.target),
+    ):
+        seen = span.attributes.get(f"http.{what}.body.size")
+        if seen != truth and not (may_be_unknown and seen is None):
+            found.append(f"{what} body is {seen}, not {truth}")
+    return found
+
+
+__all__ = ["CLIENT", "SERVER", "belongs_to", "differences", "target_of"]

@@ -1,0 +1,36 @@
+"""An aiohttp server: `python -m tests.services.aiohttp_app PORT`."""
+
+import asyncio
+import sys
+
+from aiohttp import web
+
+from tests.services.answers import answer_for
+
+
+async def handle(request: web.Request) -> web.StreamResponse:
+    received = len(await request.read())
+    answer = answer_for(request.path)
+    if answer.delay_ms:
+        await asyncio.sleep(answer.delay_ms / 1000)
+    headers = {"X-Received-Bytes": str(received)}
+    if not answer.is_chunked:
+        return web.Response(status=answer.status, body=b"".join(answer.pieces()) or None, headers=headers)
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    if request.method != "HEAD":
+        for piece in answer.pieces():
+            await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+def make_application() -> web.Application:
+    application = web.Application(client_max_size=10_000_000)
+    application.router.add_route("*", "/{path:.*}", handle)
+    return application
+
+
+if __name__ == "__main__":
+    web.run_app(make_application(), host="127.0.0.1", port=int(sys.argv[1]), print=None)

@@ -1,0 +1,65 @@
+"""Load on a running server: wrk for throughput, one careful client for truth under load.
+
+In:   where to send
+Out:  what was answered
+Owns: its processes and threads
+"""
+
+import http.client
+import re
+import subprocess
+import threading
+from dataclasses import dataclass, field
+
+from tests.services.servers import Running, program
+
+
+def run_wrk(server: Running, target: str, *, seconds: int, connections: int = 8, threads: int = 1) -> float:
+    """Requests per second, as wrk counts them."""
+    url = f"http://{server.host}:{server.port}{target}"
+    command = [program("wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
+    assert "Non-2xx" not in said, said
+    found = re.search(r"Requests/sec:\s+([0-9.]+)", said)
+    assert found, said
+    return float(found[1])
+
+
+@dataclass
+class SteadyClient:
+    """Asks one thing again and again over a kept connection, and counts what was not answered as it should be."""
+
+    server: Running
+    target: str
+    pause_s: float = 0.0
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "SteadyClient":
+        self.thread = threading.Thread(target=self.ask)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def ask(self) -> None:
+        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=10)
+        try:
+            while not self.stop.wait(self.pause_s):
+                try:
+                    connection.request("GET", self.target)
+                    response = connection.getresponse()
+                    response.read()
+                except (OSError, http.client.HTTPException) as error:
+                    self.failures.append(repr(error))
+                    connection.close()
+                    continue
+                if response.status == 200:
+                    self.answered += 1
+                else:
+                    self.failures.append(f"status {response.status}")
+        finally:
+            connection.close()

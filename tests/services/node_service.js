@@ -1,0 +1,32 @@
+// A Node http server: `node node_service.js PORT`. Reads from the target what to answer, as answers.py does.
+'use strict';
+const http = require('http');
+
+const answerFor = (target) => {
+  const words = target.split('?')[0].split('/').slice(2);
+  const said = { status: '200', size: '0', framing: 'length', delay: '0' };
+  for (let i = 0; i + 1 < words.length; i += 2) said[words[i]] = words[i + 1];
+  return said;
+};
+
+const server = http.createServer((request, response) => {
+  let received = 0;
+  request.on('data', (piece) => { received += piece.length; });
+  request.on('end', () => {
+    const said = answerFor(request.url);
+    const status = Number(said.status);
+    const size = Number(said.size);
+    const hasBody = status !== 204 && status !== 304;
+    const headers = { 'X-Received-Bytes': received };
+    if (hasBody && said.framing !== 'chunked') headers['Content-Length'] = size;
+    setTimeout(() => {
+      response.writeHead(status, headers);
+      if (hasBody && request.method !== 'HEAD') {
+        const length = said.framing === 'chunked' ? Math.max(1, Math.floor(size / 4)) : size;
+        for (let at = 0; at < size; at += length) response.write(Buffer.alloc(Math.min(length, size - at), 'x'));
+      }
+      response.end();
+    }, Number(said.delay));
+  });
+});
+server.listen(Number(process.argv[2]), '127.0.0.1');

@@ -1,0 +1,207 @@
+"""The real servers that tests watch, as a table: name, how to start it, what it cannot do.
+
+In:   a name and a folder for its files
+Out:  a running server and where it listens
+Owns: nothing; processes.py ends what was started
+"""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.services import nginx
+from tests.services.plan import SIZES, Call, all_calls, file_calls
+from tests.services.processes import CHECKOUT, VENV_BIN, environment, free_port, running
+from tools.distribution import SEARCH_PATH
+from tools.go_build import build
+
+GO_HTTP = CHECKOUT / "tests" / "services" / "go_http"
+SERVICES = CHECKOUT / "tests" / "services"
+
+
+def program(name: str) -> str:
+    """A missing component fails the test that wants it."""
+    found = shutil.which(name, path=SEARCH_PATH)
+    assert found, f"{name} is not installed: make setup-test installs it"
+    return found
+
+
+@dataclass(frozen=True)
+class Running:
+    process: subprocess.Popen[bytes]
+    host: str
+    port: int
+    unix_socket: str
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+def nginx_command(folder: Path, text: str) -> list[str]:
+    (folder / "nginx.conf").write_text(text)
+    return [program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+
+
+def answering_nginx(port: int, folder: Path) -> list[str]:
+    return nginx_command(folder, nginx.configuration(folder, [f"127.0.0.1:{port}"], nginx.answers()))
+
+
+@contextmanager
+def counting_nginx(folder: Path, *, workers: int = 1) -> Iterator[tuple[Running, Path]]:
+    """nginx that logs each request in one line: under a load generator that stops mid-request, its log is the truth."""
+    port = free_port()
+    listen = [f"127.0.0.1:{port}"]
+    with public_folder() as public:
+        log = public / "access.log"
+        text = nginx.configuration(public, listen, nginx.answers(), workers=workers, access_log=f"{log} line")
+        with serving_elsewhere(nginx_command(public, text), folder, "127.0.0.1", port) as server:
+            yield server, log
+
+
+@contextmanager
+def plain_nginx(folder: Path) -> Iterator[Running]:
+    """One answer of 1,000 bytes for everything: so little work of its own that any cost beside it shows."""
+    port = free_port()
+    with public_folder() as public:
+        locations = f'    location / {{ return 200 "{"x" * 1000}"; }}'
+        text = nginx.configuration(public, [f"127.0.0.1:{port}"], locations)
+        with serving_elsewhere(nginx_command(public, text), folder, "127.0.0.1", port) as server:
+            yield server
+
+
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """For what nginx's unprivileged workers read and write: pytest's own folders are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="otel-ebpf-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def write_files(folder: Path) -> Path:
+    """SIZE.bin for each size of the plan."""
+    root = folder / "files"
+    root.mkdir()
+    for size in SIZES:
+        (root / f"{size}.bin").write_bytes(b"x" * size)
+    return root
+
+
+def file_nginx(port: int, folder: Path) -> list[str]:
+    return nginx_command(folder, nginx.configuration(folder, [f"127.0.0.1:{port}"], nginx.files(write_files(folder))))
+
+
+def file_python(port: int, folder: Path) -> list[str]:
+    root = str(write_files(folder))
+    return ["/usr/bin/python3", "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", root]
+
+
+def gunicorn(*options: str) -> Callable[[int, Path], list[str]]:
+    return lambda port, _: [
+        str(VENV_BIN / "gunicorn"),
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers=2",
+        *options,
+        "tests.services.wsgi_app:application",
+    ]
+
+
+def uvicorn(*options: str) -> Callable[[int, Path], list[str]]:
+    return lambda port, _: [
+        str(VENV_BIN / "uvicorn"),
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--log-level=warning",
+        "--no-access-log",
+        *options,
+        "tests.services.asgi_app:application",
+    ]
+
+
+@dataclass(frozen=True)
+class Server:
+    command: Callable[[int, Path], list[str]]
+    serves: str = "answers"  # or files: GET and HEAD of /SIZE.bin
+    keeps_alive: bool = True
+    reads_bodies: bool = True  # false: answers without having read what the client sends
+
+
+SERVERS = {
+    "nginx": Server(answering_nginx, reads_bodies=False),
+    "nginx-files": Server(file_nginx, serves="files"),
+    "http.server": Server(file_python, serves="files", keeps_alive=False),
+    "gunicorn-sync": Server(gunicorn("--worker-class=sync"), keeps_alive=False),
+    "gunicorn-gthread": Server(gunicorn("--worker-class=gthread", "--threads=4")),
+    "uvicorn-uvloop-httptools": Server(uvicorn("--loop=uvloop", "--http=httptools")),
+    "uvicorn-asyncio-h11": Server(uvicorn("--loop=asyncio", "--http=h11")),
+    "aiohttp": Server(lambda port, _: [str(VENV_BIN / "python"), "-m", "tests.services.aiohttp_app", str(port)]),
+    "node": Server(lambda port, _: [program("node"), str(SERVICES / "node_service.js"), str(port)]),
+    "go": Server(lambda port, _: [str(build(GO_HTTP)), "serve", "tcp", f"127.0.0.1:{port}"]),
+}
+
+
+@contextmanager
+def serving(name: str, folder: Path, *, port: int = 0, **env: str) -> Iterator[Running]:
+    """One server of the table on 127.0.0.1; `folder` keeps its log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    log = folder / "server.log"
+    with public_folder() as public:
+        command = SERVERS[name].command(port, public)
+        with running(command, ("127.0.0.1", port), log=log, env=environment(**env)) as process:
+            yield Running(process, "127.0.0.1", port, "", log)
+
+
+def calls_for(server: str, prefix: str) -> list[Call]:
+    return file_calls(prefix) if SERVERS[server].serves == "files" else all_calls(prefix)
+
+
+@contextmanager
+def serving_elsewhere(
+    command: list[str], folder: Path, host: str, port: int, unix_socket: str = ""
+) -> Iterator[Running]:
+    """Any command, on an address of IPv6 or on a Unix socket."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "server.log"
+    with running(command, unix_socket or (host, port), log=log) as process:
+        yield Running(process, host, port, unix_socket, log)
+
+
+@contextmanager
+def proxying(folder: Path, behind: Running, *, keep_alive: bool, workers: int = 1) -> Iterator[Running]:
+    """nginx in front of another server, over TCP or over that server's Unix socket."""
+    address = f"unix:{behind.unix_socket}" if behind.unix_socket else f"{behind.host}:{behind.port}"
+    upstream, locations = nginx.proxy(address, keep_alive=keep_alive)
+    port = free_port()
+    with public_folder() as public:
+        text = nginx.configuration(public, [f"127.0.0.1:{port}"], locations, workers=workers, upstream=upstream)
+        with serving_elsewhere(nginx_command(public, text), folder, "127.0.0.1", port) as process:
+            yield process
+
+
+def go_server(network: str, address: str) -> list[str]:
+    return [str(build(GO_HTTP)), "serve", network, address]
+
+
+@contextmanager
+def go_serving(kind: str, folder: Path) -> Iterator[Running]:
+    """The Go server on `ipv4`, `ipv6` or a `unix` socket."""
+    if kind == "unix":
+        with public_folder() as public:
+            path = str(public / "socket")
+            with serving_elsewhere(go_server("unix", path), folder, "localhost", 80, path) as server:
+                Path(path).chmod(0o777)  # nginx's workers connect to it
+                yield server
+        return
+    host = "::1" if kind == "ipv6" else "127.0.0.1"
+    port = free_port(socket.AF_INET6 if kind == "ipv6" else socket.AF_INET)
+    address = f"[{host}]:{port}" if kind == "ipv6" else f"{host}:{port}"
+    with serving_elsewhere(go_server("tcp", address), folder, host, port) as server:
+        yield server

@@ -1,0 +1,110 @@
+"""Installs what this checkout needs from the distribution: Debian 12, Ubuntu 24.04 and what is like them.
+
+In:   what for: `run`, `check` or `test`
+Out:  the packages are there, or SetupError with the command to run by hand
+Owns: the table of packages
+
+A package counts as present when what it is wanted for can be found, whoever installed it (Go and Node often come from
+elsewhere). apt is asked only when something is missing, because its lists may be empty or old.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Programs that root finds but another user's PATH often lacks.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/go/bin"])
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+class SetupError(Exception):
+    """Says what could not be installed and how to do it by hand."""
+
+
+def has_module(name: str) -> Callable[[], bool]:
+    return lambda: importlib.util.find_spec(name) is not None
+
+
+def has_program(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name, path=SEARCH_PATH) is not None
+
+
+RUN = {"python3-bpfcc": has_module("bcc"), "python3-venv": has_module("ensurepip")}
+CHECK = {
+    "python3-venv": has_module("ensurepip"),
+    "gcc": has_program("gcc"),
+    "libc6-dev": Path("/usr/include/stdio.h").exists,
+}
+TEST = {
+    **RUN,
+    **CHECK,
+    "ca-certificates": Path("/etc/ssl/certs/ca-certificates.crt").exists,
+    "curl": has_program("curl"),
+    "golang-go": has_program("go"),
+    "iproute2": has_program("ip"),
+    "nginx-light": has_program("nginx"),
+    "nodejs": has_program("node"),
+    "wrk": has_program("wrk"),
+}
+NEEDED = {"run": RUN, "check": CHECK, "test": TEST}
+
+
+def install_missing(level: str) -> None:
+    missing = [package for package, is_there in NEEDED[level].items() if not is_there()]
+    if not missing:
+        return
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+    by_hand = f"apt-get update && {' '.join(install)}"
+    if shutil.which("apt-get") is None:
+        raise SetupError(
+            f"missing: {', '.join(missing)} (Debian's names); install them with this system's package manager"
+        )
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    if as_root and shutil.which("sudo") is None:
+        raise SetupError(f"missing: {', '.join(missing)}; as root run: {by_hand}")
+    print(f"setup: installing {', '.join(missing)}", flush=True)
+    with services_not_started(as_root) if "nginx-light" in missing else no_guard():
+        for command in (["apt-get", "update", "-q"], install):
+            environment = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1"]
+            done = subprocess.run(
+                [*as_root, *environment, *command],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise SetupError(f"{' '.join(command)} failed; by hand: {by_hand}\n{done.stdout}{done.stderr}")
+    importlib.invalidate_caches()
+    still_missing = [package for package in missing if not NEEDED[level][package]()]
+    if still_missing:
+        raise SetupError(f"installed, yet not found: {', '.join(still_missing)}")
+
+
+@contextmanager
+def no_guard() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def services_not_started(as_root: list[str]) -> Iterator[None]:
+    """nginx's package would start a server on port 80, now and at each boot; the tests want only its program.
+
+    Entered only when this host has no nginx, so no server of its owner's is touched.
+    """
+    had_policy = POLICY.exists()
+    if not had_policy:
+        script = "#!/bin/sh\nexit 101\n"
+        subprocess.run([*as_root, "tee", str(POLICY)], input=script, text=True, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([*as_root, "chmod", "755", str(POLICY)], check=True)
+    try:
+        yield
+    finally:
+        if not had_policy:
+            subprocess.run([*as_root, "rm", "-f", str(POLICY)], check=True)
+        if shutil.which("systemctl"):  # not at the next boot either
+            subprocess.run([*as_root, "systemctl", "disable", "nginx.service"], capture_output=True, check=False)
