@@ -1,26 +1,30 @@
 // The bytes of one call: where they lie in the process's memory, and how to copy their beginning and end.
 
-struct call {
-  u64 address;  // of the bytes, or of an array of struct iovec
-  u64 bytes;    // moved by the call
-  u32 pieces;   // 0: `address` is the bytes; else how many iovecs
-  u32 is_unread;  // 1: bytes that never were in the process's memory (sendfile)
-};
-
 struct prefix {
   u8 bytes[16];
   u32 length;
 };
 
-static __always_inline u64 piece_at(const struct call *call, u32 index, u64 *length) {
-  struct iovec piece = {};
-  bpf_probe_read_user(&piece, sizeof(piece), (void *)(call->address + index * sizeof(piece)));
-  *length = piece.iov_len;
-  return (u64)piece.iov_base;
+// Copies the array of iovecs, so that each piece can be looked at without another read.
+static __always_inline void load_pieces(struct scratch *scratch_area, const struct call *call) {
+  u64 count = call->pieces;
+  if (count > MAX_IOVECS) count = MAX_IOVECS;
+  u64 length = count * sizeof(struct iovec);
+  // Verifier, "R2 min value is negative" (seen on 6.18): LLVM multiplies before it compares. The mask bounds the
+// product.
+  asm volatile("%0 &= 0xfff" : "+r"(length));
+  bpf_probe_read_user(scratch_area->pieces, length, (void *)call->address);
+}
+
+static __always_inline u64 piece_at(struct scratch *scratch_area, u64 index, u64 *length) {
+  // LLVM re-derives an unclamped copy of the index unless it is masked where it cannot look.
+  asm volatile("%0 &= %1" : "+r"(index) : "i"(MAX_IOVECS - 1));
+  *length = scratch_area->pieces[index].iov_len;
+  return (u64)scratch_area->pieces[index].iov_base;
 }
 
 // The first bytes: enough to tell a request and a response. Of the first pieces the first that is not empty.
-static __always_inline void read_prefix(const struct call *call, struct prefix *prefix) {
+static __always_inline void read_prefix(struct scratch *scratch_area, const struct call *call, struct prefix *prefix) {
   u64 address = call->address, length = call->bytes;
   prefix->length = 0;
   if (call->is_unread) return;
@@ -28,7 +32,7 @@ static __always_inline void read_prefix(const struct call *call, struct prefix *
     length = 0;
 #pragma unroll
     for (int i = 0; i < 3; i++) {
-      if (!length && i < call->pieces) address = piece_at(call, i, &length);
+      if (!length && i < call->pieces) address = piece_at(scratch_area, i, &length);
     }
     if (length > call->bytes) length = call->bytes;
   }
@@ -52,13 +56,12 @@ static __always_inline u32 capture(struct scratch *scratch_area, const struct ca
     return bpf_probe_read_user(scratch_area->payload, wanted, (void *)call->address) ? 0 : wanted;
   }
   u64 done = 0;
-  for (u32 i = 0; i < MAX_IOVECS; i++) {
+  for (u32 i = 0; i < MAX_CAPTURED_PIECES; i++) {
     if (i >= call->pieces || done >= wanted) break;
-    u64 length = 0, address = piece_at(call, i, &length);
+    u64 length = 0, address = piece_at(scratch_area, i, &length);
     if (length > wanted - done) length = wanted - done;
     if (length > REQUEST_CAPTURE_BYTES) length = REQUEST_CAPTURE_BYTES;
     u64 offset = done;
-    // LLVM re-derives an unclamped copy of the offset unless it is masked where it cannot look.
     asm volatile("%0 &= 0x1fff" : "+r"(offset));
     if (bpf_probe_read_user(scratch_area->payload + offset, length, (void *)address)) break;
     done += length;
@@ -83,16 +86,37 @@ static __always_inline u64 roll_tail(u64 tail, u64 address, u64 length) {
 }
 
 // The last eight bytes of the stream after this call; 0 when they cannot be told.
-static __always_inline u64 tail_after(const struct call *call, u64 tail) {
+static __always_inline u64 tail_after(struct scratch *scratch_area, const struct call *call, u64 tail) {
   if (call->is_unread) return 0;
   if (!call->pieces) return roll_tail(tail, call->address, call->bytes);
+  // Which piece holds the call's last byte? A call may move less than it was asked to.
+  // The answer goes to memory: in registers the verifier would follow each of the 128 ways out of the loop on its own.
+  scratch_area->last_piece = MAX_IOVECS;
   u64 left = call->bytes;
   for (u32 i = 0; i < MAX_IOVECS; i++) {
-    if (i >= call->pieces || !left) break;
-    u64 length = 0, address = piece_at(call, i, &length);
-    if (length > left) length = left;
-    tail = roll_tail(tail, address, length);
+    if (i >= call->pieces) break;
+    u64 length = scratch_area->pieces[i].iov_len;
+    if (left <= length) {
+      *(volatile u32 *)&scratch_area->last_piece = i;
+      *(volatile u64 *)&scratch_area->last_piece_bytes = left;
+      break;
+    }
     left -= length;
   }
-  return left ? 0 : tail;
+  u64 last = *(volatile u32 *)&scratch_area->last_piece;
+  if (last >= MAX_IOVECS) return 0;
+    // Pieces may be shorter than eight bytes: those before the last one count too.
+#pragma unroll
+  for (int back = MAX_TAIL_PIECES; back > 0; back--) {
+    u64 length = 0, address = piece_at(scratch_area, last - back, &length);
+    if (last >= back) tail = roll_tail(tail, address, length);
+  }
+  u64 length = 0, address = piece_at(scratch_area, last, &length);
+  return roll_tail(tail, address, scratch_area->last_piece_bytes);
+}
+
+static __always_inline int ends_like_a_head(const struct call *call) {
+  u32 last = 0;
+  bpf_probe_read_user(&last, sizeof(last), (void *)(call->address + call->bytes - sizeof(last)));
+  return last == 0x0a0d0a0d;
 }

@@ -1,7 +1,7 @@
 // Put records together and hand them over; count what did not fit.
 
-static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind,
-                                        u8 reason, u64 now) {
+static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind, u8 reason,
+                                        u64 now) {
   record->kind = kind;
   record->lost = connection->lost;
   record->role = connection->role;

@@ -61,6 +61,7 @@ static __always_inline int is_upgrade(const struct prefix *prefix) {
 // What is to be said of one call. One place sends it: the code that copies is inlined once.
 struct report {
   u8 kind;  // enum record_kind; 0: nothing
+  u8 is_of_end;  // the call's last bytes are wanted, not its first
   u16 limit_bytes;
 };
 
@@ -107,13 +108,22 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
     connection->flags &= ~CONNECTION_REQUEST_HEAD_DONE;
     connection->request_captured = 0;
   }
+  if (connection->state == STATE_RESPONSE) {
+    // The rest of a body whose answer came early. The next request may stand behind it, in the same call.
+    if (!call->pieces && call->bytes >= 18 && ends_like_a_head(call)) {
+      report->kind = RECORD_REQUEST_MORE;
+      report->is_of_end = 1;
+    }
+    return;
+  }
   if (connection->flags & CONNECTION_REQUEST_HEAD_DONE || connection->request_captured >= REQUEST_CAPTURE_BYTES) return;
   report->kind = RECORD_REQUEST_MORE;
   report->limit_bytes = REQUEST_CAPTURE_BYTES - connection->request_captured;
 }
 
-static __always_inline void on_response_bytes(struct connection *connection, const struct call *call,
-                                              const struct prefix *prefix, u64 now, struct report *report) {
+static __always_inline void on_response_bytes(struct scratch *scratch_area, struct connection *connection,
+                                              const struct call *call, const struct prefix *prefix, u64 now,
+                                              struct report *report) {
   if (connection->state == STATE_IDLE) {
     // A server that speaks first is not an HTTP server; after an exchange it may send 408 and close.
     if (connection->position == (u32)-1) connection->state = STATE_FOREIGN;
@@ -130,7 +140,7 @@ static __always_inline void on_response_bytes(struct connection *connection, con
   connection->response_bytes += call->bytes;
   connection->response_last_monotonic_ns = now;
   connection->flags |= CONNECTION_UNTOLD;
-  *(u64 *)connection->tail = tail_after(call, *(u64 *)connection->tail);
+  *(u64 *)connection->tail = tail_after(scratch_area, call, *(u64 *)connection->tail);
   if (!is_beginning || !is_interim(prefix)) connection->state = STATE_RESPONSE;
   if (is_beginning) {
     connection->flags &= ~CONNECTION_RESPONSE_HEAD_DONE;
@@ -147,10 +157,13 @@ static __always_inline void send_report(struct scratch *scratch_area, struct con
                                         const struct call *call, const struct report *report, u64 now) {
   if (!report->kind || connection->flags & CONNECTION_UNREPORTED) return;
   struct record *record = &scratch_area->record;
-  u64 captured = capture(scratch_area, call, report->limit_bytes);
+  struct call wanted = *call;
+  if (report->is_of_end && call->bytes > report->limit_bytes) wanted.address += call->bytes - report->limit_bytes;
+  u64 captured = capture(scratch_area, &wanted, report->limit_bytes);
   if (captured > REQUEST_CAPTURE_BYTES) captured = REQUEST_CAPTURE_BYTES;
   fill_record(record, connection, report->kind, END_NONE, now);
   record->captured_bytes = captured;
+  if (report->is_of_end) record->flags |= FLAG_PAYLOAD_IS_END;
   record->total_bytes = call->bytes;
   if (records.ringbuf_output(record, sizeof(*record) + captured, BPF_RB_NO_WAKEUP)) {
     count_lost(connection);
@@ -189,16 +202,16 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   return connections.lookup(&sock);
 }
 
-// The entry for every backend: `bytes` moved through a stream socket of a target.
-static __always_inline void on_bytes(u64 sock, u64 descriptor_key, int is_inbound, const struct call *call,
-                                     u64 pid_tid, u32 service_pid) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return;
+// The entry for every backend: scratch_area->call moved bytes through a stream socket of a target.
+static __always_inline void on_bytes(struct scratch *scratch_area, u64 sock, u64 descriptor_key, u64 pid_tid,
+                                     u32 service_pid) {
+  const struct call *call = &scratch_area->call;
+  u32 is_inbound = call->is_inbound;
   struct connection *connection = connections.lookup(&sock);
   if (connection && connection->state == STATE_FOREIGN) return;
   struct prefix prefix = {};
-  read_prefix(call, &prefix);
+  if (call->pieces) load_pieces(scratch_area, call);
+  read_prefix(scratch_area, call, &prefix);
   u64 now = bpf_ktime_get_ns();
   if (!connection) {
     if (!begins_with_known_method(&prefix)) return;
@@ -218,7 +231,7 @@ static __always_inline void on_bytes(u64 sock, u64 descriptor_key, int is_inboun
   struct report report = {};
   int is_request = is_inbound == (connection->role == ROLE_SERVER);
   if (is_request) on_request_bytes(connection, call, &prefix, pid_tid, service_pid, now, &report);
-  else on_response_bytes(connection, call, &prefix, now, &report);
+  else on_response_bytes(scratch_area, connection, call, &prefix, now, &report);
   send_report(scratch_area, connection, call, &report, now);
   // Of a request only what comes after the answer has begun is not told by the answer's record.
   if (is_request && connection->state != STATE_RESPONSE && !(connection->flags & CONNECTION_UNREPORTED)) return;

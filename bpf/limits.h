@@ -13,7 +13,9 @@
 #define MAX_TARGETS 8192         // processes
 #define PROGRESS_SLOTS 16384     // 64 bytes each; a power of two
 #define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe
-#define MAX_IOVECS 8             // pieces of one call that are looked at; heads were in the first in all servers measured
+#define MAX_IOVECS 128            // pieces of one call among which its last byte is found; a power of two
+#define MAX_CAPTURED_PIECES 8     // that are copied; heads were in the first one in all servers measured
+#define MAX_TAIL_PIECES 3         // before the last one: "size, data, end of chunk" are pieces of their own in Node
 
 // Bytes of one message's beginning that are copied out. Powers of two: the verifier bounds offsets by masks.
 #define REQUEST_CAPTURE_BYTES 8192   // most servers refuse heads above 8 KB

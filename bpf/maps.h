@@ -86,11 +86,28 @@ BPF_RINGBUF_OUTPUT(records, RING_PAGES);
 // process_events: rare, for the probe, which sleeps until one comes.
 BPF_RINGBUF_OUTPUT(process_events, PROCESS_EVENT_PAGES);
 
+// The bytes that one call moved: where they lie in the process's memory.
+struct call {
+  u64 address;      // of the bytes, or of an array of struct iovec
+  u64 bytes;        // moved by the call
+  u32 pieces;       // 0: `address` is the bytes; else how many iovecs
+  u32 is_unread;    // 1: bytes that never were in the process's memory (sendfile)
+  u32 is_inbound;   // 1: read by the process, 0: written
+  u32 padding;
+};
+
 // scratch: where a record is put together. Used by sys_exit programs alone, which cannot interrupt one another on
 // one CPU; what runs in softirq keeps its record on the stack.
 struct scratch {
   struct record record;
   u8 payload[2 * REQUEST_CAPTURE_BYTES];  // twice: the verifier adds the greatest offset and the greatest length
+  // Here and not on the stack: the verifier forgets what it knows of a value that goes through a map, and so follows
+  // the code behind once, not once for each system call that leads there (107,000 instructions to verify, else).
+  struct call call;
+  struct iovec pieces[MAX_IOVECS];  // of the call in hand
+  u32 last_piece;               // that holds the call's last byte
+  u32 padding;
+  u64 last_piece_bytes;         // of it that were moved
   struct connection fresh;
   u64 connections_made;
 };

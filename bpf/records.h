@@ -28,6 +28,7 @@ enum end_reason {
 enum record_flag {
   FLAG_ROLE_BY_CONNECTION = 1,  // accept or connect was seen; else the role comes from who sent the request
   FLAG_PEER_SHUTDOWN = 2,       // the server read end-of-stream before it had answered
+  FLAG_PAYLOAD_IS_END = 4,      // captured are the last bytes of what the call moved, not the first
 };
 
 struct record {
@@ -86,12 +87,12 @@ struct process_event {
 // Index into `counters`, one array for the host.
 enum counter {
   COUNT_BEGAN = 0,             // exchanges whose first bytes were seen
-  COUNT_LOST_RING_FULL = 1,    // exchanges: a record did not fit into the ring; `lost` of its connection says the same
+  COUNT_LOST_RING_FULL = 1,  // exchanges: a record did not fit into the ring; `lost` of its connection says the same
   COUNT_LOST_CONNECTIONS_FULL = 2,  // exchanges: the table of connections was full
-  COUNT_NOT_HTTP = 3,          // began like a request, answered like something else
-  COUNT_END_RING_FULL = 4,     // END records that did not fit; the progress table still tells
+  COUNT_NOT_HTTP = 3,  // began like a request, answered like something else
+  COUNT_END_RING_FULL = 4,  // END records that did not fit; the progress table still tells
   COUNT_PROCESS_EVENTS_LOST = 5,
-  COUNT_COMPAT_SYSCALLS = 6,   // 32-bit system calls of targets, not read
-  COUNT_HTTP2 = 7,             // connections that began with the HTTP/2 preface
+  COUNT_COMPAT_SYSCALLS = 6,  // 32-bit system calls of targets, not read
+  COUNT_HTTP2 = 7,  // connections that began with the HTTP/2 preface
   COUNTERS = 8,
 };

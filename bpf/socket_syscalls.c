@@ -4,13 +4,26 @@
 
 #if defined(__x86_64__)
 enum {
-  NR_read = 0, NR_write = 1, NR_close = 3, NR_readv = 19, NR_writev = 20, NR_sendfile = 40, NR_connect = 42,
-  NR_accept = 43, NR_sendto = 44, NR_recvfrom = 45, NR_sendmsg = 46, NR_recvmsg = 47, NR_shutdown = 48,
+  NR_read = 0,
+  NR_write = 1,
+  NR_close = 3,
+  NR_readv = 19,
+  NR_writev = 20,
+  NR_sendfile = 40,
+  NR_connect = 42,
+  NR_accept = 43,
+  NR_sendto = 44,
+  NR_recvfrom = 45,
+  NR_sendmsg = 46,
+  NR_recvmsg = 47,
+  NR_shutdown = 48,
   NR_accept4 = 288,
 };
 #define USER64_CODE_SEGMENT 0x33
 // The registers from r10 to cs, as struct pt_regs has them.
-struct saved_registers { u64 r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs; };
+struct saved_registers {
+  u64 r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs;
+};
 #define FIRST_SAVED offsetof(struct pt_regs, r10)
 #define SYSCALL_NUMBER(r) ((r).orig_ax)
 #define ARGUMENT_0(r) ((r).di)
@@ -20,11 +33,26 @@ struct saved_registers { u64 r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs; }
 #define IS_COMPAT(r) ((r).cs != USER64_CODE_SEGMENT)
 #elif defined(__aarch64__)
 enum {
-  NR_close = 57, NR_read = 63, NR_write = 64, NR_readv = 65, NR_writev = 66, NR_sendfile = 71, NR_accept = 202,
-  NR_connect = 203, NR_sendto = 206, NR_recvfrom = 207, NR_shutdown = 210, NR_sendmsg = 211, NR_recvmsg = 212,
+  NR_close = 57,
+  NR_read = 63,
+  NR_write = 64,
+  NR_readv = 65,
+  NR_writev = 66,
+  NR_sendfile = 71,
+  NR_accept = 202,
+  NR_connect = 203,
+  NR_sendto = 206,
+  NR_recvfrom = 207,
+  NR_shutdown = 210,
+  NR_sendmsg = 211,
+  NR_recvmsg = 212,
   NR_accept4 = 242,
 };
-struct saved_registers { u64 regs[31], sp, pc, pstate, orig_x0; s32 syscallno; u32 unused; };
+struct saved_registers {
+  u64 regs[31], sp, pc, pstate, orig_x0;
+  s32 syscallno;
+  u32 unused;
+};
 #define FIRST_SAVED 0
 #define SYSCALL_NUMBER(r) ((u64)(u32)(r).syscallno)
 #define ARGUMENT_0(r) ((r).orig_x0)
@@ -90,24 +118,44 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   struct saved_registers registers = {};
   bpf_probe_read_kernel(&registers, sizeof(registers), (void *)(ctx->args[0] + FIRST_SAVED));
   long result = ctx->args[1];
-  struct call call = {};
-  u32 flags = 0;
-  int is_inbound = 0;
-  call.address = ARGUMENT_1(registers);
+  u32 flags = 0, is_inbound = 0, pieces = 0, is_unread = 0;
+  u64 address = ARGUMENT_1(registers);
   if (IS_COMPAT(registers)) {
     count(COUNT_COMPAT_SYSCALLS);
     return 0;
   }
   switch (SYSCALL_NUMBER(registers)) {
-    case NR_read: is_inbound = 1; break;
-    case NR_write: break;
-    case NR_recvfrom: is_inbound = 1; flags = ARGUMENT_3(registers); break;
-    case NR_sendto: flags = ARGUMENT_3(registers); break;
-    case NR_readv: is_inbound = 1; call.pieces = ARGUMENT_2(registers); break;
-    case NR_writev: call.pieces = ARGUMENT_2(registers); break;
-    case NR_recvmsg: is_inbound = 1; call.pieces = -1; flags = ARGUMENT_2(registers); break;
-    case NR_sendmsg: call.pieces = -1; flags = ARGUMENT_2(registers); break;
-    case NR_sendfile: call.is_unread = 1; break;
+    case NR_read:
+      is_inbound = 1;
+      break;
+    case NR_write:
+      break;
+    case NR_recvfrom:
+      is_inbound = 1;
+      flags = ARGUMENT_3(registers);
+      break;
+    case NR_sendto:
+      flags = ARGUMENT_3(registers);
+      break;
+    case NR_readv:
+      is_inbound = 1;
+      pieces = ARGUMENT_2(registers);
+      break;
+    case NR_writev:
+      pieces = ARGUMENT_2(registers);
+      break;
+    case NR_recvmsg:
+      is_inbound = 1;
+      pieces = -1;
+      flags = ARGUMENT_2(registers);
+      break;
+    case NR_sendmsg:
+      pieces = -1;
+      flags = ARGUMENT_2(registers);
+      break;
+    case NR_sendfile:
+      is_unread = 1;
+      break;
     case NR_accept:
     case NR_accept4:
       if (result >= 0) on_new_connection(result, ROLE_SERVER, pid_tid);
@@ -115,7 +163,9 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     case NR_connect:
       if (!result || result == EINPROGRESS_RESULT) on_new_connection(ARGUMENT_0(registers), ROLE_CLIENT, pid_tid);
       return 0;
-    case NR_close: on_close(ARGUMENT_0(registers), pid_tid); return 0;
+    case NR_close:
+      on_close(ARGUMENT_0(registers), pid_tid);
+      return 0;
     case NR_shutdown:
       // TCP tells of its own shutdowns; a Unix server that will send no more has ended its response.
       if (!result && ARGUMENT_1(registers) != SHUT_RD) {
@@ -125,25 +175,34 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
           end_exchange(connection, END_CLOSED);
       }
       return 0;
-    default: return 0;
+    default:
+      return 0;
   }
   if (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)) return 0;
   if (result <= 0) {
     // A read of no bytes ends the stream, unless none were asked for; recvmsg's third argument is no length.
-    int is_end = !result && is_inbound && (call.pieces == (u32)-1 || ARGUMENT_2(registers));
+    int is_end = !result && is_inbound && (pieces == (u32)-1 || ARGUMENT_2(registers));
     if (is_end || result == ECONNRESET_RESULT || result == EPIPE_RESULT)
       on_no_bytes(ARGUMENT_0(registers), is_inbound, result);
     return 0;
   }
   u64 sock = socket_of_descriptor(ARGUMENT_0(registers));
   if (!sock) return 0;
-  if (call.pieces == (u32)-1) {
+  u32 zero = 0;
+  struct scratch *scratch_area = scratch.lookup(&zero);
+  if (!scratch_area) return 0;
+  if (pieces == (u32)-1) {
     struct user_msghdr message = {};
-    bpf_probe_read_user(&message, sizeof(message), (void *)call.address);
-    call.address = (u64)message.msg_iov;
-    call.pieces = message.msg_iovlen;
+    bpf_probe_read_user(&message, sizeof(message), (void *)address);
+    address = (u64)message.msg_iov;
+    pieces = message.msg_iovlen;
   }
-  call.bytes = result;
-  on_bytes(sock, (u64)pid << 32 | (u32)ARGUMENT_0(registers), is_inbound, &call, pid_tid, target->service_pid);
+  volatile struct call *call = &scratch_area->call;
+  call->address = address;
+  call->bytes = result;
+  call->pieces = pieces;
+  call->is_unread = is_unread;
+  call->is_inbound = is_inbound;
+  on_bytes(scratch_area, sock, (u64)pid << 32 | (u32)ARGUMENT_0(registers), pid_tid, target->service_pid);
   return 0;
 }

@@ -63,8 +63,7 @@ static __always_inline void read_endpoints(u64 sock, struct connection *connecti
 #ifdef HAVE_sock_common_skc_v6_daddr
     bpf_probe_read_kernel(connection->local_address, 16,
                           (void *)(sock + offsetof(struct sock_common, skc_v6_rcv_saddr)));
-    bpf_probe_read_kernel(connection->remote_address, 16,
-                          (void *)(sock + offsetof(struct sock_common, skc_v6_daddr)));
+    bpf_probe_read_kernel(connection->remote_address, 16, (void *)(sock + offsetof(struct sock_common, skc_v6_daddr)));
 #endif
   }
 }

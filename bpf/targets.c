@@ -5,7 +5,7 @@ static __always_inline void count(u32 which) {
   if (value) (*value)++;
 }
 
-#define READ_FIELD(value, address, type, field) \
+#define READ_FIELD(value, address, type, field)                                                                        \
   bpf_probe_read_kernel(&(value), sizeof(value), (void *)((u64)(address) + offsetof(type, field)))
 
 // The current process and thread as the agent's PID namespace numbers them; 0 when it is not visible there.

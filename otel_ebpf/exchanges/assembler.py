@@ -152,9 +152,10 @@ class Assembler:
 
     def _finish(self, run: AnyRun, reason: EndReason, at_ns: int, flags: int = 0) -> tuple[Run, list[Exchange]]:
         full = self._with_readers(run)
+        done = full.end(reason, at_ns, flags)
         if not full.has_head:
             self.losses["head never complete"] += 1
-        return full, full.end(reason, at_ns, flags)
+        return full, done
 
     def _advance(self, run: AnyRun, progress: Progress | Record) -> tuple[AnyRun, list[Exchange]]:
         done = run.advance(progress)
@@ -181,6 +182,8 @@ class Assembler:
     def _forget(self, run: AnyRun) -> None:
         if self._runs.pop(run.connection, None) is not None:
             self.pipelined += run.pipelined_count
+            if run.unseen_count:
+                self.losses["head in one call with a body"] += 1
         self._waiting.pop(run.connection, None)
 
     def _evict(self) -> None:

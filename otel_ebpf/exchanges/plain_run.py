@@ -72,6 +72,10 @@ class PlainRun:
         return 0
 
     @property
+    def unseen_count(self) -> int:
+        return 0
+
+    @property
     def unreported_count(self) -> int:
         return 0 if self.is_settled else 1
 

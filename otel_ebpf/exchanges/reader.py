@@ -8,6 +8,7 @@ Sans-IO. Bytes may be missing: a gap inside a body of known length is only count
 makes the reader lose its place, and it says so instead of guessing (`is_lost`).
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -93,6 +94,13 @@ class Reader(Generic[Head]):
             self.offset = offset
             self._skip(gap_bytes, at_ns)
 
+    def take_cut_head(self) -> None:
+        """No more of a head in pieces will be seen: what is there is taken, as far as it is a head."""
+        if self._pending and not self.is_lost:
+            with contextlib.suppress(NotHttpError):
+                self._feed_head(b"", self._pending_ns, True)
+            self._pending = b""
+
     def _feed_head(self, payload: bytes, at_ns: int, is_cut: bool) -> bytes:
         if not self._pending:
             self._pending_ns = at_ns
@@ -151,6 +159,7 @@ class Reader(Generic[Head]):
         message.is_complete = self._left_bytes == 0
 
     def _skip(self, count: int, at_ns: int) -> None:
+        self.take_cut_head()
         message = self.open_message
         if message is None:
             self.is_lost = True

@@ -69,7 +69,12 @@ class Run:
     @property
     def pipelined_count(self) -> int:
         """Requests beyond the first: the kernel takes the run for one."""
-        return max(0, len(self._requests.messages) - 1)
+        return max(0, len(self._requests.messages) - 1) + self.unseen_count
+
+    @property
+    def unseen_count(self) -> int:
+        """A request that came in one call with the end of a body: its head was not captured."""
+        return int(self._requests.is_lost and self.has_head)
 
     @property
     def unreported_count(self) -> int:
@@ -97,11 +102,15 @@ class Run:
         self._flags |= record.flags
         self.lost = record.lost
         if record.kind != Kind.RESPONSE:
-            offset = record.request_bytes - record.total_bytes
-            self._requests.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
-            return []
+            payload, total_bytes = record.payload, record.total_bytes
+            if record.flags & RecordFlag.PAYLOAD_IS_END:
+                total_bytes = len(payload)
+            self._requests.feed(record.request_bytes - total_bytes, payload, total_bytes, record.at_monotonic_ns)
+            return self._take_complete()
         if record.request_bytes > self._requests.offset:
             self._requests.skip_to(record.request_bytes, record.request_last_monotonic_ns)
+        if not self.has_head:
+            self._requests.take_cut_head()  # answered before it was whole
         self._tail = record.tail
         offset = record.response_bytes - record.total_bytes
         self._responses.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
@@ -123,6 +132,7 @@ class Run:
     def end(self, reason: EndReason, at_ns: int, flags: int = 0) -> list[Exchange]:
         """No more will come: reports what is left, as far as it was seen."""
         self._flags |= flags
+        self._requests.take_cut_head()
         self._believe_last_chunk()
         message = self._responses.open_message
         if message is not None:

@@ -29,6 +29,7 @@ class EndReason(IntEnum):
 class RecordFlag(IntFlag):
     ROLE_BY_CONNECTION = 1
     PEER_SHUTDOWN = 2
+    PAYLOAD_IS_END = 4
 
 
 class Record(NamedTuple):

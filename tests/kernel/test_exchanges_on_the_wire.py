@@ -374,3 +374,18 @@ def test_a_request_that_goes_on_after_its_answer_is_counted_to_its_end(wire: Wir
 
     for role in BOTH:
         assert [(b"POST", b"/up", 413, 200_000, 0, COMPLETE)] == [summary(found) for found in watched.exchanges(role)]
+
+
+def test_a_request_read_in_one_call_with_the_rest_of_a_body_is_found(wire: Wire, watched: Watched):
+    """nginx answers early, reads on, and finds the next request behind the body."""
+    request = post(b"/up", b"u" * 20_000)
+    wire.c(request[:15_000])
+    wire.s(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+    wire.client.send(request[15_000:] + GET)
+    assert len(wire.server.recv(65536)) == len(request) - 15_000 + len(GET)
+    wire.s(OK)
+    watched.until(lambda done: len(done) == 4)
+
+    expected = [(b"POST", b"/up", 413, 20_000, 0, COMPLETE), PLAIN]
+    for role in BOTH:
+        assert expected == [summary(found) for found in watched.exchanges(role)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.exchanges.exchange import Role
+from otel_ebpf.exchanges.exchange import Outcome, Role
 from tests.kernel.test_exchanges_on_the_wire import BOTH, GET, OK, PLAIN, summary
 from tests.kernel.wire import Watched, Wire
 
@@ -146,3 +146,43 @@ def test_files_and_pipes_that_look_like_http_are_no_connections(watched: Watched
     os.read(reader, 4096)
 
     assert [] == watched.until(lambda done: bool(watched.records), seconds=0.2)
+
+
+@pytest.mark.parametrize("count", [9, 100])
+def test_a_chunked_response_in_many_pieces_of_one_call_is_seen_to_its_end(count: int, wire: Wire, watched: Watched):
+    """Node gathers what a handler wrote into one writev: size, data and end of each chunk are pieces."""
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    pieces = [b"3\r\n", b"abc", b"\r\n"] * (count // 3) + [b"0\r\n", b"\r\n"]
+    total = os.writev(wire.server.fileno(), pieces)
+    assert total == sum(map(len, pieces))
+    while total:
+        total -= len(wire.client.recv(total))
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(200, Outcome.COMPLETE)] == [(found.status, found.outcome) for found in watched.exchanges(role)]
+
+
+def test_a_call_that_moves_less_than_it_was_asked_to_ends_where_it_ended(watched: Watched, tmp_path: Path):
+    """The socket was full: the last chunk has not left yet, though it was among the pieces."""
+    wire = Wire(socket.AF_INET, tmp_path)
+    wire.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    wire.server.setblocking(False)
+    body = b"f4240\r\n" + b"x" * 1_000_000 + b"\r\n"
+    sent = os.writev(wire.server.fileno(), [body, b"0\r\n\r\n"])
+    assert sent < len(body)
+    early = list(watched.until(lambda done: bool(done), seconds=0.4))
+    wire.server.setblocking(True)
+    left = sent
+    while left:
+        left -= len(wire.client.recv(left))
+    wire.s(body[sent:] + b"0\r\n\r\n", pieces=500)
+    watched.until(lambda done: len(done) == 2)
+
+    assert [] == early
+    for role in BOTH:
+        assert [Outcome.COMPLETE] == [found.outcome for found in watched.exchanges(role)]
+    wire.close()

@@ -107,6 +107,12 @@ class Connection:
             self._capture(Kind.REQUEST, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
             return
         self._count(OF_REQUEST, total)
+        if self._state == RESPONSE:
+            if total == len(data) >= 18 and data.endswith(b"\r\n\r\n"):
+                self._flags |= RecordFlag.PAYLOAD_IS_END
+                self._send(Kind.REQUEST_MORE, data[-REQUEST_CAPTURE_BYTES:], total)
+                self._flags &= ~RecordFlag.PAYLOAD_IS_END
+            return
         if is_beginning and self._is_head_done[0]:
             self._captured[0], self._is_head_done[0] = 0, False
         if not self._is_head_done[0] and self._captured[0] < REQUEST_CAPTURE_BYTES:

@@ -371,3 +371,48 @@ def test_a_refused_expectation_does_not_wait_for_a_body():
     head = b"PUT /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n"
 
     assert 413 == only(Connection().request(head).response(EARLY)).status
+
+
+def test_a_head_in_several_reads_that_is_longer_than_what_is_captured_is_marked():
+    """Go reads 4 KB at a time."""
+    head = b"GET /" + b"p" * 8200 + b" HTTP/1.1\r\nHost: shop\r\n\r\n"
+    connection = Connection()
+    for start in range(0, len(head), 4096):
+        connection.request(head[start : start + 4096])
+
+    exchange = only(connection.response(OK))
+
+    assert (b"/" + b"p" * 8187, 200, Outcome.COMPLETE) == (exchange.target, exchange.status, exchange.outcome)
+    assert Unknown.REQUEST_HEAD_CUT in exchange.unknown
+
+
+def test_an_answer_to_a_head_that_never_was_whole_is_reported():
+    """A server refuses what it will not read to the end."""
+    connection = Connection().request(b"GET /a HTTP/1.1\r\nHost: sh")
+    connection.response(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+
+    assert (b"GET", b"/a", 408) == (only(connection).method, only(connection).target, only(connection).status)
+    assert Unknown.REQUEST_HEAD_CUT in only(connection).unknown
+
+
+def test_a_request_read_in_one_call_with_the_rest_of_a_body_is_found():
+    """The body's answer came early, the client has gone on, and the server reads both at once."""
+    connection = (
+        Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: 9000\r\n\r\n" + b"u" * 1000).response(EARLY)
+    )
+    connection.request(b"u" * 8000 + GET).response(OK)
+
+    assert [(b"/up", 413, 9000), (b"/a?b=1", 200, 0)] == [
+        (exchange.target, exchange.status, exchange.request_body_bytes) for exchange in connection.exchanges
+    ]
+
+
+def test_a_request_hidden_behind_a_body_is_counted():
+    """Its own body follows in the same call, so nothing tells where it begins."""
+    connection = Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc").response(EARLY)
+    connection.request(b"defghi" + b"POST /b HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi").response(OK).end(
+        EndReason.CLOSED
+    )
+
+    assert [(b"/up", 413)] == [(exchange.target, exchange.status) for exchange in connection.exchanges]
+    assert 1 == connection.assembler.losses["head in one call with a body"] == connection.assembler.pipelined
