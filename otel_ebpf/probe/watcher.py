@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
@@ -58,11 +58,11 @@ class Watcher:
     def start(self) -> list[Target]:
         """Events first, then the scan: what begins in between is seen twice, not missed."""
         self._attachments.attach_lasting()
-        for target in self._discovery.scan():
-            self._apply([Identity(target.service_pid)] if target.pid == target.service_pid else [])
-            self._apply([Add(target.pid, target.service_pid)])
-        self._attach_if_wanted()
-        return list(self._discovery.targets.values())
+        targets = self._discovery.scan()
+        services = dict.fromkeys(target.service_pid for target in targets)
+        changes: list[Change] = [Add(target.pid, target.service_pid) for target in targets]
+        self._apply([*changes, *(Identity(service_pid) for service_pid in services)])
+        return targets
 
     def run(self, stop: StopSignals) -> None:
         """Until a signal comes; raises PeerLostError when the exporter has ended."""
@@ -85,7 +85,6 @@ class Watcher:
                 self._read_counters()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
-            self._attach_if_wanted()
 
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
@@ -97,9 +96,6 @@ class Watcher:
         self._attachments.detach_all()
         self._events.close()
 
-    def _attach_if_wanted(self) -> None:
-        self._attachments.attach_socket_program(bool(self._discovery.targets))
-
     def _read_events(self) -> None:
         events: list[ProcessEvent] = []
         self._events.drain(
@@ -109,14 +105,17 @@ class Watcher:
         for event in events:
             self._apply(self._discovery.on_event(event))
 
-    def _apply(self, changes: Iterable[Change]) -> None:
+    def _apply(self, changes: Sequence[Change]) -> None:
+        """The kernel first: a new process may send its first request within milliseconds. Who it is can come later."""
         for change in changes:
             if isinstance(change, Add):
-                # Before the first record of the process can refer to it.
                 self._watch(change)
             elif isinstance(change, Remove):
                 self._maps["targets"].delete(_PID.pack(change.pid))
-            elif isinstance(change, Identity):
+        if changes:
+            self._attachments.attach_socket_program(bool(self._discovery.targets))
+        for change in changes:
+            if isinstance(change, Identity):
                 identity = identify(change.service_pid, self._procfs)
                 if identity is not None:
                     self._send(identity)
