@@ -46,13 +46,17 @@ static __always_inline void read_prefix(struct scratch *scratch_area, const stru
   prefix->length = short_length;
 }
 
+// LLVM may compare one copy of a value and then use another, which Linux 6.1 does not take to be bounded once it was
+// spilled to the stack ("R2 min value is negative"): compare where LLVM cannot look.
+#define AT_MOST(value, limit) asm volatile("if %0 <= %1 goto +1\n%0 = %1" : "+r"(value) : "i"(limit))
+
 // Copies the beginning of the call to scratch->payload; returns how many bytes, at most `limit`.
 // Stops after a piece that ends a head: what follows in the same call is body.
 static __always_inline u32 capture(struct scratch *scratch_area, const struct call *call, u32 limit) {
   u64 wanted = call->bytes < limit ? call->bytes : limit;
   if (call->is_unread) return 0;
   if (!call->pieces) {
-    if (wanted > REQUEST_CAPTURE_BYTES) wanted = REQUEST_CAPTURE_BYTES;
+    AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
     return bpf_probe_read_user(scratch_area->payload, wanted, (void *)call->address) ? 0 : wanted;
   }
   u64 done = 0;
@@ -60,7 +64,7 @@ static __always_inline u32 capture(struct scratch *scratch_area, const struct ca
     if (i >= call->pieces || done >= wanted) break;
     u64 length = 0, address = piece_at(scratch_area, i, &length);
     if (length > wanted - done) length = wanted - done;
-    if (length > REQUEST_CAPTURE_BYTES) length = REQUEST_CAPTURE_BYTES;
+    AT_MOST(length, REQUEST_CAPTURE_BYTES);
     u64 offset = done;
     asm volatile("%0 &= 0x1fff" : "+r"(offset));
     if (bpf_probe_read_user(scratch_area->payload + offset, length, (void *)address)) break;
@@ -113,10 +117,4 @@ static __always_inline u64 tail_after(struct scratch *scratch_area, const struct
   }
   u64 length = 0, address = piece_at(scratch_area, last, &length);
   return roll_tail(tail, address, scratch_area->last_piece_bytes);
-}
-
-static __always_inline int ends_like_a_head(const struct call *call) {
-  u32 last = 0;
-  bpf_probe_read_user(&last, sizeof(last), (void *)(call->address + call->bytes - sizeof(last)));
-  return last == 0x0a0d0a0d;
 }

@@ -109,11 +109,11 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
     connection->request_captured = 0;
   }
   if (connection->state == STATE_RESPONSE) {
-    // The rest of a body whose answer came early. The next request may stand behind it, in the same call.
-    if (!call->pieces && call->bytes >= 18 && ends_like_a_head(call)) {
-      report->kind = RECORD_REQUEST_MORE;
-      report->is_of_end = 1;
-    }
+    // The rest of a body whose answer came early. The next request may begin behind it, in the same call.
+    if (call->pieces) return;
+    report->kind = RECORD_REQUEST_MORE;
+    report->is_of_end = 1;
+    report->limit_bytes = LATE_CAPTURE_BYTES;
     return;
   }
   if (connection->flags & CONNECTION_REQUEST_HEAD_DONE || connection->request_captured >= REQUEST_CAPTURE_BYTES) return;

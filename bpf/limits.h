@@ -10,6 +10,7 @@
 #ifndef CPU_BITS
 #define CPU_BITS 12  // of a connection's number; the loader passes what this host needs
 #endif
+#define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
 #define MAX_TARGETS 8192         // processes
 #define PROGRESS_SLOTS 16384     // 64 bytes each; a power of two
 #define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe
@@ -20,4 +21,4 @@
 // Bytes of one message's beginning that are copied out. Powers of two: the verifier bounds offsets by masks.
 #define REQUEST_CAPTURE_BYTES 8192   // most servers refuse heads above 8 KB
 #define RESPONSE_CAPTURE_BYTES 2048  // status and framing headers; the body is only counted
-#define PAYLOAD_MASK (REQUEST_CAPTURE_BYTES - 1)
+#define LATE_CAPTURE_BYTES 2048      // of what a client sends on after its answer: nginx reads it 4 KB at a time

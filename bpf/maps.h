@@ -71,6 +71,17 @@ struct target {
 //   full    the process is not watched; the probe says so
 BPF_TABLE("hash", u32, struct target, targets, MAX_TARGETS);
 
+struct executable {
+  u64 inode;
+  u32 device;
+  u32 unused;
+};
+
+// executables: files whose processes are watched from their exec on.
+//   added   by the probe, when it finds the file, or when the first process that runs it has been selected
+//   full    LRU: processes of the file are watched a moment later, when the probe has looked at them
+BPF_TABLE("lru_hash", struct executable, u32, executables, MAX_EXECUTABLES);
+
 // selected_ports: one bit a TCP port; a process that listens on one becomes a target at once.
 BPF_TABLE("array", u32, u64, selected_ports, 1024);
 

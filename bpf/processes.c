@@ -10,12 +10,31 @@ static __always_inline void send_process_event(u32 kind, u32 pid, u32 parent_pid
   if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
 }
 
+// args: task, old pid, struct linux_binprm
 int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   u32 pid = current_pid_tid() >> 32;
   if (!pid) return 0;
   struct target *target = targets.lookup(&pid);
   if (target && target->is_excluded) return 0;
-  send_process_event(PROCESS_EXEC, pid, 0, target != 0);
+  struct process_event event = {};
+  u64 file = 0, inode = 0, file_system = 0;
+  READ_FIELD(file, ctx->args[2], struct linux_binprm, file);
+  READ_FIELD(inode, file, struct file, f_inode);
+  READ_FIELD(file_system, inode, struct inode, i_sb);
+  READ_FIELD(event.executable_inode, inode, struct inode, i_ino);
+  READ_FIELD(event.executable_device, file_system, struct super_block, s_dev);
+  struct executable executable = {event.executable_inode, event.executable_device, 0};
+  if (!target && executables.lookup(&executable)) {
+    // A process may live for some milliseconds only: its first call must not wait for the probe.
+    struct target found = {pid, 0};
+    targets.update(&pid, &found);
+    event.is_target = 1;
+  }
+  event.kind = PROCESS_EXEC;
+  event.pid = pid;
+  event.is_target |= target != 0;
+  bpf_get_current_comm(event.command, sizeof(event.command));
+  if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
   return 0;
 }
 

@@ -80,8 +80,11 @@ struct process_event {
   u32 pid;
   u32 parent_pid;  // FORK: the process that forked
   u16 port;        // LISTEN: the local port
-  u16 is_target;   // the kernel already watches it (inherited, or its port is selected)
+  u16 is_target;   // the kernel already watches it (inherited, or its port or executable is selected)
   u8 command[16];
+  u64 executable_inode;  // EXEC: of the file that runs now
+  u32 executable_device;
+  u32 unused;
 };
 
 // Index into `counters`, one array for the host.

@@ -24,6 +24,7 @@ from otel_ebpf.errors import AgentError, PeerLostError, PreflightError
 from otel_ebpf.probe import privileges
 from otel_ebpf.probe.capabilities import effective_capabilities, missing
 from otel_ebpf.probe.discovery import Discovery, Target
+from otel_ebpf.probe.executables import find_executables
 from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.selection import Selection
@@ -88,6 +89,8 @@ def _watch(settings: Settings, loaded: Loaded, channel: socket.socket, exporter_
     watcher = Watcher(loaded, Discovery(selection, own_pids), channel, own_pids, _PROCESS_EVENT_PAGES * _PAGE_BYTES)
     try:
         select_ports(loaded, selection)
+        for inode, device in find_executables(selection.exe_globs):
+            watcher.know_executable(inode, device)
         _hand_over(channel, loaded)
         targets = watcher.start()
         privileges.limit_capabilities(capabilities_to_keep(effective_capabilities()))

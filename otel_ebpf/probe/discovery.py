@@ -153,6 +153,12 @@ class Discovery:
         self._own_pids.add(pid)
         return self._forget(pid)
 
+    def is_selected_by_program(self, pid: int) -> bool:
+        """Whether every process of this executable is to be watched."""
+        if pid not in self._targets or not self._selection.exe_globs:
+            return False
+        return self._selection.reason_by_program(-1, self._procfs.executable(pid)) is not None
+
     def scan(self) -> list[Target]:
         """All targets of this moment; the way to begin."""
         self.rescan()

@@ -49,7 +49,8 @@ STRUCTS = (
     StructRow("files_struct", "linux/fdtable.h", "fdt"),
     StructRow("fdtable", "linux/fdtable.h", "max_fds fd"),
     StructRow("file", "linux/fs.h", "f_inode private_data f_op f_count? f_ref?"),
-    StructRow("inode", "linux/fs.h", "i_mode"),
+    StructRow("inode", "linux/fs.h", "i_mode i_ino i_sb"),
+    StructRow("super_block", "linux/fs.h", "s_dev"),
     StructRow("socket", "linux/net.h", "sk type state file"),
     StructRow("sock", "net/sock.h", "__sk_common sk_type sk_protocol sk_shutdown sk_err sk_flags sk_socket"),
     StructRow(
@@ -64,7 +65,7 @@ STRUCTS = (
     StructRow("in6_addr", "linux/in6.h", "in6_u"),
     StructRow("iovec", "linux/uio.h", "iov_base iov_len"),
     StructRow("user_msghdr", "linux/socket.h", ""),
-    StructRow("linux_binprm", "linux/binfmts.h", "filename"),
+    StructRow("linux_binprm", "linux/binfmts.h", "file"),
 )
 
 ENUM_CONSTANTS = ("TCP_ESTABLISHED", "TCP_CLOSE", "TCP_LISTEN")

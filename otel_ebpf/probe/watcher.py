@@ -22,13 +22,15 @@ from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.frames import Frame, ServiceGone, Shutdown, encode_frame
-from otel_ebpf.records.kinds import Counter, CounterReading, ProcessEvent
+from otel_ebpf.records.kinds import Counter, CounterReading, ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
 
 _TICK_MS = 1000
 _SWEEP_TICKS = 30
+_IDLE_TICKS = 2
 TARGET = struct.Struct("<II")  # struct target
 _PID = struct.Struct("<I")
+_EXECUTABLE = struct.Struct("<QI4x")  # struct executable
 _EXCLUDED = 1
 _NOT_EXCLUDED = 0
 
@@ -52,6 +54,7 @@ class Watcher:
         self._events_fd = loaded.maps["process_events"].fd
         self._events = RingReader(self._events_fd, event_ring_bytes)
         self._counters = CounterReading((0,) * len(Counter))
+        self._idle_ticks = 0
         for pid in own_pids:
             self._maps["targets"].update(_PID.pack(pid), TARGET.pack(pid, _EXCLUDED))
 
@@ -83,8 +86,13 @@ class Watcher:
                 next_tick += _TICK_MS / 1000
                 self._read_events()
                 self._read_counters()
+                self._detach_when_idle()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
+
+    def know_executable(self, inode: int, device: int) -> None:
+        """Its processes are targets from their exec on."""
+        self._maps["executables"].update(_EXECUTABLE.pack(inode, device), bytes(4))
 
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
@@ -104,6 +112,8 @@ class Watcher:
         )
         for event in events:
             self._apply(self._discovery.on_event(event))
+            if event.kind == ProcessEventKind.EXEC and self._discovery.is_selected_by_program(event.pid):
+                self.know_executable(event.executable_inode, event.executable_device)
 
     def _apply(self, changes: Sequence[Change]) -> None:
         """The kernel first: a new process may send its first request within milliseconds. Who it is can come later."""
@@ -112,8 +122,8 @@ class Watcher:
                 self._watch(change)
             elif isinstance(change, Remove):
                 self._maps["targets"].delete(_PID.pack(change.pid))
-        if changes:
-            self._attachments.attach_socket_program(bool(self._discovery.targets))
+        if self._discovery.targets:
+            self._attachments.attach_socket_program(True)
         for change in changes:
             if isinstance(change, Identity):
                 identity = identify(change.service_pid, self._procfs)
@@ -121,6 +131,12 @@ class Watcher:
                     self._send(identity)
             elif isinstance(change, Gone):
                 self._send(ServiceGone(change.service_pid))
+
+    def _detach_when_idle(self) -> None:
+        """Not at once: processes that live for a moment come one after the other."""
+        self._idle_ticks = 0 if self._discovery.targets else self._idle_ticks + 1
+        if self._idle_ticks >= _IDLE_TICKS:
+            self._attachments.attach_socket_program(False)
 
     def _watch(self, change: Add) -> None:
         try:

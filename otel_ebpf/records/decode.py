@@ -33,7 +33,7 @@ def decode_process_event(data: Buffer, offset: int, length: int) -> ProcessEvent
     """Raises DecodeError when the sample is not one process event."""
     if length < PROCESS_EVENT.size:
         raise DecodeError(f"a process event of {length} bytes at {offset}: {PROCESS_EVENT.size} are needed")
-    kind, pid, parent_pid, port, is_target, command = PROCESS_EVENT.unpack_from(data, offset)
-    if not 1 <= kind <= 4:
-        raise DecodeError(f"a process event of kind {kind} at {offset}")
-    return ProcessEvent(kind, pid, parent_pid, port, is_target, command.rstrip(b"\0"))
+    fields = ProcessEvent._make(PROCESS_EVENT.unpack_from(data, offset))
+    if not 1 <= fields.kind <= 4:
+        raise DecodeError(f"a process event of kind {fields.kind} at {offset}")
+    return fields._replace(command=fields.command.rstrip(b"\0"))

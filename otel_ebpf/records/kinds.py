@@ -75,6 +75,9 @@ class ProcessEvent(NamedTuple):
     port: int
     is_target: int
     command: bytes
+    executable_inode: int = 0
+    executable_device: int = 0
+    unused: int = 0
 
 
 class Counter(IntEnum):

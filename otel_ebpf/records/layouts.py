@@ -9,8 +9,8 @@ RECORD = struct.Struct("<6BH4I6QI2H16s16s8s")
 # connection | position ended lost unused | response_bytes response_last request_bytes request_last | tail unused
 PROGRESS = struct.Struct("<QIBBHQQQQ8sQ")
 
-# kind pid parent_pid port is_target command
-PROCESS_EVENT = struct.Struct("<IIIHH16s")
+# kind pid parent_pid port is_target command executable_inode executable_device unused
+PROCESS_EVENT = struct.Struct("<IIIHH16sQII")
 
 PROGRESS_SLOTS = 16384
 REQUEST_CAPTURE_BYTES = 8192

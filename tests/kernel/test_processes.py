@@ -160,3 +160,25 @@ def test_an_excluded_process_stays_so_whatever_it_does(watched: Watched):
         watched.watch(os.getpid())
 
     assert (os.getpid(), 1) == TARGET.unpack(entry or b"")
+
+
+def test_a_process_of_a_known_executable_is_a_target_from_its_exec_on(watched: Watched, events: Events):
+    """Without user space in between: some processes live for milliseconds."""
+    watched.unwatch(os.getpid())  # or the child would inherit it
+    try:
+        first = subprocess.Popen(["/bin/true"])
+        first.wait()
+        told = events.until(of(ProcessEventKind.EXEC, first.pid))
+        assert told is not None
+        key = struct.pack("<QI4x", told.executable_inode, told.executable_device)
+        watched.maps["executables"].update(key, bytes(4))
+        second = subprocess.Popen(["/bin/true"])
+        second.wait()
+        known = events.until(of(ProcessEventKind.EXEC, second.pid))
+        watched.maps["executables"].delete(key)
+    finally:
+        watched.watch(os.getpid())
+
+    assert (os.stat("/bin/true").st_ino, 0) == (told.executable_inode, told.is_target)
+    assert known is not None
+    assert 1 == known.is_target
