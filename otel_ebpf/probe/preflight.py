@@ -20,7 +20,7 @@ from otel_ebpf.probe.compiler import identify_bcc
 from otel_ebpf.probe.kernel_types import headers_release
 from otel_ebpf.probe.programs import PROGRAMS
 
-OLDEST_KERNEL = (5, 15)
+OLDEST_KERNEL = (5, 10)
 _ARCHITECTURES = ("x86_64", "aarch64")
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the same in all kernels
 _AS_ROOT = "Run `otel-ebpf check` as root."

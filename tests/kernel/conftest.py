@@ -4,20 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe.loader import load
+from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
 from tests.kernel.wire import RING_PAGES, Watched, Wire
 
 
 @pytest.fixture(scope="session")
-def watched_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def loaded_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     flags = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}
     folder = tmp_path_factory.mktemp("cache")
     folder.chmod(0o700)
     with load(prepare_programs(flags, cache_dir=folder)) as loaded:
-        watched = Watched(loaded)
-        yield watched
-        watched.close()
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def watched_programs(loaded_programs: Loaded) -> Iterator[Watched]:
+    watched = Watched(loaded_programs)
+    yield watched
+    watched.close()
 
 
 @pytest.fixture
