@@ -34,6 +34,7 @@ static __always_inline void write_progress(const struct connection *connection, 
   if (!progress_slot) return;
   progress_slot->connection = connection->id;
   progress_slot->position = connection->position;
+  progress_slot->lost_count = connection->lost;
   progress_slot->lost = connection->flags & CONNECTION_UNREPORTED ? 1 : 0;
   progress_slot->request_last_monotonic_ns = connection->request_last_monotonic_ns;
   progress_slot->response_last_monotonic_ns = connection->response_last_monotonic_ns;

@@ -64,7 +64,8 @@ struct progress {
   u32 position;
   u8 ended;  // enum end_reason, 0 while open
   u8 lost;   // 1: records of this exchange did not fit into the ring; the kernel has counted it
-  u16 unused;
+  u8 lost_count;  // of the connection, as in struct record
+  u8 unused;
   u64 response_bytes;
   u64 response_last_monotonic_ns;
   u64 request_bytes;

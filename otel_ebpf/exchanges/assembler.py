@@ -64,9 +64,11 @@ class Assembler:
             progress = read_progress(run.connection, run.position)
             if progress is None:
                 continue
-            if progress.is_lost:
+            if _is_lost(run, progress):
                 self._forget_lost(run)
                 continue
+            if progress.position != run.position:
+                continue  # the records that say so are on their way
             run, advanced = self._advance(run, progress)
             done += advanced
             if progress.ended:
@@ -81,7 +83,7 @@ class Assembler:
         """The agent stops: what is still open is counted, not invented."""
         for run in list(self._runs.values()):
             progress = read_progress(run.connection, run.position)
-            if progress is not None and progress.is_lost:
+            if progress is not None and _is_lost(run, progress):
                 self._forget_lost(run)
         self.losses["open at the end"] += self.open_count
         for run in list(self._runs.values()):
@@ -92,7 +94,7 @@ class Assembler:
         previous = self._runs.get(record.connection)
         extra = 0
         if previous is not None:
-            if _was_lost(previous, record):
+            if _was_lost(previous, record.position, record.lost):
                 # The kernel has counted it. If it was reported all the same, by the progress table, it is not lost.
                 self.recovered += previous.is_settled
                 self._forget_lost(previous)
@@ -193,7 +195,14 @@ class Assembler:
         self._forget(run)
 
 
-def _was_lost(previous: AnyRun, record: Record) -> bool:
-    """Is `previous` one of those counted as lost since? All between it and `record` are: nothing came of them."""
-    between = record.position - previous.position - 1
-    return (record.lost - previous.lost - between) & 0xFF == 1
+def _was_lost(run: AnyRun, position: int, lost_count: int) -> bool:
+    """Is `run` one of those counted as lost before `position`? All between the two are: nothing came of them."""
+    between = position - run.position - 1
+    return (lost_count - run.lost - between) & 0xFF == 1
+
+
+def _is_lost(run: AnyRun, progress: Progress) -> bool:
+    """By the progress table, which may have come to a later exchange of the connection already."""
+    if progress.position == run.position:
+        return progress.is_lost
+    return _was_lost(run, progress.position, progress.lost_count - progress.is_lost)

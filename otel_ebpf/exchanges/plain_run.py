@@ -115,8 +115,10 @@ class PlainRun:
             run.feed(self._response)
             run.advance(
                 Progress(
+                    self.position,
                     0,
                     False,
+                    self.lost,
                     self._response_bytes,
                     self._response_last_ns,
                     self._first.total_bytes,

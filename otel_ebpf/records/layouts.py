@@ -6,8 +6,8 @@ import struct
 # response_bytes request_last response_last | total local_port remote_port | addresses tail
 RECORD = struct.Struct("<6BH4I6QI2H16s16s8s")
 
-# connection | position ended lost unused | response_bytes response_last request_bytes request_last | tail unused
-PROGRESS = struct.Struct("<QIBBHQQQQ8sQ")
+# connection | position ended lost lost_count unused | response_bytes response_last request_bytes request_last | tail unused
+PROGRESS = struct.Struct("<QIBBBBQQQQ8sQ")
 
 # kind pid parent_pid port is_target command executable_inode executable_device unused
 PROCESS_EVENT = struct.Struct("<IIIHH16sQII")

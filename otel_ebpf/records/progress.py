@@ -13,8 +13,10 @@ from otel_ebpf.records.layouts import PROGRESS, PROGRESS_SLOTS
 class Progress(NamedTuple):
     """See struct progress in bpf/records.h."""
 
+    position: int
     ended: int
     is_lost: bool
+    lost_count: int
     response_bytes: int
     response_last_monotonic_ns: int
     request_bytes: int
@@ -29,16 +31,20 @@ class ProgressTable:
         self._map = mmap.mmap(descriptor, PROGRESS.size * PROGRESS_SLOTS, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def read(self, connection: int, position: int) -> Progress | None:
-        """None when the slot belongs to another connection or to a later exchange."""
+        """The newest exchange of the connection, `position` or a later one; None when another connection has the slot."""
         offset = (connection & (PROGRESS_SLOTS - 1)) * PROGRESS.size
         # The kernel writes times, then bytes, then `ended`: of two equal readings each belongs together.
         first = PROGRESS.unpack_from(self._map, offset)
         while (fields := PROGRESS.unpack_from(self._map, offset)) != first:
             first = fields
-        if fields[0] != connection or fields[1] != position:
+        if fields[0] != connection or fields[1] < position:
             return None
-        _, _, ended, lost, _, response_bytes, response_last, request_bytes, request_last, tail, _ = fields
-        return Progress(ended, lost != 0, response_bytes, response_last, request_bytes, request_last, tail)
+        _, newest, ended, lost, lost_count, _, response_bytes, response_last, request_bytes, request_last, tail, _ = (
+            fields
+        )
+        return Progress(
+            newest, ended, lost != 0, lost_count, response_bytes, response_last, request_bytes, request_last, tail
+        )
 
     def close(self) -> None:
         self._map.close()

@@ -30,6 +30,7 @@ class Connection:
         self.records: list[Record] = []
         self.now_ms = 1
         self.lost = 0
+        self.is_lost = False  # the exchange in hand
         self._state = IDLE
         self._position = -1
         self._bytes = [0, 0]
@@ -69,10 +70,18 @@ class Connection:
         return self
 
     def progress(self, connection: int, position: int) -> Progress | None:
-        if position != self._position:
+        if position > self._position:
             return None
         return Progress(
-            self._ended, False, self._bytes[1], self._last_ns[1], self._bytes[0], self._last_ns[0], self._tail
+            self._position,
+            self._ended,
+            self.is_lost,
+            self.lost,
+            self._bytes[1],
+            self._last_ns[1],
+            self._bytes[0],
+            self._last_ns[0],
+            self._tail,
         )
 
     def _tick(self, at_ms: int | None) -> None:

@@ -416,3 +416,24 @@ def test_a_request_hidden_behind_a_body_is_counted():
 
     assert [(b"/up", 413)] == [(exchange.target, exchange.status) for exchange in connection.exchanges]
     assert 1 == connection.assembler.losses["head in one call with a body"] == connection.assembler.pipelined
+
+
+def test_an_exchange_whose_loss_no_record_tells_of_is_not_open_at_the_end():
+    """Its answer was lost, and so was the next request: only the progress table says so."""
+    connection = Connection().request(GET)
+    connection.lost, connection.is_lost = 2, True
+    connection._position += 1
+
+    connection.assembler.end_all(connection.progress)
+
+    assert {} == {reason: count for reason, count in connection.assembler.losses.items() if count}
+
+
+def test_an_exchange_that_was_answered_before_the_next_was_lost_is_not_lost():
+    connection = Connection().request(GET)
+    connection.lost, connection.is_lost = 1, True
+    connection._position += 1
+
+    connection.assembler.end_all(connection.progress)
+
+    assert {"open at the end": 1} == dict(connection.assembler.losses)
