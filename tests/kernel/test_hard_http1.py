@@ -1,0 +1,255 @@
+"""HTTP/1.1 as it is allowed to be, and as it should not be: real sockets, both ends, three families."""
+
+import array
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from otel_ebpf.exchanges.exchange import Outcome, Role, Unknown
+from tests.kernel.test_exchanges_on_the_wire import BOTH, COMPLETE, GET, OK, PLAIN, Expected, chunked, post, summary
+from tests.kernel.wire import Watched, Wire
+
+pytestmark = pytest.mark.kernel
+
+
+def ask(request: bytes, response: bytes = OK) -> Callable[[Wire], None]:
+    def act(wire: Wire) -> None:
+        wire.c(request)
+        wire.s(response)
+
+    return act
+
+
+def get(target: bytes, method: bytes = b"GET") -> bytes:
+    return b"%b %b HTTP/1.1\r\nHost: wire\r\n\r\n" % (method, target)
+
+
+def plain(target: bytes, method: bytes = b"GET", status: int = 200, size: int = 5) -> Expected:
+    return (method, target, status, 0, size, COMPLETE)
+
+
+def websocket(wire: Wire) -> None:
+    """RFC 6455: what follows the upgrade is no HTTP, even where it looks like it."""
+    wire.c(get(b"/ws"))
+    wire.s(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+    wire.c(b"\x81\x05hello")
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    wire.c(get(b"/not-http-any-more"))
+
+
+def tunnel(wire: Wire) -> None:
+    """RFC 9110 9.3.6: after a 2xx to CONNECT come the bytes of somebody else."""
+    wire.c(b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n")
+    wire.s(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    wire.c(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    wire.s(b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03")
+
+
+def server_sent_events(wire: Wire) -> None:
+    wire.c(get(b"/events"))
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for number in range(5):
+        event = b"data: %d\n\n" % number
+        wire.s(b"%x\r\n%b\r\n" % (len(event), event))
+    wire.s(b"0\r\n\r\n")
+
+
+def many_pipelined(wire: Wire) -> None:
+    wire.c(b"".join(get(b"/%d" % number) for number in range(20)))
+    for number in range(20):
+        wire.s(OK.replace(b"200", b"%d" % (400 + number)))
+
+
+def pipelined_across_calls(wire: Wire) -> None:
+    for number in range(3):
+        wire.c(get(b"/%d" % number))
+    for _ in range(3):
+        wire.s(OK)
+
+
+def pipelined_posts_in_pieces(wire: Wire) -> None:
+    wire.c(post(b"/0", b"A" * 50) + post(b"/1", b"B" * 50), pieces=7)
+    wire.s(OK + OK, pieces=5)
+
+
+def keep_alive_of_old(wire: Wire) -> None:
+    for _ in range(2):
+        wire.c(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        wire.s(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello")
+
+
+def refused_expectation(wire: Wire) -> None:
+    wire.c(b"PUT /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 100000\r\n\r\n")
+    wire.s(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+    wire.c(get(b"/a"))
+    wire.s(OK)
+
+
+def large_response(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    wire.s(b"z" * 1_000_000, pieces=40)
+
+
+def large_request(wire: Wire) -> None:
+    wire.c(post(b"/p", b"z" * 1_000_000), pieces=40)
+    wire.s(OK)
+
+
+def two_interim_responses(wire: Wire) -> None:
+    wire.c(get(b"/a"))
+    wire.s(b"HTTP/1.1 102 Processing\r\n\r\n")
+    wire.s(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+    wire.s(OK)
+
+
+def interim_and_final_in_one_call(wire: Wire) -> None:
+    wire.c(get(b"/a"))
+    wire.s(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
+
+
+METHODS = [
+    b"GET",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"OPTIONS",
+    b"TRACE",
+    b"PATCH",
+    b"QUERY",
+    b"PURGE",
+    b"M-SEARCH",
+    b"PROPFIND",
+]
+LENGTH_AND_CHUNKS = chunked(b"abc").replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n", 1)  # RFC 9112 6.3, item 3
+OK_AROUND_OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(OK), OK)
+LONG = b"/" + b"p" * 8000
+CASES: list[tuple[str, Callable[[Wire], None], list[Expected]]] = [
+    *((f"method {method.decode()}", ask(get(b"/a", method)), [plain(b"/a", method)]) for method in METHODS),
+    ("absolute form", ask(get(b"http://shop:81/a?b")), [plain(b"http://shop:81/a?b")]),
+    ("asterisk form", ask(get(b"*", b"OPTIONS")), [plain(b"*", b"OPTIONS")]),
+    ("path of 8,000 bytes", ask(get(LONG)), [plain(LONG)]),
+    ("many headers", ask(get(b"/a")[:-2] + b"".join(b"X-%d: %d\r\n" % (i, i) for i in range(300)) + b"\r\n"), [plain(b"/a")]),
+    ("line feeds alone", ask(b"GET /a HTTP/1.1\nHost: wire\n\n"), [plain(b"/a")]),
+    ("two leading empty lines", ask(b"\r\n\r\n" + get(b"/a")), [plain(b"/a")]),
+    ("no reason phrase", ask(get(b"/a"), b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello"), [plain(b"/a")]),
+    ("status 599", ask(get(b"/a"), OK.replace(b"200", b"599")), [plain(b"/a", status=599)]),
+    ("empty body", ask(get(b"/a"), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), [plain(b"/a", size=0)]),
+    ("length said twice", ask(get(b"/a"), OK.replace(b"5\r\n", b"5\r\nContent-Length: 5\r\n")), [plain(b"/a")]),
+    ("names in capitals", ask(get(b"/a"), OK.replace(b"Content-Length", b"CONTENT-LENGTH")), [plain(b"/a")]),
+    ("length and chunks", ask(get(b"/a"), LENGTH_AND_CHUNKS), [plain(b"/a", size=3)]),
+    ("chunks with trailers", ask(get(b"/a"), chunked(b"abc", trailer=b"X-Sum: 1\r\n")), [plain(b"/a", size=3)]),
+    ("chunks with extensions", ask(get(b"/a"), chunked(b"abc").replace(b"3\r\n", b"3;name=value\r\n")), [plain(b"/a", size=3)]),
+    ("no chunks at all", ask(get(b"/a"), chunked()), [plain(b"/a", size=0)]),
+    ("chunks that hold a last chunk", ask(get(b"/a"), chunked(b"\r\n0\r\n\r\n", b"x")), [plain(b"/a", size=8)]),
+    ("a body like a response", ask(get(b"/a"), OK_AROUND_OK), [plain(b"/a", size=len(OK))]),
+    ("a body like a request", ask(post(b"/p", GET + GET)), [(b"POST", b"/p", 200, 2 * len(GET), 5, COMPLETE)]),
+    ("a response of 1 MB", large_response, [plain(b"/a", size=1_000_000)]),
+    ("a request of 1 MB", large_request, [(b"POST", b"/p", 200, 1_000_000, 5, COMPLETE)]),
+    ("websocket", websocket, [plain(b"/ws", status=101, size=0)]),
+    ("tunnel", tunnel, [plain(b"shop:443", b"CONNECT", size=0)]),
+    ("twenty pipelined", many_pipelined, [plain(b"/%d" % number, status=400 + number) for number in range(20)]),
+    ("pipelined across calls", pipelined_across_calls, [plain(b"/%d" % number) for number in range(3)]),
+    ("pipelined in pieces", pipelined_posts_in_pieces, [(b"POST", b"/%d" % number, 200, 50, 5, COMPLETE) for number in range(2)]),
+    ("HTTP/1.0 kept alive", keep_alive_of_old, [PLAIN, PLAIN]),
+    ("refused expectation", refused_expectation, [(b"PUT", b"/u", 417, 0, 0, COMPLETE), PLAIN]),
+    ("two interim responses", two_interim_responses, [PLAIN]),
+    ("interim and final at once", interim_and_final_in_one_call, [PLAIN]),
+    ("server-sent events", server_sent_events, [plain(b"/events", size=None)]),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("act", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_what_crossed_the_wire_is_what_is_reported(
+    act: Callable[[Wire], None], expected: list[Expected], wire: Wire, watched: Watched
+):
+    act(wire)
+    watched.until(lambda done: len(done) >= 2 * len(expected), seconds=1.0)
+
+    for role in BOTH:
+        assert expected == [summary(exchange) for exchange in watched.exchanges(role)]
+
+
+def test_a_socket_passed_to_another_process_stays_one_connection(wire: Wire, watched: Watched):
+    """SCM_RIGHTS, as inetd-like servers and Node's cluster do it: the child answers what the parent read."""
+    wire.c(GET)
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        _, ancillary, _, _ = theirs.recvmsg(1, socket.CMSG_SPACE(4))
+        (descriptor,) = array.array("i", ancillary[0][2][:4])
+        os.write(descriptor, OK)
+        os._exit(0)
+    ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [wire.server.fileno()]))])
+    os.waitpid(child, 0)
+    assert OK == wire.client.recv(4096)
+    watched.until(lambda done: len(done) == 2)
+    ours.close()
+    theirs.close()
+
+    for role in BOTH:
+        assert [PLAIN] == [summary(found) for found in watched.exchanges(role)]
+
+
+def test_a_connection_that_idles_out_gives_no_exchange_of_its_own(wire: Wire, watched: Watched):
+    """RFC 9110 15.5.9: a server may send 408 on an idle connection, to no request at all."""
+    wire.c(GET)
+    wire.s(OK)
+    wire.s(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    wire.server.close()
+    wire.end_of_stream(wire.client)
+    watched.until(lambda done: len(done) > 2, seconds=0.3)
+
+    for role in BOTH:
+        assert [PLAIN] == [summary(found) for found in watched.exchanges(role)]
+
+
+def test_a_chunked_response_that_breaks_off_is_not_complete(wire: Wire, watched: Watched):
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    wire.s(b"a\r\n01234")
+    wire.server.close()
+    wire.end_of_stream(wire.client)
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(200, Outcome.SERVER_CLOSED)] == [(found.status, found.outcome) for found in watched.exchanges(role)]
+
+
+def test_a_traceparent_anywhere_in_the_captured_head_is_read(wire: Wire, watched: Watched):
+    """Behind seven kilobytes of other headers."""
+    traceparent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    wire.c(GET[:-2] + b"X-Pad: " + b"p" * 7000 + b"\r\ntraceparent: " + traceparent + b"\r\n\r\n")
+    wire.s(OK)
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [traceparent] == [found.traceparent for found in watched.exchanges(role)]
+
+
+def test_a_head_of_64_kilobytes_is_reported_and_marked(watched: Watched, tmp_path: Path):
+    wire = Wire(socket.AF_UNIX, tmp_path)
+    head = GET[:-2] + b"".join(b"X-%d: %b\r\n" % (number, b"p" * 1000) for number in range(63)) + b"\r\n"
+    wire.c(head, pieces=8)
+    wire.s(OK)
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        (exchange,) = watched.exchanges(role)
+        assert (b"/a", 200, COMPLETE) == (exchange.target, exchange.status, exchange.outcome)
+        assert Unknown.REQUEST_HEAD_CUT in exchange.unknown
+    wire.close()
+
+
+def test_first_and_last_byte_of_a_stream_are_kept_apart(wire: Wire, watched: Watched):
+    server_sent_events(wire)
+    watched.until(lambda done: len(done) == 2)
+
+    for role in (Role.SERVER, Role.CLIENT):
+        (exchange,) = watched.exchanges(role)
+        assert exchange.response_start_ns is not None
+        assert exchange.response_end_ns is not None
+        assert exchange.response_start_ns < exchange.response_end_ns == exchange.end_ns
