@@ -1,5 +1,10 @@
 // Put records together and hand them over; count what did not fit.
 
+static __always_inline u8 chunk_flags(const struct connection *connection) {
+  if (connection->chunks_state < CHUNKS_SIZE) return 0;
+  return connection->chunks_state == CHUNKS_ENDED ? FLAG_CHUNKS_FOLLOWED | FLAG_CHUNKS_ENDED : FLAG_CHUNKS_FOLLOWED;
+}
+
 static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind, u8 reason,
                                         u64 now) {
   record->kind = kind;
@@ -8,7 +13,7 @@ static __always_inline void fill_record(struct record *record, const struct conn
   record->family = connection->family;
   record->reason = reason;
   record->flags = (connection->flags & CONNECTION_BY_ACCEPT ? FLAG_ROLE_BY_CONNECTION : 0) |
-                  (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0);
+                  (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0) | chunk_flags(connection);
   record->captured_bytes = 0;
   record->pid = connection->pid;
   record->tid = connection->tid;
@@ -26,6 +31,7 @@ static __always_inline void fill_record(struct record *record, const struct conn
   __builtin_memcpy(record->local_address, connection->local_address, 16);
   __builtin_memcpy(record->remote_address, connection->remote_address, 16);
   __builtin_memcpy(record->tail, connection->tail, 8);
+  record->chunk_payload_bytes = connection->chunk_payload_bytes;
 }
 
 static __always_inline void write_progress(const struct connection *connection, u8 ended) {
@@ -34,6 +40,8 @@ static __always_inline void write_progress(const struct connection *connection, 
   if (!progress_slot) return;
   progress_slot->connection = connection->id;
   progress_slot->position = connection->position;
+  progress_slot->flags = chunk_flags(connection);
+  progress_slot->chunk_payload_bytes = connection->chunk_payload_bytes;
   progress_slot->lost_count = connection->lost;
   progress_slot->lost = connection->flags & CONNECTION_UNREPORTED ? 1 : 0;
   progress_slot->request_last_monotonic_ns = connection->request_last_monotonic_ns;

@@ -80,6 +80,8 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->response_last_monotonic_ns = 0;
   connection->request_captured = 0;
   connection->response_captured = 0;
+  connection->chunks_state = CHUNKS_OFF;
+  connection->chunk_payload_bytes = 0;
   *(u64 *)connection->tail = 0;
 }
 
@@ -145,6 +147,10 @@ static __always_inline void on_response_bytes(struct scratch *scratch_area, stru
   if (is_beginning) {
     connection->flags &= ~CONNECTION_RESPONSE_HEAD_DONE;
     connection->response_captured = 0;
+    connection->chunks_state = CHUNKS_OFF;
+    connection->chunk_left = 0;
+    connection->chunk_digits = 0;
+    connection->chunk_payload_bytes = 0;
   }
   if (connection->flags & CONNECTION_RESPONSE_HEAD_DONE || connection->response_captured >= RESPONSE_CAPTURE_BYTES)
     return;
@@ -179,7 +185,11 @@ static __always_inline void send_report(struct scratch *scratch_area, struct con
     if (is_head_done) connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
   } else {
     connection->response_captured += captured;
-    if (is_head_done) connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
+    if (is_head_done) {
+      connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
+      connection->chunks_state = CHUNKS_HEAD;
+      connection->chunk_left = captured;
+    }
   }
 }
 
@@ -203,25 +213,27 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
 }
 
 // The entry for every backend: scratch_area->call moved bytes through a stream socket of a target.
-static __always_inline void on_bytes(struct scratch *scratch_area, u64 sock, u64 descriptor_key, u64 pid_tid,
-                                     u32 service_pid) {
+// Returns 1 when on_chunks shall go on with it.
+static __always_inline int on_bytes(struct scratch *scratch_area, u64 sock, u64 descriptor_key, u64 pid_tid,
+                                    u32 service_pid) {
   const struct call *call = &scratch_area->call;
+  scratch_area->sock = sock;
   u32 is_inbound = call->is_inbound;
   struct connection *connection = connections.lookup(&sock);
-  if (connection && connection->state == STATE_FOREIGN) return;
+  if (connection && connection->state == STATE_FOREIGN) return 0;
   struct prefix prefix = {};
   if (call->pieces) load_pieces(scratch_area, call);
   read_prefix(scratch_area, call, &prefix);
   u64 now = bpf_ktime_get_ns();
   if (!connection) {
-    if (!begins_with_known_method(&prefix)) return;
+    if (!begins_with_known_method(&prefix)) return 0;
     connection = add_connection(scratch_area, sock, is_inbound ? ROLE_SERVER : ROLE_CLIENT, descriptor_key, 0);
     if (!connection) {
       if (stream_family(sock)) {
         count(COUNT_BEGAN);
         count(COUNT_LOST_CONNECTIONS_FULL);
       }
-      return;
+      return 0;
     }
   }
   if (connection->descriptor_key != descriptor_key) {
@@ -234,7 +246,13 @@ static __always_inline void on_bytes(struct scratch *scratch_area, u64 sock, u64
   else on_response_bytes(scratch_area, connection, call, &prefix, now, &report);
   send_report(scratch_area, connection, call, &report, now);
   // Of a request only what comes after the answer has begun is not told by the answer's record.
-  if (is_request && connection->state != STATE_RESPONSE && !(connection->flags & CONNECTION_UNREPORTED)) return;
+  if (is_request && connection->state != STATE_RESPONSE && !(connection->flags & CONNECTION_UNREPORTED)) return 0;
   write_progress(connection, 0);
-  if (prefix.length >= 12 && begins_like_response(&prefix) && is_upgrade(&prefix)) connection->state = STATE_FOREIGN;
+  if (prefix.length >= 12 && begins_like_response(&prefix) && is_upgrade(&prefix)) {
+    connection->state = STATE_FOREIGN;
+    return 0;
+  }
+  if (is_request || connection->flags & CONNECTION_UNREPORTED) return 0;
+  return connection->chunks_state != CHUNKS_OFF ||
+         (report.kind == RECORD_RESPONSE && !(connection->flags & CONNECTION_RESPONSE_HEAD_DONE));
 }

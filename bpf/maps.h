@@ -10,6 +10,16 @@ enum connection_state {
   STATE_FOREIGN = 3,   // not HTTP/1, or no longer: left alone until it closes
 };
 
+enum chunks_state {    // see chunks.c
+  CHUNKS_OFF = 0,      // not followed, or given up
+  CHUNKS_HEAD = 1,     // `chunk_left` bytes of the head are still to come
+  CHUNKS_SIZE = 2,     // in a size line
+  CHUNKS_DATA = 3,     // `chunk_left` bytes of a chunk and its line end are still to come
+  CHUNKS_LAST = 4,     // behind the last size line: an empty line of two bytes, or trailers
+  CHUNKS_TRAILER = 5,  // trailers end with the call that ends with an empty line
+  CHUNKS_ENDED = 6,
+};
+
 enum connection_flag {
   CONNECTION_BY_ACCEPT = 1,      // accept or connect was seen
   CONNECTION_UNREPORTED = 2,     // a record of this exchange was lost: say nothing more of it
@@ -39,7 +49,12 @@ struct connection {
   u8 family;
   u8 flags;
   u8 lost;  // see struct record
-  u8 padding[3];
+  u8 chunks_state;  // enum chunks_state
+  u8 chunk_digits;  // of the size line in hand
+  u8 padding;
+  u32 chunk_left;
+  u32 padding_too;
+  u64 chunk_payload_bytes;
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
   u8 tail[8];
   u8 local_address[16];
@@ -107,6 +122,13 @@ struct call {
   u32 padding;
 };
 
+struct chunk_place {
+  u64 left_bytes;
+  u64 offset;
+  u32 piece;
+  u32 head_end;  // of the response's head, when it ended in this call
+};
+
 // scratch: where a record is put together. Used by sys_exit programs alone, which cannot interrupt one another on
 // one CPU; what runs in softirq keeps its record on the stack.
 struct scratch {
@@ -115,6 +137,8 @@ struct scratch {
   // Here and not on the stack: the verifier forgets what it knows of a value that goes through a map, and so follows
   // the code behind once, not once for each system call that leads there (107,000 instructions to verify, else).
   struct call call;
+  u64 sock;  // that it went through
+  struct chunk_place chunk_place;
   struct iovec pieces[MAX_IOVECS];  // of the call in hand
   u32 last_piece;               // that holds the call's last byte
   u32 padding;
@@ -123,3 +147,8 @@ struct scratch {
   u64 connections_made;
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);
+
+// tail_programs: what on_sys_exit goes on with; a program of its own, because the verifier has a bound for each.
+//   filled  by the loader, once
+enum tail_program { TAIL_CHUNKS = 0, TAIL_PROGRAMS = 1 };
+BPF_TABLE("prog", int, int, tail_programs, TAIL_PROGRAMS);

@@ -29,6 +29,8 @@ enum record_flag {
   FLAG_ROLE_BY_CONNECTION = 1,  // accept or connect was seen; else the role comes from who sent the request
   FLAG_PEER_SHUTDOWN = 2,       // the server read end-of-stream before it had answered
   FLAG_PAYLOAD_IS_END = 4,      // captured are the last bytes of what the call moved, not the first
+  FLAG_CHUNKS_FOLLOWED = 8,     // the response's body reads like chunks from its first byte on: see chunks.c
+  FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
 };
 
 struct record {
@@ -55,6 +57,7 @@ struct record {
   u8 local_address[16];  // IPv4 in the first four
   u8 remote_address[16];
   u8 tail[8];  // the last bytes of the response, zero where unread
+  u64 chunk_payload_bytes;  // END, with FLAG_CHUNKS_FOLLOWED: of the response's chunks
 };
 
 // How far the newest exchange of a connection has come, in memory that user space maps: nothing here can be lost.
@@ -65,13 +68,13 @@ struct progress {
   u8 ended;  // enum end_reason, 0 while open
   u8 lost;   // 1: records of this exchange did not fit into the ring; the kernel has counted it
   u8 lost_count;  // of the connection, as in struct record
-  u8 unused;
+  u8 flags;  // FLAG_CHUNKS_*
   u64 response_bytes;
   u64 response_last_monotonic_ns;
   u64 request_bytes;
   u64 request_last_monotonic_ns;
   u8 tail[8];
-  u64 unused_too;
+  u64 chunk_payload_bytes;
 };
 
 enum process_event_kind { PROCESS_EXEC = 1, PROCESS_FORK = 2, PROCESS_EXIT = 3, PROCESS_LISTEN = 4 };

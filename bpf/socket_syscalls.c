@@ -203,6 +203,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   call->pieces = pieces;
   call->is_unread = is_unread;
   call->is_inbound = is_inbound;
-  on_bytes(scratch_area, sock, (u64)pid << 32 | (u32)ARGUMENT_0(registers), pid_tid, target->service_pid);
+  u64 descriptor_key = (u64)pid << 32 | (u32)ARGUMENT_0(registers);
+  if (on_bytes(scratch_area, sock, descriptor_key, pid_tid, target->service_pid)) tail_programs.call(ctx, TAIL_CHUNKS);
   return 0;
 }

@@ -119,11 +119,13 @@ class PlainRun:
                     0,
                     False,
                     self.lost,
+                    0,
                     self._response_bytes,
                     self._response_last_ns,
                     self._first.total_bytes,
                     self._first.at_monotonic_ns,
                     self._response.tail,
+                    0,
                 )
             )
         return run

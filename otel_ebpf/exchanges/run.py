@@ -32,6 +32,7 @@ class Run:
     """Raises NotHttpError from `feed` when the bytes are not HTTP/1."""
 
     __slots__ = (
+        "_are_chunks_followed",
         "_first",
         "_flags",
         "_is_ended",
@@ -50,6 +51,7 @@ class Run:
         self._flags = first.flags
         self._reported = 0
         self._is_ended = False
+        self._are_chunks_followed = False
         self._tail = b""
         self._requests: Reader[RequestHead] = Reader(parse_request_head, lambda head: head.framing)
         self._responses: Reader[ResponseHead] = Reader(parse_response_head, self._framing_of_response)
@@ -121,6 +123,12 @@ class Run:
         self._tail = progress.tail
         self._requests.skip_to(progress.request_bytes, progress.request_last_monotonic_ns)
         self._responses.skip_to(progress.response_bytes, progress.response_last_monotonic_ns)
+        message = self._responses.open_message
+        if message is not None and message.framing == CHUNKED and progress.flags & RecordFlag.CHUNKS_FOLLOWED:
+            # The kernel has read every size line: this is exact, where the last bytes alone could deceive.
+            self._are_chunks_followed = True
+            message.body_bytes = progress.chunk_payload_bytes
+            message.is_complete = bool(progress.flags & RecordFlag.CHUNKS_ENDED)
         return self._take_complete()
 
     def after_quiet(self, quiet_ns: int) -> list[Exchange]:
@@ -156,7 +164,7 @@ class Run:
         """Completes a chunked response whose last bytes are those of a last chunk. Evidence, not proof: a chunk
         may hold the same bytes, so this is for a connection that has gone quiet or on to the next request."""
         message = self._responses.open_message
-        if message is None or message.framing != CHUNKED or message.is_cut:
+        if message is None or message.framing != CHUNKED or message.is_cut or self._are_chunks_followed:
             return
         is_at_last_chunk = (b"\0" + self._tail).endswith(_LAST_CHUNK)
         message.is_complete = is_at_last_chunk or self._is_only_last_chunk(message)

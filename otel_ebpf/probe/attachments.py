@@ -29,7 +29,7 @@ class Attachments:
 
     def attach_lasting(self) -> None:
         for name in self._programs:
-            if name != SOCKET_PROGRAM:
+            if name != SOCKET_PROGRAM and self._rows[name].attach_to:
                 self._attach(name)
 
     def attach_socket_program(self, is_wanted: bool) -> None:

@@ -19,7 +19,7 @@ from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import PROGRAMS, ProgramRow
+from otel_ebpf.probe.programs import PROGRAMS, TAIL_PROGRAMS, ProgramRow
 
 _LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
 _SHOWN_LOG_LINES = 12
@@ -56,6 +56,10 @@ def load(artifact: Artifact, rows: Iterable[ProgramRow] = PROGRAMS) -> Loaded:
             if program.name not in kinds:
                 raise ProbeError(f"no row of PROGRAMS says of which kind the program {program.name} is")
             loaded.programs[program.name] = _load_program(program, kinds[program.name], loaded.maps)
+        for name, index in TAIL_PROGRAMS.items():
+            if name in loaded.programs:
+                place, program_fd = index.to_bytes(4, "little"), loaded.programs[name].to_bytes(4, "little")
+                loaded.maps["tail_programs"].update(place, program_fd)
     except BaseException:
         loaded.close()
         raise

@@ -108,7 +108,7 @@ def bpf_maps(host: Host) -> list[Finding]:
 
 
 def raw_tracepoints(host: Host) -> list[Finding]:
-    names = [row.attach_to for row in PROGRAMS]
+    names = [row.attach_to for row in PROGRAMS if row.attach_to]
     refused = kernel_features.try_raw_tracepoints(names)
     remedy = "A kernel with CONFIG_BPF_EVENTS=y, CONFIG_FTRACE=y and tracepoints is needed."
     return [

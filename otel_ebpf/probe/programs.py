@@ -23,6 +23,7 @@ FRAGMENTS = (
     "emit.c",
     "sockets.c",
     "capture.c",
+    "chunks.c",
     "http1.c",
     "tcp_states.c",
     "socket_syscalls.c",
@@ -33,16 +34,21 @@ FRAGMENTS = (
 class ProgramRow(NamedTuple):
     function: str  # its name in C
     kind: int  # BPF_PROG_TYPE_*
-    attach_to: str  # name of the raw tracepoint
+    attach_to: str  # name of the raw tracepoint; "" for a program that another one goes on with
 
 
 PROGRAMS = (
     ProgramRow("on_sys_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sys_exit"),
+    ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ProgramRow("on_inet_sock_set_state", BPF_PROG_TYPE_RAW_TRACEPOINT, "inet_sock_set_state"),
     ProgramRow("on_process_exec", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exec"),
     ProgramRow("on_process_fork", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_fork"),
     ProgramRow("on_process_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exit"),
 )
+
+
+# Index into the map tail_programs, as enum tail_program in bpf/maps.h.
+TAIL_PROGRAMS = {"on_chunks": 0}
 
 
 class Source(NamedTuple):

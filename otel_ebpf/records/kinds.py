@@ -30,6 +30,8 @@ class RecordFlag(IntFlag):
     ROLE_BY_CONNECTION = 1
     PEER_SHUTDOWN = 2
     PAYLOAD_IS_END = 4
+    CHUNKS_FOLLOWED = 8
+    CHUNKS_ENDED = 16
 
 
 class Record(NamedTuple):
@@ -58,6 +60,7 @@ class Record(NamedTuple):
     local_address: bytes
     remote_address: bytes
     tail: bytes
+    chunk_payload_bytes: int
     payload: bytes
 
 

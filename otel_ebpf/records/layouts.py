@@ -3,10 +3,10 @@
 import struct
 
 # kind lost role family reason flags captured | pid tid service_pid position | connection at request_bytes
-# response_bytes request_last response_last | total local_port remote_port | addresses tail
-RECORD = struct.Struct("<6BH4I6QI2H16s16s8s")
+# response_bytes request_last response_last | total local_port remote_port | addresses tail chunk_payload
+RECORD = struct.Struct("<6BH4I6QI2H16s16s8sQ")
 
-# connection | position ended lost lost_count unused | response_bytes response_last request_bytes request_last | tail unused
+# connection | position ended lost lost_count flags | response_bytes response_last request_bytes request_last | tail chunk_payload
 PROGRESS = struct.Struct("<QIBBBBQQQQ8sQ")
 
 # kind pid parent_pid port is_target command executable_inode executable_device unused

@@ -17,11 +17,13 @@ class Progress(NamedTuple):
     ended: int
     is_lost: bool
     lost_count: int
+    flags: int  # RecordFlag.CHUNKS_*
     response_bytes: int
     response_last_monotonic_ns: int
     request_bytes: int
     request_last_monotonic_ns: int
     tail: bytes
+    chunk_payload_bytes: int
 
 
 class ProgressTable:
@@ -39,12 +41,8 @@ class ProgressTable:
             first = fields
         if fields[0] != connection or fields[1] < position:
             return None
-        _, newest, ended, lost, lost_count, _, response_bytes, response_last, request_bytes, request_last, tail, _ = (
-            fields
-        )
-        return Progress(
-            newest, ended, lost != 0, lost_count, response_bytes, response_last, request_bytes, request_last, tail
-        )
+        _, newest, ended, lost, lost_count, flags, *counted = fields
+        return Progress(newest, ended, lost != 0, lost_count, flags, *counted)
 
     def close(self) -> None:
         self._map.close()

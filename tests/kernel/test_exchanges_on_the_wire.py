@@ -172,7 +172,7 @@ CASES: list[tuple[Callable[[Wire], None], list[Expected]]] = [
     (leading_empty_line, [PLAIN]),
     (chunked_at_once, [(b"GET", b"/a", 200, 0, 5, COMPLETE)]),
     (chunked_request, [(b"PUT", b"/c", 200, 3, 5, COMPLETE)]),
-    (chunked_in_calls, [(b"GET", b"/a", 200, 0, None, COMPLETE)]),
+    (chunked_in_calls, [(b"GET", b"/a", 200, 0, 8000, COMPLETE)]),
 ]
 
 

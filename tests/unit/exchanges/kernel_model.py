@@ -77,11 +77,13 @@ class Connection:
             self._ended,
             self.is_lost,
             self.lost,
+            0,
             self._bytes[1],
             self._last_ns[1],
             self._bytes[0],
             self._last_ns[0],
             self._tail,
+            0,
         )
 
     def _tick(self, at_ms: int | None) -> None:
@@ -182,6 +184,7 @@ class Connection:
             bytes([127, 0, 0, 1]) + bytes(12),
             bytes([127, 0, 0, 1]) + bytes(12),
             self._tail,
+            0,
             payload,
         )
         self.records.append(record)
