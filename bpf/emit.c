@@ -5,6 +5,13 @@ static __always_inline u8 chunk_flags(const struct connection *connection) {
   return connection->chunks_state == CHUNKS_ENDED ? FLAG_CHUNKS_FOLLOWED | FLAG_CHUNKS_ENDED : FLAG_CHUNKS_FOLLOWED;
 }
 
+// Payload that has been moved: of the chunk in hand its size is counted, and what is still to come (with the two bytes
+// of its line end) is not.
+static __always_inline u64 chunk_payload(const struct connection *connection) {
+  u64 to_come = connection->chunks_state == CHUNKS_DATA ? connection->chunk_left : 0;
+  return connection->chunk_payload_bytes - (to_come > 2 ? to_come - 2 : 0);
+}
+
 static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind, u8 reason,
                                         u64 now) {
   record->kind = kind;
@@ -31,7 +38,7 @@ static __always_inline void fill_record(struct record *record, const struct conn
   __builtin_memcpy(record->local_address, connection->local_address, 16);
   __builtin_memcpy(record->remote_address, connection->remote_address, 16);
   __builtin_memcpy(record->tail, connection->tail, 8);
-  record->chunk_payload_bytes = connection->chunk_payload_bytes;
+  record->chunk_payload_bytes = chunk_payload(connection);
 }
 
 static __always_inline void write_progress(const struct connection *connection, u8 ended) {
@@ -41,7 +48,7 @@ static __always_inline void write_progress(const struct connection *connection, 
   progress_slot->connection = connection->id;
   progress_slot->position = connection->position;
   progress_slot->flags = chunk_flags(connection);
-  progress_slot->chunk_payload_bytes = connection->chunk_payload_bytes;
+  progress_slot->chunk_payload_bytes = chunk_payload(connection);
   progress_slot->lost_count = connection->lost;
   progress_slot->lost = connection->flags & CONNECTION_UNREPORTED ? 1 : 0;
   progress_slot->request_last_monotonic_ns = connection->request_last_monotonic_ns;
@@ -54,7 +61,7 @@ static __always_inline void write_progress(const struct connection *connection, 
 
 // A record of the connection's exchange did not fit into the ring: nothing more is said of it.
 static __always_inline void count_lost(struct connection *connection) {
-  count(COUNT_LOST_RING_FULL);
+  count_for(connection->service_pid, COUNT_LOST_RING_FULL);
   connection->lost++;
   connection->flags |= CONNECTION_UNREPORTED;
 }

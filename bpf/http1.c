@@ -41,6 +41,11 @@ static __always_inline int begins_with_known_method(const struct prefix *prefix)
 #define HTTP2_PREFACE 0x5448202a20495250ull /* "PRI * HT", RFC 9113 section 3.4 */
 #define HTTP1_VERSION 0x002e312f50545448ull /* "HTTP/1." */
 
+// A handshake record of any version in use, RFC 8446 section 5.1. OpenSSL reads the record's five header bytes alone.
+static __always_inline int begins_like_tls(const struct prefix *prefix) {
+  return prefix->length >= 2 && prefix->bytes[0] == 0x16 && prefix->bytes[1] == 3;
+}
+
 // Like the beginning of a status line, as far as it goes.
 static __always_inline int begins_like_response(const struct prefix *prefix) {
   u64 word = *(u64 *)prefix->bytes, mask = 0x00ffffffffffffffull;
@@ -67,7 +72,7 @@ struct report {
 
 static __always_inline void begin_exchange(struct connection *connection, const struct call *call, u64 pid_tid,
                                            u32 service_pid, u64 now) {
-  count(COUNT_BEGAN);
+  count_for(service_pid, COUNT_BEGAN);
   connection->flags &= CONNECTION_BY_ACCEPT;
   connection->state = STATE_REQUEST;
   connection->position++;
@@ -92,7 +97,8 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
   report->limit_bytes = REQUEST_CAPTURE_BYTES;
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
     if (!is_beginning || (prefix->length >= 8 && *(u64 *)prefix->bytes == HTTP2_PREFACE)) {
-      if (is_beginning) count(COUNT_HTTP2);
+      if (is_beginning) count_for(service_pid, COUNT_HTTP2);
+      else if (connection->position == (u32)-1 && begins_like_tls(prefix)) count_for(service_pid, COUNT_TLS);
       connection->state = STATE_FOREIGN;
       return;
     }
@@ -230,8 +236,8 @@ static __always_inline int on_bytes(struct scratch *scratch_area, u64 sock, u64 
     connection = add_connection(scratch_area, sock, is_inbound ? ROLE_SERVER : ROLE_CLIENT, descriptor_key, 0);
     if (!connection) {
       if (stream_family(sock)) {
-        count(COUNT_BEGAN);
-        count(COUNT_LOST_CONNECTIONS_FULL);
+        count_for(service_pid, COUNT_BEGAN);
+        count_for(service_pid, COUNT_LOST_CONNECTIONS_FULL);
       }
       return 0;
     }

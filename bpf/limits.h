@@ -12,6 +12,9 @@
 #endif
 #define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
 #define MAX_TARGETS 8192         // processes
+#ifndef MAX_SERVICES
+#define MAX_SERVICES 2048  // in the ledger; 136 bytes each
+#endif
 #define PROGRESS_SLOTS 16384     // 64 bytes each; a power of two
 #define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe
 #define MAX_IOVECS 128            // pieces of one call among which its last byte is found; a power of two
@@ -23,3 +26,4 @@
 #define REQUEST_CAPTURE_BYTES 8192   // most servers refuse heads above 8 KB
 #define RESPONSE_CAPTURE_BYTES 2048  // status and framing headers; the body is only counted
 #define LATE_CAPTURE_BYTES 2048      // of what a client sends on after its answer: nginx reads it 4 KB at a time
+#define PAYLOAD_MASK (REQUEST_CAPTURE_BYTES - 1)

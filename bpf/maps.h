@@ -93,7 +93,7 @@ struct executable {
 };
 
 // executables: files whose processes are watched from their exec on.
-//   added   by the probe, when it finds the file, or when the first process that runs it has been selected
+//   added   by the probe, when the first process that runs the file has been selected
 //   full    LRU: processes of the file are watched a moment later, when the probe has looked at them
 BPF_TABLE("lru_hash", struct executable, u32, executables, MAX_EXECUTABLES);
 
@@ -104,6 +104,18 @@ BPF_TABLE("array", u32, u64, selected_ports, 1024);
 BPF_F_TABLE("array", u32, struct progress, progress, PROGRESS_SLOTS, BPF_F_MMAPABLE);
 
 BPF_TABLE("percpu_array", u32, u64, counters, COUNTERS);
+
+struct ledger_entry {
+  u64 counts[COUNTERS];  // by enum counter
+};
+
+// ledger: what `counters` holds for the host, for each service on its own.
+//   key     service_pid; 0 stands for all services that have no entry
+//   added   with the first count of a service
+//   removed by the probe, a moment after the last process
+//   full    counted under 0, which the probe makes before anything else
+BPF_TABLE("hash", u32, struct ledger_entry, ledger, MAX_SERVICES);
+BPF_TABLE("array", u32, struct ledger_entry, no_counts, 1);  // what an entry begins with: too much for the stack
 
 // records: exchanges, for the exporter, which polls: a wake-up would cost the watched process 9-21 us.
 //   full    counted as COUNT_LOST_RING_FULL, once an exchange

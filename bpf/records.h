@@ -91,7 +91,7 @@ struct process_event {
   u32 unused;
 };
 
-// Index into `counters`, one array for the host.
+// Index into `counters`, one array for the host, and into the entries of `ledger`, one for each service.
 enum counter {
   COUNT_BEGAN = 0,             // exchanges whose first bytes were seen
   COUNT_LOST_RING_FULL = 1,  // exchanges: a record did not fit into the ring; `lost` of its connection says the same
@@ -101,5 +101,7 @@ enum counter {
   COUNT_PROCESS_EVENTS_LOST = 5,
   COUNT_COMPAT_SYSCALLS = 6,  // 32-bit system calls of targets, not read
   COUNT_HTTP2 = 7,  // connections that began with the HTTP/2 preface
-  COUNTERS = 8,
+  COUNT_TLS = 8,  // connections that began with a TLS handshake
+  COUNT_IO_URING = 9,  // calls of io_uring_enter by targets: what moves through it is not read
+  COUNTERS = 10,
 };

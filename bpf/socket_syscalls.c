@@ -18,6 +18,7 @@ enum {
   NR_recvmsg = 47,
   NR_shutdown = 48,
   NR_accept4 = 288,
+  NR_io_uring_enter = 426,
 };
 #define USER64_CODE_SEGMENT 0x33
 // The registers from r10 to cs, as struct pt_regs has them.
@@ -47,6 +48,7 @@ enum {
   NR_sendmsg = 211,
   NR_recvmsg = 212,
   NR_accept4 = 242,
+  NR_io_uring_enter = 426,
 };
 struct saved_registers {
   u64 regs[31], sp, pc, pstate, orig_x0;
@@ -121,7 +123,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   u32 flags = 0, is_inbound = 0, pieces = 0, is_unread = 0;
   u64 address = ARGUMENT_1(registers);
   if (IS_COMPAT(registers)) {
-    count(COUNT_COMPAT_SYSCALLS);
+    count_for(target->service_pid, COUNT_COMPAT_SYSCALLS);
     return 0;
   }
   switch (SYSCALL_NUMBER(registers)) {
@@ -165,6 +167,9 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       return 0;
     case NR_close:
       on_close(ARGUMENT_0(registers), pid_tid);
+      return 0;
+    case NR_io_uring_enter:
+      if (result >= 0) count_for(target->service_pid, COUNT_IO_URING);
       return 0;
     case NR_shutdown:
       // TCP tells of its own shutdowns; a Unix server that will send no more has ended its response.

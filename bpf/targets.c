@@ -5,6 +5,20 @@ static __always_inline void count(u32 which) {
   if (value) (*value)++;
 }
 
+// For the host and for one service. Other CPUs count for the same service: the addition is atomic.
+static __always_inline void count_for(u32 service_pid, u32 which) {
+  count(which);
+  struct ledger_entry *entry = ledger.lookup(&service_pid);
+  if (!entry) {
+    u32 zero = 0;
+    struct ledger_entry *nothing = no_counts.lookup(&zero);
+    if (nothing) ledger.insert(&service_pid, nothing);
+    entry = ledger.lookup(&service_pid);
+    if (!entry) entry = ledger.lookup(&zero);
+  }
+  if (entry) __sync_fetch_and_add(&entry->counts[which], 1);
+}
+
 #define READ_FIELD(value, address, type, field)                                                                        \
   bpf_probe_read_kernel(&(value), sizeof(value), (void *)((u64)(address) + offsetof(type, field)))
 

@@ -30,8 +30,11 @@ _HELP_HINT = "`otel-ebpf --help` lists every setting."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    command = _parser().parse_args(arguments).command
-    return exit_status_of(lambda: _dispatch(command), command)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "run" and options.record_redacted and not options.record:
+        parser.error("--record-redacted says how to record: name a file with --record")
+    return exit_status_of(lambda: _dispatch(options), options.command)
 
 
 def exit_status_of(action: Callable[[], int], command: str = "run") -> int:
@@ -49,20 +52,71 @@ def exit_status_of(action: Callable[[], int], command: str = "run") -> int:
         return 1
 
 
-def _dispatch(command: str) -> int:
+def _dispatch(options: argparse.Namespace) -> int:
     settings, warnings = Settings.from_environ(os.environ)
     for warning in warnings:
         print(f"otel-ebpf: {warning}", file=sys.stderr)
-    return run(settings) if command == "run" else check(settings)
+    if options.command == "run":
+        return run(settings, options.record, options.record_redacted)
+    if options.command == "replay":
+        # What `run` does with spans decides there whether they are printed too; here they go nowhere else.
+        form = settings.trace_printer if os.environ.get("OTEL_EBPF_TRACE_PRINTER") else "text"
+        return replay(options.file, form, options.spans)
+    return status(settings) if options.command == "status" else check(settings)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, record_to: Path | None = None, is_redacted: bool = False) -> int:
     if settings.is_disabled:
         print("otel-ebpf: OTEL_SDK_DISABLED=true: nothing is watched.", file=sys.stderr)
         return 0
     from otel_ebpf import supervisor
 
-    return supervisor.run(settings)
+    return supervisor.run(settings, record_to, is_redacted)
+
+
+def replay(recording: Path, form: str, spans_to: Path | None = None) -> int:
+    """What `run` made of the same, printed; needs no kernel and no root."""
+    from otel_ebpf.export.console import Console
+    from otel_ebpf.export.replay import Replay, SpanFile
+    from otel_ebpf.records.decode import DecodeError
+
+    printer = Console(form, sys.stdout, sys.stdout.isatty()) if form != "disabled" else None
+    spans = SpanFile() if spans_to is not None else None
+    try:
+        with recording.open("rb") as file:
+            replayed = Replay(file, printer, spans)
+            replayed.run()
+        if spans_to is not None and spans is not None:
+            spans_to.write_bytes(spans.encode(replayed.version))
+    except DecodeError as error:
+        raise AgentError(f"cannot replay {recording}: {error}", "Use the agent that it was recorded with.") from error
+    except OSError as error:
+        raise AgentError(f"cannot replay {recording}: {error.filename or 'it'}: {error.strerror}") from error
+    if replayed.is_cut:
+        print(
+            f"otel-ebpf: the recording is cut off after {replayed.whole_bytes} bytes: its agent did not end by itself",
+            file=sys.stderr,
+        )
+    for line in replayed.account_lines():
+        print(f"otel-ebpf: {line}", file=sys.stderr)
+    return 0
+
+
+def status(settings: Settings) -> int:
+    """What the running agent has seen, service by service."""
+    from otel_ebpf.status_socket import StatusUnavailableError, ask_status
+    from otel_ebpf.status_text import status_lines
+
+    if settings.status_socket is None:
+        raise StatusUnavailableError(
+            "no agent can be asked: OTEL_EBPF_STATUS_SOCKET is none", "Set the path that the agent has."
+        )
+    document = ask_status(settings.status_socket)
+    try:
+        print("\n".join(status_lines(document)), flush=True)
+    except ValueError as error:
+        raise StatusUnavailableError(f"what listens at {settings.status_socket} is no agent: {error}") from error
+    return 0
 
 
 def check(settings: Settings) -> int:
@@ -90,7 +144,7 @@ def error_text(error: AgentError, command: str) -> str:
     lines = [f"otel-ebpf: {error.what.rstrip('.')}.", *error.remedy.splitlines()]
     if isinstance(error, SettingsError):
         lines.append(_HELP_HINT)
-    elif command != "check":
+    elif command == "run":
         lines.append(_CHECK_HINT)
     return "\n  ".join(lines)
 
@@ -173,9 +227,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"otel-ebpf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | check")
-    commands.add_parser("run", help="watch services and export spans, until interrupted")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | check | status | replay")
+    run_parser = commands.add_parser("run", help="watch services and export spans, until interrupted")
+    run_parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write what came out of the kernel to a new file, for `replay`"
+    )
+    run_parser.add_argument(
+        "--record-redacted",
+        action="store_true",
+        help="leave out of it bodies, values in queries, and values of headers that the agent does not read",
+    )
     commands.add_parser("check", help="list what this machine has and lacks, and what would be watched")
+    commands.add_parser("status", help="ask the running agent: requests, spans and losses of each service")
+    replay_parser = commands.add_parser("replay", help="make the same spans of a recording, and print them")
+    replay_parser.add_argument("file", type=Path, metavar="FILE", help="written by `run --record FILE`")
+    replay_parser.add_argument(
+        "--spans", type=Path, metavar="FILE", help="write the spans there, as one OTLP ExportTraceServiceRequest"
+    )
     return parser
 
 

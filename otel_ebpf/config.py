@@ -34,6 +34,7 @@ from otel_ebpf.setting_values import (
     parse_ports,
     parse_program,
     parse_ring_bytes,
+    parse_socket_path,
     parse_timeout_ms,
     parse_user,
     size_bytes,
@@ -77,6 +78,7 @@ class Settings:
     max_connections: int
     queue_bytes: int
     user: str
+    status_socket: str | None  # where `otel-ebpf status` asks
     otlp: OtlpSettings | None  # None: nothing is sent
     schedule_delay_ms: int
     max_export_batch_size: int
@@ -168,6 +170,12 @@ SETTINGS = (
         "Spans kept while the collector does not take them; the oldest leave first, counted",
     ),
     Setting("OTEL_EBPF_USER", parse_user, "nobody", "The unprivileged user of the exporter"),
+    Setting(
+        "OTEL_EBPF_STATUS_SOCKET",
+        parse_socket_path,
+        "/run/otel-ebpf/status.sock",
+        "Where `otel-ebpf status` asks the agent, for root alone; `none`: nowhere. A second agent on a host needs another path",
+    ),
     Setting(
         "OTEL_TRACES_EXPORTER",
         parse_exporters,
@@ -349,6 +357,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         max_connections=values["OTEL_EBPF_MAX_CONNECTIONS"],
         queue_bytes=values["OTEL_EBPF_QUEUE_BYTES"],
         user=values["OTEL_EBPF_USER"],
+        status_socket=values["OTEL_EBPF_STATUS_SOCKET"],
         otlp=otlp,
         schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],

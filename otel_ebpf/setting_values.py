@@ -135,6 +135,14 @@ def parse_absolute(text: str) -> str:
     return text
 
 
+def parse_socket_path(text: str) -> str | None:
+    if text.lower() == "none":
+        return None
+    if not text.startswith("/") or len(os.fsencode(text)) > 107:  # struct sockaddr_un
+        raise ValueError("an absolute path of at most 107 bytes, or none")
+    return text
+
+
 def parse_file(text: str) -> str:
     if not os.path.isfile(text):
         raise ValueError("the path of a file that exists")

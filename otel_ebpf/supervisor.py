@@ -30,6 +30,8 @@ from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.probe.watcher import Watcher
+from otel_ebpf.records.recording import OpenRecording
+from otel_ebpf.status_socket import remove_status_file
 
 # CAP_BPF: maps. CAP_PERFMON: attaching. The other two: /proc/PID of other users' processes.
 PROBE_CAPABILITIES = frozenset(("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"))
@@ -41,12 +43,21 @@ _EXPORTER_GRACE_SECONDS = 0.5
 _CHANNEL_TIMEOUT_SECONDS = 30.0  # an exporter that reads nothing for so long is lost
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, record_to: Path | None = None, is_redacted: bool = False) -> int:
     """Runs until SIGTERM or SIGINT; returns 0 after a clean end."""
     require_rights(effective_capabilities())
+    recording = None if record_to is None else OpenRecording(open_new_file(record_to), is_redacted)
+    try:
+        return _run(settings, recording)
+    finally:
+        if record_to is not None:
+            _remove_if_empty(record_to)
+
+
+def _run(settings: Settings, recording: OpenRecording | None) -> int:
     privileges.set_process_name("otel-ebpf-probe")
     stop = StopSignals()
-    channel, exporter_pid = _fork_exporter(settings)
+    channel, exporter_pid = _fork_exporter(settings, recording)
     try:
         artifact = prepare_programs(
             program_flags(settings), cache_dir=Path(settings.cache_folder), bcc_python=settings.bcc_python
@@ -57,6 +68,8 @@ def run(settings: Settings) -> int:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
     finally:
         channel.close()
+        if settings.status_socket is not None:
+            remove_status_file(settings.status_socket)
 
 
 def program_flags(settings: Settings) -> dict[str, int | str]:
@@ -130,19 +143,38 @@ def start_lines(settings: Settings, targets: list[Target]) -> list[str]:
     return lines
 
 
-def _fork_exporter(settings: Settings) -> tuple[socket.socket, int]:
+def open_new_file(path: Path) -> int:
+    """For root alone to read, while there is root to make it; what is there already is never overwritten."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise AgentError(f"cannot record to {path}: it exists", "Name a new file, or move this one away.") from None
+    except OSError as error:
+        raise AgentError(f"cannot record to {path}: {error.strerror}", "Name a file in a folder that exists.") from None
+
+
+def _remove_if_empty(path: Path) -> None:
+    """A start that failed leaves nothing in the way of the next one."""
+    with contextlib.suppress(OSError):  # somebody else has moved or removed it
+        if path.lstat().st_size == 0:
+            path.unlink()
+
+
+def _fork_exporter(settings: Settings, recording: OpenRecording | None) -> tuple[socket.socket, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
         theirs.close()
+        if recording is not None:
+            os.close(recording.descriptor)
         ours.settimeout(_CHANNEL_TIMEOUT_SECONDS)
         return ours, pid
     status = 1
     try:
         ours.close()
-        status = _run_exporter(settings, theirs)
+        status = _run_exporter(settings, theirs, recording)
     except AgentError as error:
         _report([error.what, *error.remedy.splitlines()])
         status = error.exit_code
@@ -154,11 +186,11 @@ def _fork_exporter(settings: Settings) -> tuple[socket.socket, int]:
         os._exit(status)
 
 
-def _run_exporter(settings: Settings, channel: socket.socket) -> int:
+def _run_exporter(settings: Settings, channel: socket.socket, recording: OpenRecording | None) -> int:
     from otel_ebpf.export.process import Exporter  # in this process alone: it brings 30 MB
 
     privileges.set_process_name("otel-ebpf-exporter")
-    exporter = Exporter(settings)
+    exporter = Exporter(settings, recording)
     privileges.drop_to_user(settings.user)
     return exporter.run(channel)
 

@@ -2,7 +2,7 @@
 
 In:   records in the order of the ring; readings of the progress table; the time
 Out:  exchanges, each once
-Owns: the open run of each connection, and the count of what could not become an exchange
+Owns: the open run of each connection; what could not become an exchange is counted in the ledger
 
 Pure: the time and the readings are passed in.
 """
@@ -12,33 +12,58 @@ from collections.abc import Callable
 
 from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.exchanges.http1 import NotHttpError
+from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
 from otel_ebpf.exchanges.plain_run import PlainRun
 from otel_ebpf.exchanges.run import Run
+from otel_ebpf.records.kinds import Counter as KernelCounter
 from otel_ebpf.records.kinds import EndReason, Kind, Record
 from otel_ebpf.records.progress import Progress
 
 _ALL_RUNS_EVERY_NS = 1_000_000_000
+_LOOKS_AFTER_LOSS = 3
 
 AnyRun = PlainRun | Run
 ReadProgress = Callable[[int, int], Progress | None]
 
 
 class Assembler:
-    """`losses` counts requests by why they gave no exchange; `pipelined` those that the kernel could not count."""
-
-    def __init__(self, max_connections: int = 65536) -> None:
-        self.losses: Counter[str] = Counter()
+    def __init__(self, max_connections: int = 65536, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger()
         self.stray_records = 0  # of exchanges whose beginning is not known
-        self.pipelined = 0
-        self.recovered = 0  # reported, though the kernel has counted them as lost
         self._max_connections = max_connections
         self._runs: dict[int, AnyRun] = {}
         self._waiting: dict[int, AnyRun] = {}  # a response has begun, and its end is still to come
         self._all_runs_at_ns = 0
+        self._overtaken: dict[int, tuple[int, int, int]] = {}  # by connection: what was read at the last look
+        self._lost = 0
+        self._quiet_looks = 0
+
+    @property
+    def losses(self) -> Counter[str]:
+        """Requests of all services by why they gave no exchange."""
+        return self.ledger.total().tally
+
+    @property
+    def pipelined(self) -> int:
+        return self.ledger.total().pipelined
+
+    @property
+    def recovered(self) -> int:
+        return self.ledger.total().recovered
 
     @property
     def open_count(self) -> int:
         return sum(run.unreported_count for run in self._runs.values())
+
+    def open_by_service(self) -> dict[int, tuple[int, int]]:
+        """Requests that have given no exchange yet; and those pipelined so far on connections still followed."""
+        found: dict[int, tuple[int, int]] = {}
+        for run in self._runs.values():
+            unreported, pipelined = run.unreported_count, run.pipelined_count
+            if unreported or pipelined:
+                before = found.get(run.service_pid, (0, 0))
+                found[run.service_pid] = (before[0] + unreported, before[1] + pipelined)
+        return found
 
     def feed(self, record: Record) -> list[Exchange]:
         """One record; returns the exchanges that it ends or completes."""
@@ -58,17 +83,16 @@ class Assembler:
         runs = list(self._waiting.values())
         if now_ns - self._all_runs_at_ns > _ALL_RUNS_EVERY_NS:
             self._all_runs_at_ns = now_ns
+            self._drop_overtaken(read_progress)
             runs = [run for run in self._runs.values() if not run.is_settled]
         done: list[Exchange] = []
         for run in runs:
             progress = read_progress(run.connection, run.position)
-            if progress is None:
+            if progress is None or progress.position != run.position:
                 continue
-            if _is_lost(run, progress):
+            if progress.is_lost:
                 self._forget_lost(run)
                 continue
-            if progress.position != run.position:
-                continue  # the records that say so are on their way
             run, advanced = self._advance(run, progress)
             done += advanced
             if progress.ended:
@@ -84,9 +108,9 @@ class Assembler:
         for run in list(self._runs.values()):
             progress = read_progress(run.connection, run.position)
             if progress is not None and _is_lost(run, progress):
-                self._forget_lost(run)
-        self.losses["open at the end"] += self.open_count
+                self._forget_counted(run)
         for run in list(self._runs.values()):
+            self._lose("open at the end", run.service_pid, run.unreported_count)
             self._forget(run)
 
     def _begin(self, record: Record) -> list[Exchange]:
@@ -95,16 +119,14 @@ class Assembler:
         extra = 0
         if previous is not None:
             if _was_lost(previous, record.position, record.lost):
-                # The kernel has counted it. If it was reported all the same, by the progress table, it is not lost.
-                self.recovered += previous.is_settled
-                self._forget_lost(previous)
+                self._forget_counted(previous)
             elif not previous.is_settled:
                 previous, done = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
             extra = previous.extra
             self._forget(previous)
             if previous.unread_request_bytes:
                 # An early answer: these bytes are the rest of the body before, whatever they look like.
-                self.losses["not a request but the rest of a body"] += 1
+                self._lose("not a request but the rest of a body", record.service_pid)
                 return done
         elif len(self._runs) >= self._max_connections:
             self._evict()
@@ -115,7 +137,7 @@ class Assembler:
                 run = Run(record, extra)
                 run.feed(record)
         except NotHttpError:
-            self.losses["not HTTP"] += 1
+            self._lose("not HTTP", record.service_pid)
             return done
         self._runs[record.connection] = run
         return done
@@ -127,7 +149,7 @@ class Assembler:
                 run = self._with_readers(run)
                 done = run.feed(record)
         except NotHttpError:
-            self.losses["not HTTP"] += run.unreported_count
+            self._lose("not HTTP", run.service_pid, run.unreported_count)
             self._forget(run)
             return []
         if record.kind == Kind.RESPONSE and not run.is_settled:
@@ -141,7 +163,7 @@ class Assembler:
         if record is not None:
             run, done = self._advance(run, record)
         if reason == EndReason.NOT_HTTP:
-            self.losses["not HTTP"] += run.unreported_count
+            self._lose("not HTTP", run.service_pid, run.unreported_count)
         elif not run.is_settled:
             at_ns, flags = (now_ns, 0) if record is None else (record.at_monotonic_ns, record.flags)
             run, last = self._finish(run, reason, at_ns, flags)
@@ -156,7 +178,7 @@ class Assembler:
         full = self._with_readers(run)
         done = full.end(reason, at_ns, flags)
         if not full.has_head:
-            self.losses["head never complete"] += 1
+            self._lose("head never complete", full.service_pid)
         return full, done
 
     def _advance(self, run: AnyRun, progress: Progress | Record) -> tuple[AnyRun, list[Exchange]]:
@@ -176,23 +198,56 @@ class Assembler:
                 table[run.connection] = full
         return full
 
+    def _drop_overtaken(self, read_progress: ReadProgress) -> None:
+        """A run may be lost together with all that came after it on its connection: no record tells, the table does.
+
+        What the table says may lie ahead of the ring. It does not once it has stood still from one look to the next.
+        """
+        before, self._overtaken = self._overtaken, {}
+        lost = sum(account.kernel[KernelCounter.LOST_RING_FULL] for account in self.ledger.accounts.values())
+        self._quiet_looks = 0 if lost != self._lost else self._quiet_looks + 1
+        self._lost = lost
+        # Runs that were reported matter only where the kernel may have counted them as lost meanwhile.
+        with_settled = self._quiet_looks <= _LOOKS_AFTER_LOSS
+        for run in list(self._runs.values()):
+            if run.is_settled and not with_settled:
+                continue
+            progress = read_progress(run.connection, run.position)
+            if progress is None or progress.position == run.position:
+                continue
+            seen = (run.position, progress.position, progress.lost_count)
+            if before.get(run.connection) != seen:
+                self._overtaken[run.connection] = seen
+            elif _is_lost(run, progress):
+                self._forget_counted(run)
+
+    def _forget_counted(self, run: AnyRun) -> None:
+        """The kernel has counted it as lost. If it was reported all the same, by the progress table, it is not lost."""
+        self.ledger.of(run.service_pid).recovered += run.is_settled
+        self._forget_lost(run)
+
     def _forget_lost(self, run: AnyRun) -> None:
         """The kernel has counted the run as one loss; requests pipelined behind the first are lost with it."""
-        self.losses["lost, ring full"] += max(0, run.unreported_count - 1)
+        self._lose(RING_FULL, run.service_pid, max(0, run.unreported_count - 1))
         self._forget(run)
 
     def _forget(self, run: AnyRun) -> None:
         if self._runs.pop(run.connection, None) is not None:
-            self.pipelined += run.pipelined_count
+            if run.pipelined_count:
+                self.ledger.of(run.service_pid).pipelined += run.pipelined_count
             if run.unseen_count:
-                self.losses["head in one call with a body"] += 1
+                self._lose("head in one call with a body", run.service_pid)
         self._waiting.pop(run.connection, None)
 
     def _evict(self) -> None:
         """The oldest connection gives way; what it had open is counted."""
         run = next(iter(self._runs.values()))
-        self.losses["evicted"] += run.unreported_count
+        self._lose("evicted", run.service_pid, run.unreported_count)
         self._forget(run)
+
+    def _lose(self, reason: str, service_pid: int, count: int = 1) -> None:
+        if count:
+            self.ledger.of(service_pid).tally[reason] += count
 
 
 def _was_lost(run: AnyRun, position: int, lost_count: int) -> bool:
@@ -202,7 +257,10 @@ def _was_lost(run: AnyRun, position: int, lost_count: int) -> bool:
 
 
 def _is_lost(run: AnyRun, progress: Progress) -> bool:
-    """By the progress table, which may have come to a later exchange of the connection already."""
+    """By the progress table, which may have come to a later exchange of the connection already.
+
+    Counts are modulo 256: to be believed of a later exchange when no record of the connection is still to be read.
+    """
     if progress.position == run.position:
         return progress.is_lost
     return _was_lost(run, progress.position, progress.lost_count - progress.is_lost)

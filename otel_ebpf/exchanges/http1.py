@@ -21,7 +21,7 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) ([1-9][0-9][0-9])(?: [^\r\n]*)?\Z")
 _BEGINS_LIKE_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: [^ \r\n]*(?: [HTP/0-9.]{0,8}\r?)?)?")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _CACHED_BLOCK_BYTES = 1024
-_WANTED = frozenset(
+WANTED_FIELDS = frozenset(
     (
         b"host",
         b"user-agent",
@@ -193,7 +193,7 @@ def _read_fields(block: bytes) -> Fields:
     for line in block.split(b"\n"):
         name, colon, value = line.partition(b":")
         name = name.lower()
-        if colon and name in _WANTED:
+        if colon and name in WANTED_FIELDS:
             value = value.strip()
             found[name] = found[name] + b", " + value if name in found else value
     return Fields(

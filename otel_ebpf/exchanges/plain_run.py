@@ -68,6 +68,10 @@ class PlainRun:
         return 0
 
     @property
+    def service_pid(self) -> int:
+        return self._first.service_pid
+
+    @property
     def pipelined_count(self) -> int:
         return 0
 

@@ -57,6 +57,11 @@ class Run:
         self._responses: Reader[ResponseHead] = Reader(parse_response_head, self._framing_of_response)
 
     @property
+    def readers(self) -> tuple[Reader[RequestHead], Reader[ResponseHead]]:
+        """Of requests and of responses, to look at."""
+        return self._requests, self._responses
+
+    @property
     def position(self) -> int:
         return self._first.position
 
@@ -67,6 +72,10 @@ class Run:
     @property
     def pid(self) -> int:
         return self._first.pid
+
+    @property
+    def service_pid(self) -> int:
+        return self._first.service_pid
 
     @property
     def pipelined_count(self) -> int:

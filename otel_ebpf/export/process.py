@@ -17,19 +17,21 @@ import time
 from otel_ebpf import __version__
 from otel_ebpf.config import Settings
 from otel_ebpf.errors import AgentError, PeerLostError
+from otel_ebpf.export.accounts import host_line, service_lines, status_document
 from otel_ebpf.export.console import Console
+from otel_ebpf.export.facts import Facts
 from otel_ebpf.export.host import read_host_facts
-from otel_ebpf.export.own_connections import Endpoint
+from otel_ebpf.export.inputs import Inputs, LiveInputs, RecordingInputs, no_endpoints
 from otel_ebpf.export.pipeline import Pipeline
+from otel_ebpf.export.redaction import Redaction
 from otel_ebpf.export.sender import Sender, SenderOptions
-from otel_ebpf.export.services import Services
+from otel_ebpf.export.status import StatusServer
 from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.records.frames import MAX_FRAME_BYTES, Shutdown, decode_frame
-from otel_ebpf.records.kinds import Counter
 from otel_ebpf.records.progress import ProgressTable
+from otel_ebpf.records.recording import EntryKind, OpenRecording, RecordingWriter
 from otel_ebpf.records.ring import RingReader
-from otel_ebpf.telemetry.spans import SpanBuilder
-from otel_ebpf.telemetry.trace_context import IdSource
+from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
 
 _BUSY_TICK_MS = 20
 _IDLE_TICK_MS = 50
@@ -37,19 +39,11 @@ _SUMMARY_SECONDS = 0.3  # of the shutdown time that sending must leave
 _WATCHDOG_SECONDS = 1.0  # past the deadline: something hangs, and the probe is waiting
 
 
-class _SenderSink:
-    def __init__(self, sender: Sender) -> None:
-        self.put = sender.queue.put
-        self._sender = sender
-
-    def own_endpoints(self) -> frozenset[Endpoint]:
-        return self._sender.own_endpoints()
-
-
 class Exporter:
     """Made while its files can be read; `run` needs none, and no rights."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, recording: OpenRecording | None = None) -> None:
+        self._recording = recording
         self._settings = settings
         self._sender: Sender | None = None
         if settings.otlp is not None and not settings.is_disabled:
@@ -62,13 +56,15 @@ class Exporter:
         self._printer: Console | None = None
         if settings.trace_printer != "disabled":
             self._printer = Console(settings.trace_printer, sys.stdout, sys.stdout.isatty(), time.monotonic())
-        self._builder = SpanBuilder(
-            IdSource(os.urandom(32)),
-            settings.attribute_value_length_limit,
-            settings.attribute_count_limit,
-            frozenset(method.encode() for method in settings.known_methods),
+        self._status = _status_server(settings.status_socket)
+        self._facts = Facts(
+            seed=os.urandom(32),
+            version=__version__,
+            host=read_host_facts(),
+            value_length_limit=settings.attribute_value_length_limit,
+            count_limit=settings.attribute_count_limit,
+            known_methods=tuple(settings.known_methods),
         )
-        self._services = Services(read_host_facts(), __version__)
 
     def run(self, channel: socket.socket) -> int:
         """Until the probe says so, or is gone; returns the exit status."""
@@ -79,16 +75,28 @@ class Exporter:
         if descriptors is None:
             return 0  # the probe could not start, and has said why
         ring, progress = RingReader(descriptors[0], self._settings.ring_bytes), ProgressTable(descriptors[1])
-        sink = _SenderSink(self._sender) if self._sender else None
-        pipeline = Pipeline(ring, progress, self._services, self._builder, self._printer, sink)
+        inputs = self._inputs(ring, progress)
+        sink = self._sender.queue if self._sender else None
+        pipeline = Pipeline(inputs, self._facts.services(), self._facts.builder(), self._printer, sink)
         if self._sender is not None:
             self._sender.start()
         channel.send(b"ready")
-        shutdown = _work(pipeline, channel, terminated)
+        if self._status is not None:
+            self._status.document = lambda: status_document(pipeline, ring, self._sender)
+        shutdown = _work(pipeline, channel, terminated, self._status)
         self._finish(pipeline, shutdown)
         if shutdown is None and not terminated:
             raise PeerLostError("the probe has ended", "What it had attached is detached; start the agent again.")
         return 0
+
+    def _inputs(self, ring: RingReader, progress: ProgressTable) -> Inputs:
+        live = LiveInputs(ring, progress, self._sender.own_endpoints if self._sender else no_endpoints)
+        if self._recording is None:
+            return live
+        writer = RecordingWriter(os.fdopen(self._recording.descriptor, "wb"))
+        writer.write(EntryKind.START, self._facts.encode())
+        redaction = Redaction(self._facts) if self._recording.is_redacted else None
+        return RecordingInputs(live, progress, writer, redaction, _report)
 
     def _finish(self, pipeline: Pipeline, shutdown: Shutdown | None) -> None:
         """Sends what there is, within the deadline."""
@@ -96,27 +104,13 @@ class Exporter:
         deadline_ns = shutdown.deadline_ns if shutdown else now_ns + self._settings.shutdown_timeout_ns
         left_seconds = max(0.0, (deadline_ns - now_ns) / 1e9)
         faulthandler.dump_traceback_later(left_seconds + _WATCHDOG_SECONDS, exit=True)
+        pipeline.tick(pipeline.produced)
         pipeline.finish()
-        _report(summary(pipeline, self._sender, max(0.0, left_seconds - _SUMMARY_SECONDS)))
-
-
-def summary(pipeline: Pipeline, sender: Sender | None, seconds: float) -> str:
-    """Stops the sender; one line that accounts for every request that began."""
-    kernel, assembler = pipeline.counters.values, pipeline.assembler
-    parts = [f"{kernel[Counter.BEGAN] + assembler.pipelined} requests began", f"{pipeline.spans} spans"]
-    losses = {
-        "lost, ring full": kernel[Counter.LOST_RING_FULL] - assembler.recovered,
-        "lost, too many connections": kernel[Counter.LOST_CONNECTIONS_FULL],
-        **pipeline.unsent,
-    }
-    for reason, count in assembler.losses.items():
-        losses[reason] = losses.get(reason, 0) + count
-    parts += [f"{count} {reason}" for reason, count in losses.items() if count]
-    if sender is not None:
-        counts = sender.stop(seconds)
-        parts.append(f"{counts.exported} exported")
-        parts += [f"{count} {name}" for name, count in counts._asdict().items() if count and name != "exported"]
-    return ", ".join(parts)
+        if isinstance(pipeline.inputs, RecordingInputs):
+            pipeline.inputs.flush()  # before the collector is waited for
+        counts = self._sender.stop(max(0.0, left_seconds - _SUMMARY_SECONDS)) if self._sender else None
+        for line in (*service_lines(pipeline), host_line(pipeline, counts)):
+            _report(line)
 
 
 def _receive_maps(channel: socket.socket) -> list[int] | None:
@@ -128,11 +122,15 @@ def _receive_maps(channel: socket.socket) -> list[int] | None:
     return descriptors
 
 
-def _work(pipeline: Pipeline, channel: socket.socket, terminated: list[int]) -> Shutdown | None:
+def _work(
+    pipeline: Pipeline, channel: socket.socket, terminated: list[int], status: StatusServer | None
+) -> Shutdown | None:
     """Ticks until told to end; None when the probe has gone without a word."""
     channel.setblocking(False)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
+    if status is not None:
+        poll.register(status.listener, select.POLLIN)
     wait_ms = _IDLE_TICK_MS
     while not terminated:
         is_told = poll.poll(wait_ms)
@@ -151,7 +149,17 @@ def _work(pipeline: Pipeline, channel: socket.socket, terminated: list[int]) -> 
                         return frame
                 return None
         wait_ms = _BUSY_TICK_MS if pipeline.tick(produced) else _IDLE_TICK_MS
+        if status is not None:
+            status.serve()
     return None
+
+
+def _status_server(path: str | None) -> StatusServer | None:
+    try:
+        return None if path is None else StatusServer(listen_for_status(path))
+    except StatusUnavailableError as error:
+        _report(f"{error.what}: `otel-ebpf status` does not tell of this agent; see OTEL_EBPF_STATUS_SOCKET")
+        return None
 
 
 def _report(line: str) -> None:

@@ -90,6 +90,14 @@ class Sender:
     def counts(self) -> SendCounts:
         return SendCounts(self._exported, self._rejected, self.queue.dropped, 0)
 
+    @property
+    def endpoint_for_people(self) -> str:
+        return self._settings.endpoint_for_people
+
+    @property
+    def collector_state(self) -> str:
+        return self._state.last
+
     def own_endpoints(self) -> frozenset[Endpoint]:
         """Local (address, port) of connections to the collector, open or just closed; cheap enough for every tick."""
         return self._transport.own_endpoints()
@@ -156,12 +164,20 @@ def back_off_seconds(failures_in_row: int, retry_after_seconds: float | None, ji
     return min(doubled, LAST_BACK_OFF_SECONDS) * spread
 
 
+_WORDS = {
+    Result.TRY_AGAIN.value: "takes no spans now",
+    Result.REFUSED.value: "refuses spans",
+    "partly": "rejects some spans",
+}
+
+
 class CollectorState:
     """Turns many attempts into few messages: one when the collector's state has changed."""
 
     def __init__(self, endpoint: str, queue_bytes: int) -> None:
         self._endpoint = endpoint
         self._queue_bytes = queue_bytes
+        self.last = "nothing was sent yet"  # how the newest attempt ended, for people
         self._reported = "well"
         self._complained_at = float("-inf")
         self._ill_since = 0.0
@@ -172,6 +188,7 @@ class CollectorState:
         state = "well" if attempt.result is Result.DELIVERED else attempt.result.value
         if attempt.rejected_spans:
             state = "partly"
+        self.last = "takes spans" if state == "well" else _WORDS[state] + (attempt.detail and f": {attempt.detail}")
         before = self._reported
         if state == before or (state != "well" and now < self._complained_at + QUIET_SECONDS):
             return None

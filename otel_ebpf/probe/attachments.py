@@ -39,6 +39,11 @@ class Attachments:
         elif not is_wanted and SOCKET_PROGRAM in self._links:
             os.close(self._links.pop(SOCKET_PROGRAM))
 
+    @property
+    def socket_backend(self) -> str:
+        """How the bytes of targets are seen now, for people; empty while they are not."""
+        return f"raw tracepoint {self._rows[SOCKET_PROGRAM].attach_to}" if SOCKET_PROGRAM in self._links else ""
+
     def detach_all(self) -> None:
         while self._links:
             os.close(self._links.popitem()[1])

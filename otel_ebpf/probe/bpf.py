@@ -23,8 +23,9 @@ BPF_MAP_TYPE_RINGBUF = 27
 BPF_F_MMAPABLE = 1 << 10
 
 _BPF_MAP_CREATE, _BPF_MAP_LOOKUP, _BPF_MAP_UPDATE, _BPF_MAP_DELETE, _BPF_MAP_NEXT_KEY, _BPF_PROG_LOAD = range(6)
-_BPF_OBJ_INFO, _BPF_RAW_TRACEPOINT_OPEN, _BPF_MAP_LOOKUP_BATCH = 15, 17, 24
+_BPF_OBJ_INFO, _BPF_RAW_TRACEPOINT_OPEN, _BPF_MAP_TAKE, _BPF_MAP_LOOKUP_BATCH = 15, 17, 21, 24
 
+_ENOTSUPP = 524  # the kernel's own; has no name in errno
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_ATTR_BYTES = 128
@@ -90,6 +91,22 @@ def delete(map_fd: int, key: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def take(map_fd: int, key: bytes, value_bytes: int) -> bytes | None:
+    """Deletes an entry of a hash and returns its last value; None when there is none. Before 5.14 in two steps."""
+    value = ctypes.create_string_buffer(value_bytes)
+    try:
+        _map_call(_BPF_MAP_TAKE, map_fd, key, value)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, _ENOTSUPP):
+            raise
+        last = lookup(map_fd, key, value_bytes)
+        delete(map_fd, key)
+        return last
+    return value.raw
 
 
 def next_key(map_fd: int, key: bytes | None, key_bytes: int) -> bytes | None:

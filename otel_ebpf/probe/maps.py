@@ -67,6 +67,10 @@ class Map:
         """False when there was nothing under this key."""
         return bpf.delete(self.fd, self._checked_key(key))
 
+    def take(self, key: bytes) -> bytes | None:
+        """Deletes the entry and returns its last value."""
+        return bpf.take(self.fd, self._checked_key(key), self._room_bytes)
+
     def keys(self) -> Iterator[bytes]:
         """In no order. Keys that others add or remove meanwhile may be missing, or come twice."""
         key = bpf.next_key(self.fd, None, self.key_bytes)

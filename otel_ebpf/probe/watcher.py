@@ -11,17 +11,19 @@ import select
 import socket
 import struct
 import time
+from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove, Target
 from otel_ebpf.probe.identity import identify
+from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.records.decode import decode_process_event
-from otel_ebpf.records.frames import Frame, ServiceGone, Shutdown, encode_frame
+from otel_ebpf.records.frames import Frame, Hooks, ServiceGone, Shutdown, encode_frame
 from otel_ebpf.records.kinds import Counter, CounterReading, ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
 
@@ -54,6 +56,8 @@ class Watcher:
         self._events_fd = loaded.maps["process_events"].fd
         self._events = RingReader(self._events_fd, event_ring_bytes)
         self._counters = CounterReading((0,) * len(Counter))
+        self._ledger = LedgerWatch(loaded.maps["ledger"])
+        self._hooks = Hooks("")
         self._idle_ticks = 0
         for pid in own_pids:
             self._maps["targets"].update(_PID.pack(pid), TARGET.pack(pid, _EXCLUDED))
@@ -65,6 +69,7 @@ class Watcher:
         services = dict.fromkeys(target.service_pid for target in targets)
         changes: list[Change] = [Add(target.pid, target.service_pid) for target in targets]
         self._apply([*changes, *(Identity(service_pid) for service_pid in services)])
+        self._tell_counts()
         return targets
 
     def run(self, stop: StopSignals) -> None:
@@ -85,8 +90,8 @@ class Watcher:
                 ticks += 1
                 next_tick += _TICK_MS / 1000
                 self._read_events()
-                self._read_counters()
                 self._detach_when_idle()
+                self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
 
@@ -97,7 +102,7 @@ class Watcher:
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
         self._attachments.detach_all()
-        self._read_counters()
+        self._tell_counts()
         self._send(Shutdown(reason, deadline_monotonic_ns))
 
     def close(self) -> None:
@@ -146,6 +151,16 @@ class Watcher:
                 f"cannot watch process {change.pid}: {error.strerror}",
                 "Select fewer processes, by OTEL_EBPF_OPEN_PORT or OTEL_EBPF_AUTO_TARGET_EXE.",
             ) from error
+
+    def _tell_counts(self) -> None:
+        hooks = Hooks(self._attachments.socket_backend)
+        if hooks != self._hooks:
+            self._hooks = hooks
+            self._send(hooks)
+        processes = Tally(target.service_pid for target in self._discovery.targets.values())
+        for frame in self._ledger.read(processes, time.monotonic_ns()):
+            self._send(frame)
+        self._read_counters()
 
     def _read_counters(self) -> None:
         values = tuple(

@@ -1,6 +1,6 @@
 """What the probe tells the exporter besides the kernel's records: one JSON object a frame, one frame a packet.
 
-In:   ServiceIdentity, CounterReading, ServiceGone or Shutdown; or the bytes of one packet
+In:   an object of one of the kinds in `Frame`; or the bytes of one packet
 Out:  the bytes of one packet; or the same object
 Owns: the bound of a frame, and what is cut to keep it
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
 from otel_ebpf.records.decode import DecodeError
-from otel_ebpf.records.kinds import CounterReading, ServiceIdentity
+from otel_ebpf.records.kinds import CounterReading, LedgerReading, ServiceIdentity
 
 MAX_FRAME_BYTES = 65_536
 MAX_PORTS = 256
@@ -33,6 +33,20 @@ class ServiceGone:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerClosed:
+    """Nothing more is counted for the service; its number may come back as another one's."""
+
+    service_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How the bytes of targets are seen now; empty while nothing is attached."""
+
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """The exporter sends what it has and ends, by the deadline at the latest."""
 
@@ -40,10 +54,8 @@ class Shutdown:
     deadline_ns: int  # CLOCK_MONOTONIC
 
 
-Frame = ServiceIdentity | CounterReading | ServiceGone | Shutdown
-_KINDS: dict[str, type[Frame]] = {
-    kind.__name__: kind for kind in (ServiceIdentity, CounterReading, ServiceGone, Shutdown)
-}
+Frame = ServiceIdentity | CounterReading | LedgerReading | LedgerClosed | ServiceGone | Hooks | Shutdown
+_KINDS: dict[str, type[Frame]] = {kind.__name__: kind for kind in typing.get_args(Frame)}
 _HINTS = {name: typing.get_type_hints(kind) for name, kind in _KINDS.items()}
 
 
@@ -99,6 +111,8 @@ def decode_frame(packet: bytes) -> Frame:
         raise DecodeError(f"a {name} with the fields {sorted(message)[:20]}")
     kind: Any = _KINDS[name]
     found: Frame = kind(**{field: _decoded(f"{name}.{field}", hints[field], message[field]) for field in hints})
+    if isinstance(found, LedgerReading) and any(len(row) < 2 for row in found.rows):
+        raise DecodeError("a LedgerReading whose rows name no service")
     return found
 
 

@@ -94,6 +94,8 @@ class Counter(IntEnum):
     PROCESS_EVENTS_LOST = 5
     COMPAT_SYSCALLS = 6
     HTTP2 = 7
+    TLS = 8
+    IO_URING = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +123,13 @@ class CounterReading:
     """The kernel's counters at one moment, summed over CPUs, indexed by `Counter`."""
 
     values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReading:
+    """The same for some services; each row is service_pid, number of processes, counts indexed by `Counter`.
+
+    service_pid 0 stands for the services that had no room in the kernel's table.
+    """
+
+    rows: tuple[tuple[int, ...], ...]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from otel_ebpf.records.layouts import PROGRESS, PROGRESS_SLOTS
 
+PROGRESS_TABLE_BYTES = PROGRESS.size * PROGRESS_SLOTS
+
 
 class Progress(NamedTuple):
     """See struct progress in bpf/records.h."""
@@ -30,7 +32,22 @@ class ProgressTable:
     """The map `progress`, mapped read-only."""
 
     def __init__(self, descriptor: int) -> None:
-        self._map = mmap.mmap(descriptor, PROGRESS.size * PROGRESS_SLOTS, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._map: mmap.mmap | bytearray = mmap.mmap(descriptor, PROGRESS_TABLE_BYTES, mmap.MAP_SHARED, mmap.PROT_READ)
+
+    @classmethod
+    def over(cls, memory: bytearray) -> "ProgressTable":
+        """A table that somebody else fills, of PROGRESS_TABLE_BYTES."""
+        made = cls.__new__(cls)
+        made._map = memory
+        return made
+
+    def slot_bytes(self, index: int) -> bytes:
+        """One slot as it is; of two equal readings all belongs together."""
+        place = slice(index * PROGRESS.size, (index + 1) * PROGRESS.size)
+        first = bytes(self._map[place])
+        while (found := bytes(self._map[place])) != first:
+            first = found
+        return found
 
     def read(self, connection: int, position: int) -> Progress | None:
         """The newest exchange of the connection, `position` or a later one; None when another connection has the slot."""
@@ -45,4 +62,5 @@ class ProgressTable:
         return Progress(newest, ended, lost != 0, lost_count, flags, *counted)
 
     def close(self) -> None:
-        self._map.close()
+        if isinstance(self._map, mmap.mmap):
+            self._map.close()

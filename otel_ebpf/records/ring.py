@@ -27,7 +27,7 @@ class RingReader:
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:
         page = mmap.PAGESIZE
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
         self._consumer_map = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer_map = mmap.mmap(descriptor, page + size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer = memoryview(self._consumer_map)[:8].cast("Q")
@@ -49,7 +49,7 @@ class RingReader:
 
         Space is given back at the end, or when `handle` raises: a sample is never seen twice.
         """
-        headers, data, size = self._headers, self._data, self._size_bytes
+        headers, data, size = self._headers, self._data, self.size_bytes
         mask = size - 1
         position, seen = self._consumer[0], 0
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_ebpf.probe.ledger import COUNTS
 from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records import layouts
 from otel_ebpf.records.kinds import (
@@ -112,6 +113,14 @@ def test_sizes_are_the_same(name: str, tmp_path: Path):
     printed = run_c(tmp_path, f'{TYPES}#include "limits.h"\nint main(void) {{ printf("%d\\n", {name}); }}')
 
     assert getattr(layouts, name) == int(printed)
+
+
+def test_the_ledger_has_a_place_for_each_counter(tmp_path: Path):
+    printed = run_c(tmp_path, f'{TYPES}#include "records.h"\nint main(void) {{ printf("%d\\n", COUNTERS); }}')
+
+    assert len(Counter) == int(printed)
+    assert "struct ledger_entry {\n  u64 counts[COUNTERS];" in (BPF / "maps.h").read_text()
+    assert 8 * len(Counter) == COUNTS.size
 
 
 def test_the_target_that_the_probe_writes_is_the_one_that_the_kernel_reads():

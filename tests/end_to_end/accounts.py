@@ -1,4 +1,4 @@
-"""Reads the line in which the agent, at its end, accounts for every request that began.
+"""Reads the lines in which the agent, at its end, accounts for every request that began: of the host, of each service.
 
 In:   what the agent wrote to standard error
 Out:  the numbers by their reasons
@@ -20,6 +20,10 @@ class Accounts:
         return self.numbers["requests began"]
 
     @property
+    def spans(self) -> int:
+        return self.numbers["spans"]
+
+    @property
     def exported(self) -> int:
         return self.numbers["exported"]
 
@@ -36,5 +40,15 @@ def read_accounts(messages: str) -> Accounts:
     """Reasons hold commas themselves, never one before a number."""
     lines = [line.partition(": ")[2] for line in messages.splitlines() if "requests began" in line]
     assert 1 == len(lines), f"exactly one line of accounts: {messages}"
-    parts = (re.fullmatch(r"(\d+) (.+)", part) for part in re.split(r", (?=\d)", lines[0]))
+    return read_numbers(lines[0])
+
+
+def read_service_accounts(messages: str) -> dict[int, Accounts]:
+    """By the number of the process that leads the service."""
+    found = re.findall(r"\(pid (\d+)\): (\d+) began, (.*)", messages)
+    return {int(pid): read_numbers(f"{began} requests began, {rest}") for pid, began, rest in found}
+
+
+def read_numbers(line: str) -> Accounts:
+    parts = (re.fullmatch(r"(\d+) (.+)", part) for part in re.split(r", (?=\d)", line))
     return Accounts({part[2]: int(part[1]) for part in parts if part})

@@ -93,7 +93,7 @@ def assert_unloaded(programs: set[int]) -> None:
 
 
 def agent_environment(sink: Sink | None, folder: Path, settings: dict[str, str]) -> dict[str, str]:
-    env = environment(OTEL_EBPF_CACHE_DIR=str(folder / "cache"))
+    env = environment(OTEL_EBPF_CACHE_DIR=str(folder / "cache"), OTEL_EBPF_STATUS_SOCKET="none")
     env.pop("PYTHONPATH")  # as installed, not as in this checkout
     if sink is not None:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = sink.endpoint

@@ -116,3 +116,17 @@ def test_a_body_of_known_length_that_reads_like_chunks_is_of_that_length(wire: W
     watched.until(lambda done: len(done) == 2)
 
     assert [5000] == [found.response_body_bytes for found in watched.exchanges(Role.SERVER)]
+
+
+def test_a_response_that_breaks_off_within_a_chunk_is_counted_to_its_last_byte(wire: Wire, watched: Watched):
+    wire.c(GET)
+    wire.s(HEAD)
+    wire.s(b"5\r\nhello\r\na\r\n01234")
+    wire.server.close()
+    wire.end_of_stream(wire.client)
+    watched.until(lambda done: len(done) == 2)
+
+    for role in BOTH:
+        assert [(10, Outcome.SERVER_CLOSED)] == [
+            (found.response_body_bytes, found.outcome) for found in watched.exchanges(role)
+        ]

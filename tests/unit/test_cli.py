@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def test_the_help_names_every_command_and_setting() -> None:
 
     assert 0 == done.returncode
     assert all(name in done.stdout for setting in SETTINGS for name in setting.names)
-    assert {"run", "check"} <= set(done.stdout.split())
+    assert {"run", "check", "status"} <= set(done.stdout.split())
 
 
 def test_a_command_that_does_not_exist_is_refused() -> None:
@@ -202,3 +204,40 @@ def test_check_names_the_services_that_would_be_watched() -> None:
 
     assert f"{server.pid} 'shop\\x1b[2J' ports {port} (listens on port {port})" in watched
     assert f"none now: no process listens on {port} or runs */no-such" in none
+
+
+# --- status ---
+
+
+def test_without_an_agent_status_says_so_and_ends_with_1(tmp_path: Path) -> None:
+    done = otel_ebpf("status", OTEL_EBPF_STATUS_SOCKET=f"{tmp_path}/s")
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert done.stderr.startswith(f"otel-ebpf: no agent listens at {tmp_path}/s.\n  Start one with `otel-ebpf run`.")
+    assert "otel-ebpf check" not in done.stderr
+
+
+def test_an_agent_that_may_not_be_asked_is_told_from_one_that_is_not_there() -> None:
+    done = otel_ebpf("status", OTEL_EBPF_STATUS_SOCKET="none")
+
+    assert 1 == done.returncode
+    assert "OTEL_EBPF_STATUS_SOCKET is none" in done.stderr
+
+
+def test_what_is_no_agent_is_named_as_such() -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        listener.listen()
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            client.sendall(b"220 mail ready\r\n")
+            client.close()
+
+        other = threading.Thread(target=answer)
+        other.start()
+        done = otel_ebpf("status", OTEL_EBPF_STATUS_SOCKET=f"{folder}/s")
+        other.join()
+
+    assert 1 == done.returncode
+    assert "is no agent" in done.stderr

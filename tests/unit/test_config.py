@@ -194,6 +194,15 @@ def test_paths_must_be_there(tmp_path: Path) -> None:
     assert "absolute" in refusal(OTEL_EBPF_CACHE_DIR="cache").remedy
 
 
+def test_the_status_socket_has_a_path_that_fits_or_none() -> None:
+    """struct sockaddr_un has room for 107 bytes and a zero."""
+    assert "/run/otel-ebpf/status.sock" == settings().status_socket
+    assert "/" + "x" * 106 == settings(OTEL_EBPF_STATUS_SOCKET="/" + "x" * 106).status_socket
+    assert settings(OTEL_EBPF_STATUS_SOCKET="none").status_socket is None
+    for path in ("status.sock", "/" + "x" * 107):
+        assert "107" in refusal(OTEL_EBPF_STATUS_SOCKET=path).remedy
+
+
 def test_known_methods_replace_the_list_and_keep_their_case() -> None:
     assert ("GET", "Purge") == settings(OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS="GET, Purge").known_methods
     assert "GET,POST" in refusal(OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS="GET POST").remedy

@@ -16,16 +16,28 @@ ALLOWED = {
     "records": FOR_ALL,
     "exchanges": FOR_ALL | {"records"},
     "telemetry": FOR_ALL | {"records", "exchanges"},
-    "export": FOR_ALL | {"records", "exchanges", "telemetry"},
+    "export": FOR_ALL | {"records", "exchanges", "telemetry", "status_socket"},
     "probe": FOR_ALL | {"records"},
     "errors": set(),
+    "status_socket": {"errors"},
+    "status_text": set(),
     "setting_values": set(),
     "config": {"errors", "setting_values"},
 }
 # Where they are put together; nothing imports these but one another.
 ROOTS = {"cli", "supervisor", "__main__", "__init__"}
 
-STANDARD_LIBRARY_ONLY = ("records", "probe", "errors", "config", "setting_values", "cli", "supervisor")
+STANDARD_LIBRARY_ONLY = (
+    "records",
+    "probe",
+    "errors",
+    "config",
+    "setting_values",
+    "status_socket",
+    "status_text",
+    "cli",
+    "supervisor",
+)
 COMPILER_CHILD = {"bcc"}  # the distribution's interpreter runs it; nothing else imports it
 
 # What pure code cannot do without reaching out of the process: no clock, socket, /proc or environment.

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otel_ebpf.exchanges.assembler import Assembler, ReadProgress
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
 from otel_ebpf.records.kinds import EndReason, RecordFlag
 from tests.unit.exchanges.kernel_model import MS, Connection
@@ -219,8 +220,6 @@ def test_bytes_that_are_not_http_are_counted_not_reported():
 
 
 def test_when_the_table_is_full_the_oldest_connection_gives_way_and_is_counted():
-    from otel_ebpf.exchanges.assembler import Assembler
-
     assembler = Assembler(max_connections=1)
     record = Connection().request(GET).records[0]
     assembler.feed(record)
@@ -229,6 +228,79 @@ def test_when_the_table_is_full_the_oldest_connection_gives_way_and_is_counted()
 
     assert {"evicted": 1} == dict(assembler.losses)
     assert 1 == assembler.open_count
+
+
+def overtaking(connection: Connection, position: int, lost: int) -> ReadProgress:
+    """The table's slot once later exchanges have taken it."""
+    newest = connection.progress(7, connection.began - 1)
+    assert newest is not None
+    return lambda *_: newest._replace(position=position, is_lost=True, lost_count=lost)
+
+
+def look_twice(connection: Connection, read_progress: ReadProgress) -> None:
+    for at_ms in (5_000, 10_000):
+        connection.exchanges += connection.assembler.watch(read_progress, at_ms * 1_000_000)
+
+
+def test_an_exchange_lost_with_all_that_followed_it_is_not_open_as_well() -> None:
+    """Its connection may close without another word: 300 exchanges, all counted by the kernel."""
+    connection = Connection().request(GET)
+    look_twice(connection, overtaking(connection, position=299, lost=300 & 0xFF))
+
+    assert 0 == connection.assembler.open_count
+    connection.assembler.end_all(lambda *_: None)
+    assert {} == dict(connection.assembler.losses)
+
+
+def test_an_exchange_whose_followers_alone_were_lost_is_still_open() -> None:
+    connection = Connection().request(GET)
+    reading = overtaking(connection, position=299, lost=299 & 0xFF)
+    look_twice(connection, reading)
+    connection.assembler.end_all(reading)
+
+    assert {"open at the end": 1} == dict(connection.assembler.losses)
+
+
+def test_a_table_that_runs_ahead_of_the_ring_proves_nothing() -> None:
+    """What has moved since the last look: records of it may be waiting."""
+    connection = Connection().request(GET)
+    for second in range(1, 6):
+        connection.assembler.watch(overtaking(connection, position=second, lost=second + 1), second * 2_000_000_000)
+
+    assert 1 == connection.assembler.open_count
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_an_exchange_that_was_reported_before_it_was_lost_with_its_followers_is_recovered(is_running: bool) -> None:
+    connection = Connection().request(GET).response(OK)
+    reading = overtaking(connection, position=9, lost=10)
+    if is_running:
+        look_twice(connection, reading)
+    else:
+        connection.assembler.end_all(reading)
+
+    assert 1 == len(connection.exchanges)
+    assert 1 == connection.assembler.recovered
+    assert {} == dict(connection.assembler.losses)
+
+
+def test_every_loss_is_counted_for_the_service_it_happened_to():
+    """By the service of the record that began the run, whoever else shares the table."""
+    assembler = Assembler(max_connections=2)
+    get = Connection().request(GET).records[0]
+    for connection, service_pid in ((1, 10), (2, 20), (3, 10)):
+        assembler.feed(get._replace(connection=connection, service_pid=service_pid))
+    assembler.feed(get._replace(connection=4, service_pid=30, payload=b"HELO mail\r\n"))
+    pipelined = get._replace(connection=5, service_pid=30, payload=GET + GET, total_bytes=2 * len(GET))
+    assembler.feed(pipelined)
+    open_before = assembler.open_by_service()
+    assembler.end_all(lambda *_: None)
+
+    assert {10: (1, 0), 30: (2, 1)} == open_before
+    assert {"evicted": 1, "open at the end": 1} == dict(assembler.ledger.of(10).tally)
+    assert {"evicted": 1} == dict(assembler.ledger.of(20).tally)
+    assert {"not HTTP": 1, "open at the end": 2} == dict(assembler.ledger.of(30).tally)
+    assert (0, 0, 1) == tuple(assembler.ledger.of(pid).pipelined for pid in (10, 20, 30))
 
 
 BODIES = st.binary(max_size=40)

@@ -85,6 +85,23 @@ def test_collector_that_comes_and_goes_is_told_twice_in_ten_seconds_at_most():
     assert "takes no spans" in str(state.message(try_again("x"), 20, 0))
 
 
+def test_the_last_attempt_is_known_also_when_no_message_told_of_it():
+    state = CollectorState("http://c", 1 << 20)
+    seen = [state.last]
+    for attempt in (TAKEN, try_again("no route"), TAKEN, refused("401"), delivered(partial(2, "old"))):
+        state.message(attempt, 0, 0)
+        seen.append(state.last)
+
+    assert [
+        "nothing was sent yet",
+        "takes spans",
+        "takes no spans now: no route",
+        "takes spans",
+        "refuses spans: 401",
+        "rejects some spans: old",
+    ] == seen
+
+
 def test_change_of_the_failure_is_told():
     state = CollectorState("http://c", 1 << 20)
     state.message(try_again("x"), 0, 0)

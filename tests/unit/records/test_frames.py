@@ -12,6 +12,8 @@ from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.records.frames import (
     MAX_FRAME_BYTES,
     Frame,
+    Hooks,
+    LedgerClosed,
     ServiceGone,
     Shutdown,
     cut_arguments,
@@ -19,7 +21,7 @@ from otel_ebpf.records.frames import (
     decode_frame,
     encode_frame,
 )
-from otel_ebpf.records.kinds import CounterReading, ServiceIdentity
+from otel_ebpf.records.kinds import CounterReading, LedgerReading, ServiceIdentity
 
 numbers = st.integers(0, 2**64 - 1)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
@@ -41,6 +43,9 @@ identities = st.builds(
 frames = st.one_of(
     identities,
     st.builds(CounterReading, st.lists(numbers, max_size=30).map(tuple)),
+    st.builds(LedgerReading, st.lists(st.lists(numbers, min_size=2, max_size=12).map(tuple), max_size=20).map(tuple)),
+    st.builds(LedgerClosed, numbers),
+    st.builds(Hooks, text),
     st.builds(ServiceGone, numbers),
     st.builds(Shutdown, text, numbers),
 )
@@ -106,6 +111,8 @@ def test_frames_stay_apart_on_their_channel() -> None:
         b'{"kind":"ServiceGone","service_pid":18446744073709551616}',
         b'{"kind":["ServiceGone"],"service_pid":1}',
         b'{"kind":"CounterReading","values":{"0":1}}',
+        b'{"kind":"LedgerReading","rows":[[1]]}',
+        b'{"kind":"LedgerReading","rows":[7]}',
         b'{"kind":"CounterReading","values":[' + b",".join([b"0"] * 5000) + b"]}",
         b"[" * 60_000,
         b" " * (MAX_FRAME_BYTES + 1),

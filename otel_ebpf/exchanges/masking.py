@@ -1,0 +1,237 @@
+"""Overwrites what may be secret in the bytes of a connection, so that what is read of them stays the same.
+
+In:   records of one connection and readings of its progress, as the assembler gets them
+Out:  the captured bytes of each record, of the same length
+Owns: a Run of its own for each connection, which tells heads from bodies
+
+Kept are start lines but for the values in the query, header names, the values that http1.py reads, and the framing of
+chunks. Everything else becomes `x`, one for each byte. Bytes that are not HTTP become zeros, which are not HTTP either.
+"""
+
+import re
+
+from otel_ebpf.exchanges.http1 import CHUNKED, WANTED_FIELDS, NotHttpError, RequestHead, ResponseHead
+from otel_ebpf.exchanges.reader import Message, Reader
+from otel_ebpf.exchanges.run import Run
+from otel_ebpf.records.kinds import Kind, Record, RecordFlag
+from otel_ebpf.records.progress import Progress
+
+KEPT_FIELDS = WANTED_FIELDS | {b"connection"}
+_MAX_CONNECTIONS = 65_536
+
+_LINES = re.compile(rb"[^\n]*\n|[^\n]+")
+_NOT_LINE_END = re.compile(rb"[^\r\n]")
+_QUERY_VALUE = re.compile(rb"=[^&;\r\n]*")
+_AUTHORITY = re.compile(rb"(\S+ [^/?\s]*://)([^/?@\s]*)(@?)")
+_NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
+_LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")  # what of a response's last bytes says that it has ended
+
+
+class Masks:
+    """All connections; those that have been silent for the longest are forgotten first."""
+
+    def __init__(self) -> None:
+        self._runs: dict[int, RunMask] = {}
+
+    def feed(self, record: Record) -> bytes:
+        """The payload as it may be seen."""
+        if record.kind == Kind.REQUEST:
+            self._runs.pop(record.connection, None)
+            if len(self._runs) >= _MAX_CONNECTIONS:
+                del self._runs[next(iter(self._runs))]
+            self._runs[record.connection] = RunMask(record)
+        run = self._runs.get(record.connection)
+        if run is None or run.position != record.position:
+            return bytes(len(record.payload))
+        if record.kind == Kind.END:
+            del self._runs[record.connection]
+            return bytes(len(record.payload))
+        return run.feed(record)
+
+    def advance(self, connection: int, progress: Progress, now_ns: int) -> None:
+        run = self._runs.get(connection)
+        if run is not None and run.position == progress.position:
+            run.advance(progress, now_ns)
+
+
+class RunMask:
+    def __init__(self, first: Record) -> None:
+        self.position = first.position
+        self._run = Run(first, 0)
+        requests, responses = self._run.readers
+        self._requests = DirectionMask(requests)
+        self._responses = DirectionMask(responses)
+        self._is_http = True
+
+    def feed(self, record: Record) -> bytes:
+        payload, total_bytes = record.payload, record.total_bytes
+        if not self._is_http:
+            return bytes(len(payload))
+        if record.kind == Kind.RESPONSE:
+            direction, end = self._responses, record.response_bytes
+            if not self._run.has_head:
+                self._requests.forget_head()  # as Run does: it was answered before it was whole
+        else:
+            direction, end = self._requests, record.request_bytes
+            if record.flags & RecordFlag.PAYLOAD_IS_END:
+                total_bytes = len(payload)
+        direction.begin(end - total_bytes, record.at_monotonic_ns)
+        try:
+            self._run.feed(record)
+        except NotHttpError:
+            self._is_http = False
+        return direction.mask(payload, self._is_http)
+
+    def advance(self, progress: Progress, now_ns: int) -> None:
+        self._run.advance(progress)
+        if not progress.ended:
+            self._run.after_quiet(now_ns - progress.response_last_monotonic_ns)
+
+
+class DirectionMask:
+    """Looks at one reader before and after it was fed: by that, which bytes of the piece were what."""
+
+    def __init__(self, reader: "Reader[RequestHead] | Reader[ResponseHead]") -> None:
+        self._reader = reader
+        self._seen_count = 0
+        self._open: Message[RequestHead] | Message[ResponseHead] | None = None
+        self._open_bytes = 0
+        self._chunks: ChunkMask | None = None  # of the message that is open
+        self._head_bytes = 0  # of the head in pieces
+        self._line = b""  # its last line, as far as it has come
+        self._is_start_line = True
+
+    def begin(self, offset: int, at_ns: int) -> None:
+        """A piece comes that belongs to `offset`."""
+        if offset > self._reader.offset:
+            self._reader.skip_to(offset, at_ns)
+            self.forget_head()
+            self._chunks = None
+        self._seen_count = len(self._reader.messages)
+        self._open = self._reader.open_message
+        self._open_bytes = self._open.wire_bytes if self._open is not None else 0
+
+    def mask(self, payload: bytes, is_http: bool) -> bytes:
+        """The piece, after the reader was given it."""
+        masked = b""
+        message = self._open
+        if message is not None:
+            body_bytes = message.wire_bytes - self._open_bytes if message.is_complete else len(payload)
+            masked += self._mask_body(payload[:body_bytes])
+        for message in self._reader.messages[self._seen_count :]:
+            rest = payload[len(masked) :]
+            head_bytes = message.head.length - self._head_bytes
+            masked += self._mask_head(rest[:head_bytes])
+            self.forget_head()
+            self._chunks = ChunkMask() if message.framing == CHUNKED and not message.is_cut else None
+            body_bytes = message.wire_bytes - message.head.length if message.is_complete else len(rest)
+            masked += self._mask_body(rest[head_bytes : head_bytes + body_bytes])
+        rest = payload[len(masked) :]
+        if not is_http:
+            return masked + bytes(len(rest))
+        if self._reader.is_lost:
+            return masked + b"x" * len(rest)
+        self._head_bytes += len(rest)
+        return masked + self._mask_head(rest)
+
+    def forget_head(self) -> None:
+        self._head_bytes = 0
+        self._line = b""
+        self._is_start_line = True
+
+    def _mask_head(self, piece: bytes) -> bytes:
+        masked = b""
+        for part in _LINES.findall(piece):
+            seen = len(self._line)
+            self._line += part
+            masked += mask_line(self._line, self._is_start_line)[seen:]
+            if part.endswith(b"\n"):
+                self._is_start_line = self._is_start_line and not self._line.strip(b"\r\n")
+                self._line = b""
+        return masked
+
+    def _mask_body(self, piece: bytes) -> bytes:
+        return b"x" * len(piece) if self._chunks is None else self._chunks.mask(piece)
+
+
+class ChunkMask:
+    """Follows a chunked body: sizes and line ends stay, RFC 9112 section 7.1."""
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._data_bytes = 0  # of this chunk still to come, its line end included
+        self._is_trailer = False
+        self._is_broken = False
+
+    def mask(self, piece: bytes) -> bytes:
+        masked = b""
+        while len(masked) < len(piece):
+            rest = piece[len(masked) :]
+            if self._is_broken:
+                masked += b"x" * len(rest)
+            elif self._data_bytes:
+                masked += self._mask_data(rest)
+            else:
+                masked += self._mask_line(rest[: rest.find(b"\n") + 1 or len(rest)])
+        return masked
+
+    def _mask_data(self, rest: bytes) -> bytes:
+        taken = rest[: self._data_bytes]
+        data_bytes = min(max(0, self._data_bytes - 2), len(taken))
+        self._data_bytes -= len(taken)
+        return b"x" * data_bytes + _NOT_LINE_END.sub(b"x", taken[data_bytes:])
+
+    def _mask_line(self, part: bytes) -> bytes:
+        seen = len(self._line)
+        self._line += part
+        if self._is_trailer:
+            masked = mask_line(self._line, False)[seen:]
+        else:
+            size, semicolon, extension = self._line.partition(b";")
+            masked = (_NOT_CHUNK_SIZE.sub(b"x", size) + semicolon + _NOT_LINE_END.sub(b"x", extension))[seen:]
+        if part.endswith(b"\n"):
+            if not self._is_trailer:
+                self._begin_chunk(self._line)
+            self._line = b""
+        return masked
+
+    def _begin_chunk(self, line: bytes) -> None:
+        digits = line.partition(b";")[0].strip()
+        if not 1 <= len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
+            self._is_broken = True
+        elif size := int(digits, 16):
+            self._data_bytes = size + 2
+        else:
+            self._is_trailer = True
+
+
+def mask_line(line: bytes, is_start_line: bool) -> bytes:
+    """One line of a head, perhaps only its beginning: what follows does not change what is kept of that."""
+    if is_start_line:
+        before, mark, query = line.partition(b"?")
+        query, space, version = query.partition(b" ")
+        query = _QUERY_VALUE.sub(lambda value: b"=" + b"x" * (len(value[0]) - 1), query)
+        return _mask_credentials(before) + mark + query + space + version
+    name, colon, value = line.partition(b":")
+    if line.startswith((b" ", b"\t")):  # obs-fold: the value before goes on
+        return _NOT_LINE_END.sub(b"x", line)
+    if name.lower() in KEPT_FIELDS:
+        return line
+    blank = value[:1] if value[:1] in (b" ", b"\t") else b""
+    return name + colon + blank + _NOT_LINE_END.sub(b"x", value[len(blank) :])
+
+
+def _mask_credentials(line: bytes) -> bytes:
+    """`http://user:secret@host/`; an authority that is not whole may be about to become one."""
+    match = _AUTHORITY.match(line)
+    if match is None or not (match[3] or match.end() == len(line)):
+        return line
+    return match[1] + re.sub(rb"[^:]", b"x", match[2]) + match[3] + line[match.end() :]
+
+
+def mask_tail(tail: bytes) -> bytes:
+    """The last bytes of a response: the end of its last chunk is read, nothing else."""
+    for last in _LAST_CHUNKS:
+        if tail.endswith(last):
+            return (b"x" * len(tail))[: -len(last)] + last
+    return re.sub(rb"[^\0]", b"x", tail)

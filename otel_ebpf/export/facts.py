@@ -1,0 +1,57 @@
+"""What spans depend on besides that which comes from the kernel and the probe: fixed when the agent starts.
+
+In:   settings, a seed, the host; or the START entry of a recording
+Out:  what makes spans and resources; or the payload of a START entry
+Owns: nothing
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from otel_ebpf.export.services import Services
+from otel_ebpf.records.decode import DecodeError
+from otel_ebpf.telemetry.resource import HostFacts
+from otel_ebpf.telemetry.spans import SpanBuilder
+from otel_ebpf.telemetry.trace_context import IdSource
+
+_MAX_SEED_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    seed: bytes  # of all ids
+    version: str  # of the agent
+    host: HostFacts
+    value_length_limit: int | None
+    count_limit: int
+    known_methods: tuple[str, ...]
+
+    def builder(self) -> SpanBuilder:
+        methods = frozenset(method.encode() for method in self.known_methods)
+        return SpanBuilder(IdSource(self.seed), self.value_length_limit, self.count_limit, methods)
+
+    def services(self) -> Services:
+        return Services(self.host, self.version)
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self) | {"seed": self.seed.hex()}, separators=(",", ":")).encode()
+
+
+def decode_facts(payload: bytes) -> Facts:
+    """Raises DecodeError for anything that `encode` would not write."""
+    try:
+        found: dict[str, Any] = json.loads(payload)
+        found["seed"] = bytes.fromhex(found["seed"])
+        found["host"] = HostFacts(**found["host"])
+        found["known_methods"] = tuple(found["known_methods"])
+        facts = Facts(**found)
+        texts = (facts.version, *asdict(facts.host).values(), *facts.known_methods)
+        are_texts = bool("".join(texts).encode("utf-8"))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DecodeError(f"START does not tell what is needed: {error!r}") from None
+    limits = (facts.count_limit, facts.value_length_limit or 0)
+    are_limits = all(type(limit) is int and limit >= 0 for limit in limits)
+    if not (are_texts and are_limits and 0 < len(facts.seed) <= _MAX_SEED_BYTES):
+        raise DecodeError("START has a value of the wrong type")
+    return facts

@@ -1,0 +1,195 @@
+"""What the kernel counts for each service: two watched processes, each with its own account."""
+
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from otel_ebpf.exchanges.exchange import Role
+from otel_ebpf.probe.ledger import COUNTS, SHARED, LedgerWatch
+from otel_ebpf.probe.loader import load
+from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.records.kinds import Counter
+from tests.kernel.wire import Watched
+
+pytestmark = pytest.mark.kernel
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LONG_GET = b"GET /a HTTP/1.1\r\nX: " + b"x" * 7000 + b"\r\n\r\n"
+IO_URING_SETUP, IO_URING_ENTER = 425, 426
+
+
+def counts_of(watched: Watched, service_pid: int) -> dict[Counter, int]:
+    value = watched.maps["ledger"].lookup(struct.pack("<I", service_pid))
+    return dict(zip(Counter, COUNTS.unpack(value) if value else COUNTS.unpack(bytes(COUNTS.size)), strict=True))
+
+
+@contextmanager
+def child(watched: Watched, work: Callable[[], None]) -> Iterator[int]:
+    """Another process, watched as a service of its own before it does anything."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(writer)
+            os.read(reader, 1)
+            work()
+        finally:
+            os._exit(0)
+    os.close(reader)
+    watched.watch(pid)
+    os.write(writer, b"x")
+    try:
+        yield pid
+    finally:
+        os.close(writer)
+        os.waitpid(pid, 0)
+
+
+@contextmanager
+def serving_child(watched: Watched, request_bytes: int) -> Iterator[tuple[int, socket.socket]]:
+    """A service that answers each request of that length, and a connection to it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            while connection.recv(request_bytes, socket.MSG_WAITALL):
+                connection.sendall(OK)
+
+        with child(watched, serve) as pid, socket.create_connection(listener.getsockname()) as client:
+            yield pid, client
+
+
+def ask(client: socket.socket, request: bytes, times: int) -> None:
+    for _ in range(times):
+        client.sendall(request)
+        assert OK == client.recv(len(OK), socket.MSG_WAITALL)
+
+
+def test_each_of_two_services_has_its_own_account(watched: Watched):
+    before = counts_of(watched, os.getpid())[Counter.BEGAN]
+    with serving_child(watched, len(LONG_GET)) as (server, client):
+        ask(client, LONG_GET, 3)
+        watched.collect()
+        exchanges = [exchange.service_pid for exchange in watched.done]
+
+        assert 3 == counts_of(watched, server)[Counter.BEGAN] == exchanges.count(server)
+        assert 3 == counts_of(watched, os.getpid())[Counter.BEGAN] - before == exchanges.count(os.getpid())
+
+
+def test_with_a_full_ring_every_account_balances_on_its_own(watched: Watched):
+    """The ring holds 1 MiB: some 120 of these requests. Nobody reads it until all have been sent."""
+    mine = counts_of(watched, os.getpid())
+    host = {counter: watched.counter(counter) for counter in Counter}
+    with serving_child(watched, len(LONG_GET)) as (server, client):
+        ask(client, LONG_GET, 400)
+        watched.collect()  # makes room
+        ask(client, LONG_GET, 1)  # what tells of the losses before
+    watched.until(lambda _: watched.assembler.open_count == 0)
+
+    ledger = watched.assembler.ledger
+    for pid, role, kernel_before in ((server, Role.SERVER, None), (os.getpid(), Role.CLIENT, mine)):
+        now = counts_of(watched, pid)
+        kernel = tuple(now[counter] - (kernel_before[counter] if kernel_before else 0) for counter in Counter)
+        account = ledger.of(pid)
+        account.kernel = kernel
+        account.spans = sum(exchange.service_pid == pid for exchange in watched.exchanges(role))
+        assert 401 == account.began
+        assert 100 < account.losses["lost, ring full"]
+        assert 401 == account.spans + sum(account.losses.values())
+    total = ledger.total()
+    for counter in (Counter.BEGAN, Counter.LOST_RING_FULL):
+        assert watched.counter(counter) - host[counter] == total.kernel[counter], "the host's is the services' sum"
+
+
+@pytest.mark.parametrize(
+    ("first_bytes", "counter"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Counter.TLS),
+        (b"\x16\x03\x01\x02\x00", Counter.TLS),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Counter.HTTP2),
+    ],
+    ids=["tls", "tls-record-header-alone", "http2"],
+)
+def test_a_connection_that_cannot_be_read_is_counted_once_for_its_service(
+    watched: Watched, first_bytes: bytes, counter: Counter
+):
+    with serving_child(watched, len(first_bytes)) as (server, client):
+        ask(client, first_bytes, 3)
+
+        assert 1 == counts_of(watched, server)[counter]
+        assert 0 == counts_of(watched, server)[Counter.BEGAN]
+
+
+def test_a_tls_record_in_the_middle_of_http_is_no_tls_connection(watched: Watched):
+    with serving_child(watched, len(b"GET / HTTP/1.1\r\n\r\n")) as (server, client):
+        ask(client, b"GET / HTTP/1.1\r\n\r\n", 1)
+        ask(client, b"\x16\x03\x01 of another thing", 1)
+
+        assert 0 == counts_of(watched, server)[Counter.TLS]
+
+
+def test_calls_of_io_uring_are_counted_for_their_service(watched: Watched):
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def work() -> None:
+        ring = libc.syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
+        for _ in range(4):
+            libc.syscall(IO_URING_ENTER, ring, 0, 0, 0, 0, 0)
+
+    with child(watched, work) as pid:
+        pass
+
+    assert 4 == counts_of(watched, pid)[Counter.IO_URING]
+
+
+def test_32_bit_calls_are_counted_for_their_service(watched: Watched, tmp_path: Path):
+    source, binary = tmp_path / "old.c", tmp_path / "old"
+    call = '__asm__ volatile("int $0x80" :: "a"(%d), "b"(0));'
+    source.write_text(f"void _start(void) {{ for (int i = 0; i < 5; i++) {call % 20} {call % 1} }}")
+    subprocess.run(["cc", "-m32", "-nostdlib", "-static", "-o", str(binary), str(source)], check=True)
+
+    with child(watched, lambda: os.execv(binary, [str(binary)])) as pid:
+        pass
+
+    assert counts_of(watched, pid)[Counter.COMPAT_SYSCALLS] >= 5
+
+
+def test_services_beyond_the_ledgers_room_are_counted_together(tmp_path: Path):
+    """Room for two: one is the shared entry, which the probe makes first, the other goes to who counts first."""
+    tmp_path.chmod(0o700)
+    flags = {"CPU_BITS": 4, "RING_PAGES": 256, "MAX_CONNECTIONS": 512, "MAX_SERVICES": 2}
+    with load(prepare_programs(flags, cache_dir=tmp_path)) as loaded:
+        watched = Watched(loaded)
+        reading = LedgerWatch(loaded.maps["ledger"])
+        try:
+            with serving_child(watched, len(LONG_GET)) as (server, client):
+                ask(client, LONG_GET, 3)
+                # The client's calls came first: this process has the entry, the server has none.
+                assert 3 == counts_of(watched, os.getpid())[Counter.BEGAN]
+                assert 0 == counts_of(watched, server)[Counter.BEGAN]
+                assert 3 == counts_of(watched, SHARED)[Counter.BEGAN]
+                assert 6 == watched.counter(Counter.BEGAN)
+                frames = reading.read({os.getpid(): 1, server: 1}, 0)
+                assert 3 == len(frames[0].rows)  # type: ignore[union-attr]
+        finally:
+            watched.close()
+
+
+def test_an_entry_is_taken_in_one_step(watched: Watched):
+    with serving_child(watched, len(LONG_GET)) as (server, client):
+        ask(client, LONG_GET, 2)
+        key = struct.pack("<I", server)
+        taken = watched.maps["ledger"].take(key)
+
+        assert taken is not None
+        assert 2 == COUNTS.unpack(taken)[Counter.BEGAN]
+        assert watched.maps["ledger"].take(key) is None
+        ask(client, LONG_GET, 1)
+        assert 1 == counts_of(watched, server)[Counter.BEGAN], "what comes late has an entry again"
