@@ -8,6 +8,8 @@ HTTP/1 answers in the order of the requests (RFC 9112 section 9.3.2): the n-th f
 request of the run.
 """
 
+import re
+
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
@@ -23,6 +25,7 @@ from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
+_LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LAST_CHUNK_QUIET_NS = 200_000_000
 _REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the request's end
@@ -115,6 +118,7 @@ class Run:
         if record.kind != Kind.RESPONSE:
             payload, total_bytes = record.payload, record.total_bytes
             if record.flags & RecordFlag.PAYLOAD_IS_END:
+                payload = self._behind_chunks(record)
                 total_bytes = len(payload)
             self._requests.feed(record.request_bytes - total_bytes, payload, total_bytes, record.at_monotonic_ns)
             return self._take_complete()
@@ -126,6 +130,22 @@ class Run:
         offset = record.response_bytes - record.total_bytes
         self._responses.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
         return self._take_complete()
+
+    def _behind_chunks(self, record: Record) -> bytes:
+        """What follows the end of a chunked body in the last bytes of a call; all of them when no body ends there.
+
+        A last chunk and behind it a request line: nothing else looks so, and the sizes before were not captured.
+        """
+        message = self._requests.open_message
+        if message is None or message.framing != CHUNKED:
+            return record.payload
+        end = _LAST_CHUNK_AND_REQUEST.search(record.payload)
+        if end is None:
+            return record.payload
+        rest = record.payload[end.end() :]
+        self._requests.skip_to(record.request_bytes - len(rest), record.at_monotonic_ns)
+        message.is_complete = True
+        return rest
 
     def advance(self, progress: Progress | Record) -> list[Exchange]:
         """The kernel has counted so many bytes; returns the exchanges that are complete by that."""

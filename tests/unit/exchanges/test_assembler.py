@@ -509,3 +509,14 @@ def test_an_exchange_that_was_answered_before_the_next_was_lost_is_not_lost():
     connection.assembler.end_all(connection.progress)
 
     assert {"open at the end": 1} == dict(connection.assembler.losses)
+
+
+def test_a_request_read_in_one_call_with_the_last_chunk_of_an_upload_is_found():
+    """The upload was answered early; the server reads its end and the next request at once."""
+    connection = Connection().request(b"PUT /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").response(EARLY)
+    connection.request(b"1388\r\n" + b"u" * 3000).request(b"u" * 2000 + b"\r\n0\r\n\r\n" + GET).response(OK)
+
+    assert [(b"/up", 413), (b"/a?b=1", 200)] == [
+        (exchange.target, exchange.status) for exchange in connection.exchanges
+    ]
+    assert [None, 0] == [exchange.request_body_bytes for exchange in connection.exchanges]
