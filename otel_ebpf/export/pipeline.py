@@ -15,6 +15,7 @@ from otel_ebpf.exchanges.ledger import UNKNOWN_SERVICE, Ledger
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.inputs import Inputs
 from otel_ebpf.export.otlp import SpanEncoder
+from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.services import Service, Services
 from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
@@ -22,6 +23,7 @@ from otel_ebpf.records.kinds import Counter, CounterReading, LedgerReading
 from otel_ebpf.telemetry.spans import SpanBuilder
 
 _HOLD_NS = 1_000_000_000  # for the identity of a service that is already being watched
+_OWN_USER_AGENT = b"OTel-OTLP-Exporter-Python/"  # what the official exporter sends
 _MAX_HELD = 10_000
 _CLOCK_EVERY_NS = 10_000_000_000
 
@@ -138,7 +140,7 @@ class Pipeline:
     def _send_all(self, done: list[Exchange], now_ns: int) -> None:
         own = self.inputs.own_endpoints()
         for exchange in done:
-            if own and exchange.role is Role.SERVER and (exchange.remote_address, exchange.remote_port) in own:
+            if own and _is_own_export(exchange, own):
                 self.ledger.of(exchange.service_pid).tally["the agent's own"] += 1
                 continue
             self._send(exchange, now_ns, now_ns)
@@ -162,3 +164,16 @@ class Pipeline:
         self.ledger.of(exchange.service_pid).spans += 1
         if self._sink is not None:
             self._encoded.setdefault(service.resource, []).append(self._encoder.encode_span(span))
+
+
+def _is_own_export(exchange: Exchange, own: frozenset[Endpoint]) -> bool:
+    """A request of this agent, as a watched collector got it.
+
+    The address alone does not tell: a port that was the agent's a moment ago may be another client's now.
+    """
+    return (
+        exchange.role is Role.SERVER
+        and (exchange.remote_address, exchange.remote_port) in own
+        and exchange.method == b"POST"
+        and (exchange.user_agent or b"").startswith(_OWN_USER_AGENT)
+    )
