@@ -93,7 +93,7 @@ struct executable {
 };
 
 // executables: files whose processes are watched from their exec on.
-//   added   by the probe, when the first process that runs the file has been selected
+//   added   by the probe: when it finds the file as it starts, or when a first process of it has been selected
 //   full    LRU: processes of the file are watched a moment later, when the probe has looked at them
 BPF_TABLE("lru_hash", struct executable, u32, executables, MAX_EXECUTABLES);
 

@@ -36,14 +36,12 @@ class PlainRun:
         "extra",
         "is_settled",
         "lost",
-        "pid",
         "position",
     )
 
     def __init__(self, first: Record, head: RequestHead, extra: int) -> None:
         self.connection = first.connection
         self.position = first.position
-        self.pid = first.pid
         self.lost = first.lost
         self.extra = extra
         self.is_settled = False

@@ -73,10 +73,6 @@ class Run:
         return self._first.connection
 
     @property
-    def pid(self) -> int:
-        return self._first.pid
-
-    @property
     def service_pid(self) -> int:
         return self._first.service_pid
 
