@@ -54,6 +54,11 @@ static __always_inline int begins_like_response(const struct prefix *prefix) {
   return (word & mask) == (HTTP1_VERSION & mask);
 }
 
+// On a connection whose beginning was not seen: the proof of a request that was not seen either.
+static __always_inline int answers_unseen_request(const struct prefix *prefix) {
+  return prefix->length >= 12 && begins_like_response(prefix);
+}
+
 // 100 Continue, 103 Early Hints: the response is still to come. 101 is final.
 static __always_inline int is_interim(const struct prefix *prefix) {
   return prefix->length >= 12 && prefix->bytes[9] == '1' && !(prefix->bytes[10] == '0' && prefix->bytes[11] == '1');
@@ -213,8 +218,9 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   fresh->flags = flags;
   read_endpoints(sock, fresh);
   fresh->descriptor_key = descriptor_key;
-  if (connections.update(&sock, fresh)) return 0;
+  // Also when there is no room: an answer on this connection is then no news of an older request.
   descriptors.update(&descriptor_key, &sock);
+  if (connections.update(&sock, fresh)) return 0;
   return connections.lookup(&sock);
 }
 
@@ -232,14 +238,26 @@ static __always_inline int on_bytes(struct scratch *scratch_area, u64 sock, u64 
   read_prefix(scratch_area, call, &prefix);
   u64 now = bpf_ktime_get_ns();
   if (!connection) {
-    if (!begins_with_known_method(&prefix)) return 0;
-    connection = add_connection(scratch_area, sock, is_inbound ? ROLE_SERVER : ROLE_CLIENT, descriptor_key, 0);
+    int is_answer = answers_unseen_request(&prefix);
+    if (is_answer) {
+      u64 *known = descriptors.lookup(&descriptor_key);
+      if (known && *known == sock) return 0;  // there was no room for it
+    } else if (!begins_with_known_method(&prefix)) {
+      return 0;
+    }
+    connection =
+        add_connection(scratch_area, sock, is_inbound != is_answer ? ROLE_SERVER : ROLE_CLIENT, descriptor_key, 0);
     if (!connection) {
       if (stream_family(sock)) {
         count_for(service_pid, COUNT_BEGAN);
         count_for(service_pid, COUNT_LOST_CONNECTIONS_FULL);
       }
       return 0;
+    }
+    if (is_answer) {
+      begin_exchange(connection, call, pid_tid, service_pid, now);
+      connection->flags |= CONNECTION_UNREPORTED;
+      count_for(service_pid, COUNT_OLDER);
     }
   }
   if (connection->descriptor_key != descriptor_key) {

@@ -13,7 +13,7 @@
 #define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
 #define MAX_TARGETS 8192         // processes
 #ifndef MAX_SERVICES
-#define MAX_SERVICES 2048  // in the ledger; 136 bytes each
+#define MAX_SERVICES 2048  // in the ledger; 144 bytes each
 #endif
 #define PROGRESS_SLOTS 16384     // 64 bytes each; a power of two
 #define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe

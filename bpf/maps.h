@@ -63,14 +63,15 @@ struct connection {
 
 // connections: what is known of each open connection of a target.
 //   key     address of its struct sock, so that every process and descriptor that shares the socket shares this
-//   added   accept, connect, or the first request on a connection older than the agent
+//   added   accept, connect, or the first request or answer on a connection older than the agent
 //   removed when TCP says that it is closed; Unix sockets: when a target closes the descriptor
 //   full    the exchange is counted as lost (COUNT_LOST_CONNECTIONS_FULL)
 BPF_TABLE("hash", u64, struct connection, connections, MAX_CONNECTIONS);
 
 // descriptors: which socket a target's descriptor is, for close(), when the file table no longer tells.
 //   key     pid << 32 | descriptor
-//   added   with the connection, and when it is used by another one (dup, fork);  removed  by close
+//   added   with the connection, also where that found no room, and when it is used by another one (dup, fork)
+//   removed by close
 //   full    LRU: a Unix connection's end is then seen by its peer's side or its next use only
 BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
 

@@ -103,5 +103,6 @@ enum counter {
   COUNT_HTTP2 = 7,  // connections that began with the HTTP/2 preface
   COUNT_TLS = 8,  // connections that began with a TLS handshake
   COUNT_IO_URING = 9,  // calls of io_uring_enter by targets: what moves through it is not read
-  COUNTERS = 10,
+  COUNT_OLDER = 10,  // exchanges: an answer was seen whose request had begun before its connection was known
+  COUNTERS = 11,
 };

@@ -21,6 +21,7 @@ _MAX_ACCOUNTS = 16_384
 
 RING_FULL = "lost, ring full"
 CONNECTIONS_FULL = "lost, too many connections"
+OLDER = "older than the agent"
 
 # What the kernel saw of a service and could not read, and what to say of it.
 NOT_VISIBLE = {
@@ -57,6 +58,7 @@ class Account:
         losses = Tally(self.tally)
         losses[RING_FULL] += self.kernel[Counter.LOST_RING_FULL] - self.recovered
         losses[CONNECTIONS_FULL] += self.kernel[Counter.LOST_CONNECTIONS_FULL]
+        losses[OLDER] += self.kernel[Counter.OLDER]
         return {reason: count for reason, count in losses.items() if count}
 
     @property

@@ -96,6 +96,7 @@ class Counter(IntEnum):
     HTTP2 = 7
     TLS = 8
     IO_URING = 9
+    OLDER = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,12 @@ from otel_ebpf.probe.ledger import COUNTS, SHARED, LedgerWatch
 from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.records.kinds import Counter
-from tests.kernel.wire import Watched
+from tests.kernel.wire import Watched, Wire
 
 pytestmark = pytest.mark.kernel
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 LONG_GET = b"GET /a HTTP/1.1\r\nX: " + b"x" * 7000 + b"\r\n\r\n"
 IO_URING_SETUP, IO_URING_ENTER = 425, 426
 
@@ -133,6 +134,96 @@ def test_a_tls_record_in_the_middle_of_http_is_no_tls_connection(watched: Watche
         ask(client, b"\x16\x03\x01 of another thing", 1)
 
         assert 0 == counts_of(watched, server)[Counter.TLS]
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6, socket.AF_UNIX], ids=["ipv4", "ipv6", "unix"])
+def older_wire(request: pytest.FixtureRequest, watched: Watched, tmp_path: Path) -> Iterator[Wire]:
+    """A connection of this process from a time when nobody watched it; `the_agent_comes` ends that time."""
+    watched.unwatch(os.getpid())
+    made = Wire(request.param, tmp_path)
+    yield made
+    made.close()
+    watched.watch(os.getpid())
+
+
+def the_agent_comes(watched: Watched) -> None:
+    watched.watch(os.getpid())
+
+
+def test_a_request_that_began_before_the_agent_is_counted_once_when_it_is_answered(older_wire: Wire, watched: Watched):
+    """At both ends; the head of the answer, the rest of it, and a second answer are one request and one."""
+    before = counts_of(watched, os.getpid())
+    older_wire.c(GET)
+    the_agent_comes(watched)
+    older_wire.s(OK[:-1])
+    older_wire.s(OK[-1:])
+    older_wire.c(GET)
+    older_wire.s(OK)
+    watched.until(lambda done: len(done) == 2)
+
+    now = counts_of(watched, os.getpid())
+    assert 4 == now[Counter.BEGAN] - before[Counter.BEGAN]
+    assert 2 == now[Counter.OLDER] - before[Counter.OLDER]
+    for role in (Role.SERVER, Role.CLIENT):
+        assert [(b"GET", 200)] == [(found.method, found.status) for found in watched.exchanges(role)]
+
+
+def test_once_a_connection_older_than_the_agent_is_known_every_method_is_seen(older_wire: Wire, watched: Watched):
+    """PURGE could be the middle of anything; what answers it proves a request, and which side is the server."""
+    before = counts_of(watched, os.getpid())
+    older_wire.c(GET.replace(b"GET", b"PURGE"))
+    the_agent_comes(watched)
+    older_wire.s(OK)
+    for _ in range(3):
+        older_wire.c(GET.replace(b"GET", b"PURGE"))
+        older_wire.s(OK)
+    watched.until(lambda done: len(done) == 6)
+
+    now = counts_of(watched, os.getpid())
+    assert 8 == now[Counter.BEGAN] - before[Counter.BEGAN]
+    assert 2 == now[Counter.OLDER] - before[Counter.OLDER]
+    assert [b"PURGE"] * 6 == [found.method for found in watched.done]
+
+
+def test_a_body_that_began_before_the_agent_is_no_request(older_wire: Wire, watched: Watched):
+    """Nothing of it tells of a request; the next one is seen."""
+    before = counts_of(watched, os.getpid())
+    older_wire.c(GET)
+    older_wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n0123456789")
+    the_agent_comes(watched)
+    older_wire.s(b"0123456789")
+    older_wire.c(GET)
+    older_wire.s(OK)
+    watched.until(lambda done: len(done) == 2)
+
+    now = counts_of(watched, os.getpid())
+    assert 2 == now[Counter.BEGAN] - before[Counter.BEGAN]
+    assert 0 == now[Counter.OLDER] - before[Counter.OLDER]
+
+
+def test_a_connection_that_found_no_room_is_not_taken_for_an_older_one(watched: Watched):
+    """512 find room. Their requests are counted once, as lost for want of room; no answer counts them again."""
+    before = counts_of(watched, os.getpid())
+    with ExitStack() as ends:
+        listener = ends.enter_context(socket.create_server(("127.0.0.1", 0), backlog=600))
+        pairs = []
+        for _ in range(300):
+            client = ends.enter_context(socket.create_connection(listener.getsockname()))
+            pairs.append((client, ends.enter_context(listener.accept()[0])))
+        for client, server in pairs:
+            client.sendall(GET)
+            assert GET == server.recv(4096)
+        for client, server in pairs[:100]:  # room again
+            client.close()
+            server.close()
+        for client, server in pairs[100:]:
+            server.sendall(OK)
+            assert OK == client.recv(4096)
+
+    now = counts_of(watched, os.getpid())
+    assert 600 == now[Counter.BEGAN] - before[Counter.BEGAN]
+    assert 88 <= now[Counter.LOST_CONNECTIONS_FULL] - before[Counter.LOST_CONNECTIONS_FULL]
+    assert 0 == now[Counter.OLDER] - before[Counter.OLDER]
 
 
 def test_calls_of_io_uring_are_counted_for_their_service(watched: Watched):
