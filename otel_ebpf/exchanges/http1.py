@@ -21,6 +21,8 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) ([1-9][0-9][0-9])(?: [^\r\n]*)?\Z")
 _BEGINS_LIKE_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: [^ \r\n]*(?: [HTP/0-9.]{0,8}\r?)?)?")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _CACHED_BLOCK_BYTES = 1024
+_MAX_EMPTY_BYTES = 1024  # before a request line
+_MAX_CHUNK_LINE_BYTES = 8192  # a size with its extensions, a trailer
 WANTED_FIELDS = frozenset(
     (
         b"host",
@@ -84,9 +86,9 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
 
     None: incomplete. With is_cut, no more will come: what is there is taken, and what is missing is left open.
     """
-    begin = start
-    while begin < len(data) and data[begin] <= 13 and data[begin] in b"\r\n":
-        begin += 1
+    begin = len(data) - len(data[start:].lstrip(b"\r\n"))
+    if begin - start > _MAX_EMPTY_BYTES:
+        raise NotHttpError("empty lines without end")
     end = end_of_head(data, begin)
     line_end = data.find(b"\n", begin)
     if line_end < 0:
@@ -136,32 +138,51 @@ def response_framing(head: ResponseHead, method: bytes) -> int:
     return head.framing
 
 
-def chunked_body_end(data: bytes, start: int) -> tuple[int, int] | None:
-    """Follows a chunked body (RFC 9112 section 7.1) from `start`: (where it ends, payload bytes).
+class ChunkedBody:
+    """Follows a chunked body (RFC 9112 section 7.1) piece by piece; keeps no more of it than one line."""
 
-    None when it does not end within `data`. Raises NotHttpError where no chunk begins.
-    """
-    payload_bytes = 0
-    while True:
-        line_end = data.find(b"\n", start)
-        if line_end < 0:
-            return None
-        size = _chunk_size(data[start:line_end])
-        start = line_end + 1
-        if size == 0:
-            break
-        payload_bytes += size
-        start += size
-        if start + 2 > len(data):
-            return None
-        if data[start : start + 2] != b"\r\n":
-            raise NotHttpError("a chunk does not end where its size says")
-        start += 2
-    # The trailer section: header lines up to an empty one.
-    if data[start : start + 2] == b"\r\n":
-        return start + 2, payload_bytes
-    end = end_of_head(data, start)
-    return (end, payload_bytes) if end >= 0 else None
+    __slots__ = ("_is_trailer", "_left_bytes", "_line", "is_ended", "payload_bytes")
+
+    def __init__(self) -> None:
+        self.is_ended = False
+        self.payload_bytes = 0  # of the chunks that have begun
+        self._left_bytes = 0  # of the chunk in hand, its line end included
+        self._line = b""
+        self._is_trailer = False
+
+    def feed(self, piece: bytes) -> int:
+        """How many bytes of the piece belong to the body. Raises NotHttpError where no chunk begins or ends."""
+        at = 0
+        while at < len(piece) and not self.is_ended:
+            if self._left_bytes > 2:
+                taken = min(self._left_bytes - 2, len(piece) - at)
+                self._left_bytes -= taken
+                at += taken
+            elif self._left_bytes:
+                if piece[at] != b"\n\r"[self._left_bytes - 1]:
+                    raise NotHttpError("a chunk does not end where its size says")
+                self._left_bytes -= 1
+                at += 1
+            else:
+                end = piece.find(b"\n", at) + 1
+                self._line += piece[at : end or len(piece)]
+                if len(self._line) > _MAX_CHUNK_LINE_BYTES:
+                    raise NotHttpError(f"a line of more than {_MAX_CHUNK_LINE_BYTES} bytes between chunks")
+                if not end:
+                    return len(piece)
+                self._end_line()
+                at = end
+        return at
+
+    def _end_line(self) -> None:
+        line, self._line = self._line, b""
+        if self._is_trailer:
+            self.is_ended = line in (b"\r\n", b"\n")
+        elif size := _chunk_size(line):
+            self.payload_bytes += size
+            self._left_bytes = size + 2
+        else:
+            self._is_trailer = True
 
 
 def _chunk_size(line: bytes) -> int:

@@ -20,7 +20,7 @@ KEPT_FIELDS = WANTED_FIELDS | {b"connection"}
 _MAX_CONNECTIONS = 65_536
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_NOT_LINE_END = re.compile(rb"[^\r\n]")
+_BLANKED = bytes(byte if byte in b"\r\n" else ord("x") for byte in range(256))
 _QUERY_VALUE = re.compile(rb"=[^&;\r\n]*")
 _AUTHORITY = re.compile(rb"(\S+ [^/?\s]*://)([^/?@\s]*)(@?)")
 _NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
@@ -179,7 +179,7 @@ class ChunkMask:
         taken = rest[: self._data_bytes]
         data_bytes = min(max(0, self._data_bytes - 2), len(taken))
         self._data_bytes -= len(taken)
-        return b"x" * data_bytes + _NOT_LINE_END.sub(b"x", taken[data_bytes:])
+        return b"x" * data_bytes + taken[data_bytes:].translate(_BLANKED)
 
     def _mask_line(self, part: bytes) -> bytes:
         seen = len(self._line)
@@ -188,7 +188,7 @@ class ChunkMask:
             masked = mask_line(self._line, False)[seen:]
         else:
             size, semicolon, extension = self._line.partition(b";")
-            masked = (_NOT_CHUNK_SIZE.sub(b"x", size) + semicolon + _NOT_LINE_END.sub(b"x", extension))[seen:]
+            masked = (_NOT_CHUNK_SIZE.sub(b"x", size) + semicolon + extension.translate(_BLANKED))[seen:]
         if part.endswith(b"\n"):
             if not self._is_trailer:
                 self._begin_chunk(self._line)
@@ -214,11 +214,11 @@ def mask_line(line: bytes, is_start_line: bool) -> bytes:
         return _mask_credentials(before) + mark + query + space + version
     name, colon, value = line.partition(b":")
     if line.startswith((b" ", b"\t")):  # obs-fold: the value before goes on
-        return _NOT_LINE_END.sub(b"x", line)
+        return line.translate(_BLANKED)
     if name.lower() in KEPT_FIELDS:
         return line
     blank = value[:1] if value[:1] in (b" ", b"\t") else b""
-    return name + colon + blank + _NOT_LINE_END.sub(b"x", value[len(blank) :])
+    return name + colon + blank + value[len(blank) :].translate(_BLANKED)
 
 
 def _mask_credentials(line: bytes) -> bytes:

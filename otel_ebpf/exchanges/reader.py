@@ -5,7 +5,8 @@ Out:  messages, each with its head, its times and its length, complete or still 
 Owns: the place in the stream, a head in pieces
 
 Sans-IO. Bytes may be missing: a gap inside a body of known length is only counted; a gap that may hold a head
-makes the reader lose its place, and it says so instead of guessing (`is_lost`).
+makes the reader lose its place, and it says so instead of guessing (`is_lost`). Whoever sends the bytes chooses how
+they are cut: what is kept of them is bounded, and the work grows with their number alone.
 """
 
 import contextlib
@@ -16,15 +17,17 @@ from typing import Generic, TypeVar
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
     UNREADABLE,
+    ChunkedBody,
     NotHttpError,
     RequestHead,
     ResponseHead,
-    chunked_body_end,
+    end_of_head,
 )
 
 Head = TypeVar("Head", RequestHead, ResponseHead)
 
-_MAX_CHUNKED_BYTES = 65536  # of a chunked body kept until its end is seen
+MAX_HEAD_BYTES = 65_536  # of a head in pieces; then it is taken as far as it goes
+MAX_MESSAGES = 1024  # of one run; what comes behind them is not looked at
 
 
 @dataclass(slots=True, eq=False)
@@ -45,10 +48,12 @@ class Reader(Generic[Head]):
     """`parse` reads one head, `framing_of` says how the body behind it ends (a length, or a kind of http1)."""
 
     __slots__ = (
-        "_body",
+        "_chunks",
         "_framing_of",
+        "_has_start_line",
         "_left_bytes",
         "_parse",
+        "_parsed_bytes",
         "_pending",
         "_pending_ns",
         "is_lost",
@@ -63,9 +68,11 @@ class Reader(Generic[Head]):
         self._parse: Callable[..., Head | None] = parse
         self._framing_of: Callable[[Head], int] = framing_of
         self._pending = b""  # a head in pieces
+        self._parsed_bytes = 0  # of it
+        self._has_start_line = False
         self._pending_ns = 0
         self._left_bytes = 0  # of the open message's body, when its length is known
-        self._body: bytes | None = b""  # a chunked body in pieces; None once a byte of it is missing
+        self._chunks: ChunkedBody | None = None  # None once a byte of them is missing
 
     @property
     def open_message(self) -> Message[Head] | None:
@@ -105,7 +112,8 @@ class Reader(Generic[Head]):
         if not self._pending:
             self._pending_ns = at_ns
         data = self._pending + payload if self._pending else payload
-        head = self._parse(data)
+        is_cut = is_cut or len(data) > MAX_HEAD_BYTES
+        head = self._parse(data) if is_cut or self._is_worth_parsing(data) else None
         was_cut = head is None and is_cut
         if was_cut:
             head = self._parse(data, is_cut=True)
@@ -113,9 +121,12 @@ class Reader(Generic[Head]):
             self._pending = data
             return b""
         self._pending = b""
+        if len(self.messages) == MAX_MESSAGES:
+            self.is_lost = True
+            return b""
         framing = UNREADABLE if was_cut and head.framing < 0 else self._framing_of(head)
         self._left_bytes = framing
-        self._body = b""
+        self._chunks = ChunkedBody() if framing == CHUNKED else None
         is_complete = framing == 0 and not was_cut
         body_bytes = 0 if framing >= 0 and not was_cut else None
         self.messages.append(
@@ -126,31 +137,44 @@ class Reader(Generic[Head]):
             self.messages[-1].framing = self._left_bytes = UNREADABLE
         return data[head.length :]
 
+    def _is_worth_parsing(self, data: bytes) -> bool:
+        """Has a head in pieces got its start line or its end, or has it doubled? Else it is what it was."""
+        before = len(self._pending)
+        if (
+            before
+            and len(data) < 2 * self._parsed_bytes
+            and (self._has_start_line or data.find(b"\n", before) < 0)
+            and end_of_head(data, max(0, before - 2)) < 0
+        ):
+            return False
+        self._parsed_bytes = len(data)
+        self._has_start_line = b"\n" in data.lstrip(b"\r\n")
+        return True
+
     def _feed_body(self, message: Message[Head], payload: bytes, at_ns: int) -> bytes:
         message.last_ns = at_ns
         if message.framing >= 0:
             taken = min(self._left_bytes, len(payload))
             self._take(message, taken)
             return payload[taken:]
-        if message.framing == CHUNKED and self._body is not None:
-            before = len(self._body)
-            self._body += payload
-            try:
-                end = chunked_body_end(self._body, 0)
-            except NotHttpError:
-                self._body = None
-                end = None
-            if end is not None:
-                message.is_complete = True
-                message.body_bytes = end[1]
-                message.wire_bytes += end[0] - before
-                return payload[end[0] - before :]
-            if self._body is not None and len(self._body) > _MAX_CHUNKED_BYTES:
-                self._body = None
-        elif message.framing != CHUNKED and not message.is_cut:
+        if message.framing == CHUNKED and self._chunks is not None:
+            return self._feed_chunks(message, self._chunks, payload)
+        if message.framing != CHUNKED and not message.is_cut:
             message.body_bytes = (message.body_bytes or 0) + len(payload)
         message.wire_bytes += len(payload)
         return b""
+
+    def _feed_chunks(self, message: Message[Head], chunks: ChunkedBody, payload: bytes) -> bytes:
+        try:
+            taken = chunks.feed(payload)
+        except NotHttpError:
+            self._chunks = None
+            taken = len(payload)
+        message.wire_bytes += taken
+        if chunks.is_ended:
+            message.is_complete = True
+            message.body_bytes = chunks.payload_bytes
+        return payload[taken:]
 
     def _take(self, message: Message[Head], count: int) -> None:
         self._left_bytes -= count
@@ -174,6 +198,6 @@ class Reader(Generic[Head]):
             return
         message.wire_bytes += count
         if message.framing == CHUNKED:
-            self._body = None
+            self._chunks = None
         elif not message.is_cut:
             message.body_bytes = (message.body_bytes or 0) + count

@@ -33,7 +33,10 @@ SECRET_KEYS = frozenset(
     passphrase auth authorization credential credentials code otp
     session session_id sessionid sid sessid phpsessid jsessionid""".split()
 )
-_PAIR = re.compile(rb"([^&;=]*)=([^&;]*)")
+_PAIR = re.compile(
+    rb"(?<![^&;])([^&;=]*)=[^&;]*"
+)  # looked for where one may begin only: else a long name costs its square
+_CACHED_KEY_BYTES = 64
 _KEY_PARTS = re.compile(rb"[\[\].]+")
 
 DEFAULT_PORTS = {b"http": 80, b"https": 443}
@@ -78,11 +81,17 @@ def _redact_pair(pair: re.Match[bytes]) -> bytes:
     return key + b"=" + REDACTED if is_secret_key(key) else pair[0]
 
 
-@lru_cache(maxsize=2048)
 def is_secret_key(key: bytes) -> bool:
     """`access%5Ftoken`, `Access-Token` and `user[password]` are secrets as well."""
+    return _cached_is_secret(key) if len(key) <= _CACHED_KEY_BYTES else _is_secret(key)
+
+
+def _is_secret(key: bytes) -> bool:
     name = unquote_to_bytes(key).replace(b"-", b"_").lower().strip()
     return name in SECRET_KEYS or not SECRET_KEYS.isdisjoint(_KEY_PARTS.split(name))
+
+
+_cached_is_secret = lru_cache(maxsize=2048)(_is_secret)
 
 
 def without_credentials(authority: bytes) -> bytes:

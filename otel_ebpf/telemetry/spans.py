@@ -229,8 +229,9 @@ class SpanBuilder:
             attributes=tuple(self._cut_values(attributes)[: self._count_limit]),
             dropped_attributes_count=max(0, len(attributes) - self._count_limit),
         )
-        found = self._series[key] = series, origin
-        return found
+        if len(authority or b"") <= AUTHORITY_LIMIT_BYTES:  # a longer one is not kept: any client can send thousands
+            self._series[key] = series, origin
+        return series, origin
 
     def _cut_values(self, attributes: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
         limit = self._value_length_limit

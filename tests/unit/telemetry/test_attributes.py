@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from otel_ebpf.exchanges.exchange import Outcome, Role
 from otel_ebpf.telemetry.attributes import (
     Target,
+    _cached_is_secret,
     address_text,
     error_type,
     first_forwarded,
@@ -148,3 +149,18 @@ def test_first_forwarded_address_is_the_client(header: bytes, client: bytes | No
 def test_error_type_follows_status_and_outcome(role: Role, status: int | None, outcome: Outcome, error: bytes | None):
     """HTTP conventions, Status: 4xx is the client's error alone; an unseen end is no known error."""
     assert error == error_type(role, status, outcome)
+
+
+@pytest.mark.parametrize("query", [b"a=1&" + b"b" * 100_000, b"&" * 100_000 + b"=", b"[" * 100_000 + b"="])
+def test_a_long_name_in_a_query_is_looked_at_once(query: bytes):
+    """At its square this would take minutes, and whoever sends a request chooses it."""
+    assert query == redact_query(query)
+
+
+def test_names_of_any_length_in_queries_are_not_kept():
+    before = _cached_is_secret.cache_info().currsize
+
+    for number in range(100):
+        redact_query(b"%03d%s=1" % (number, b"x" * 8000))
+
+    assert before == _cached_is_secret.cache_info().currsize

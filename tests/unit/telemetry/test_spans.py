@@ -264,3 +264,13 @@ def test_any_bytes_of_the_wire_give_a_valid_span(**parts):  # type: ignore[no-un
     for _, value in span.series.attributes + span.attributes:
         assert isinstance(value, int) or value.decode("utf-8") is not None
     assert 0 <= span.start_unix_ns <= span.end_unix_ns < 2**64
+
+
+def test_hosts_of_any_length_are_not_kept():
+    """What is remembered of hosts is bounded in bytes, not only in number."""
+    builder = SpanBuilder(IdSource(b"seed"))
+
+    for number in range(50):
+        builder.build(exchange(host=b"%d." % number + b"h" * 8000), 0)
+
+    assert 0 == len(builder._series)
