@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from otel_ebpf import __version__
-from otel_ebpf.config import SETTINGS, Settings
+from otel_ebpf.config import SETTINGS, OtlpSettings, Settings
 from otel_ebpf.errors import AgentError, PreflightError, SettingsError
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.setting_values import PortRange
@@ -149,14 +149,14 @@ def error_text(error: AgentError, command: str) -> str:
     return "\n  ".join(lines)
 
 
-def unreachable(endpoint: str, timeout_s: float = REACH_TIMEOUT_S) -> str | None:
-    """Why no connection to the endpoint can be made, or None. Nothing is sent: no foreign byte is read as root."""
-    parts = urlsplit(endpoint)
+def unreachable(otlp: OtlpSettings, timeout_s: float = REACH_TIMEOUT_S) -> str | None:
+    """Why no connection to the collector, or to its proxy, can be made, or None. No foreign byte is read as root."""
+    parts = urlsplit(otlp.proxy or otlp.endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname or "", port), timeout_s).close()
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # the second: a host name that no name can be
+        return getattr(error, "strerror", None) or str(error)
     return None
 
 
@@ -165,7 +165,7 @@ def _print_export(settings: Settings) -> None:
     if settings.otlp is None:
         print("  without collector: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
     else:
-        why = unreachable(settings.otlp.endpoint)
+        why = unreachable(settings.otlp)
         state = "reachable" if why is None else f"not reachable now: {why}; spans wait in memory until it is"
         print(
             f"  {'ok' if why is None else 'MISSING':8}collector at {settings.otlp.endpoint_for_people} by {settings.otlp.protocol}: {state}"

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from otel_ebpf.errors import SettingsError
+from otel_ebpf.proxies import parse_no_proxy, parse_proxy, proxy_for
 from otel_ebpf.setting_values import (
     PortRange,
     integer,
@@ -57,6 +58,7 @@ class OtlpSettings:
     client_key: str | None
     client_certificate: str | None
     insecure: bool  # no TLS
+    proxy: str | None = None  # the URL of an HTTP proxy, with its credentials
 
     @property
     def endpoint_for_people(self) -> str:
@@ -82,6 +84,7 @@ class Settings:
     otlp: OtlpSettings | None  # None: nothing is sent
     schedule_delay_ms: int
     max_export_batch_size: int
+    max_queue_spans: int | None  # None: bounded in bytes alone
     known_methods: tuple[str, ...]
     attribute_value_length_limit: int | None  # characters
     attribute_count_limit: int
@@ -211,7 +214,30 @@ SETTINGS = (
     ),
     Setting("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", integer(1, 100_000), "512", "Spans in one export"),
     Setting(
+        "OTEL_BSP_MAX_QUEUE_SIZE",
+        integer(1, 100_000_000),
+        None,
+        "Most spans that wait in memory. Unset: `OTEL_EBPF_QUEUE_BYTES` alone bounds them",
+    ),
+    Setting(
         "OTEL_BSP_EXPORT_TIMEOUT", parse_timeout_ms, "30000", "The same bound for one export; the smaller one holds"
+    ),
+    Setting(
+        "HTTPS_PROXY",
+        parse_proxy,
+        None,
+        "The HTTP proxy to a collector at `https://`: `http://[user:password@]host:port`. A collector on this host "
+        "(`localhost`, loopback addresses) is reached without",
+        override="https_proxy",
+    ),
+    Setting("HTTP_PROXY", parse_proxy, None, "The same for a collector at `http://`", override="http_proxy"),
+    Setting(
+        "NO_PROXY",
+        parse_no_proxy,
+        "",
+        "Collectors that are reached without a proxy: host names, ends of them (`.example.com`), addresses, networks "
+        "(`10.0.0.0/8`), each with or without a port, or `*`",
+        override="no_proxy",
     ),
     Setting(
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
@@ -238,7 +264,6 @@ SETTINGS = (
 
 # Standard names that someone may set and that have no effect here, with the reason.
 NOT_USED = {
-    "OTEL_BSP_MAX_QUEUE_SIZE": "the queue is bounded in bytes, by OTEL_EBPF_QUEUE_BYTES",
     "OTEL_CONFIG_FILE": "settings come from the environment alone",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "metrics are not exported",
     "OTEL_SERVICE_NAME": "each service is named by its own environment, see OTEL_SERVICE_NAME of that process",
@@ -285,7 +310,7 @@ def _shown(setting: Setting, text: str) -> str:
     """The value for an error message: no secrets, no control characters, no novels."""
     if setting.is_secret:
         return "(not shown)"
-    text = re.sub(r"//[^/@\s]*@", "//(not shown)@", text)
+    text = re.sub(r"(//|^)[^/@\s]*@", r"\1(not shown)@", text)
     return repr(text[:100] + "…" if len(text) > 100 else text)
 
 
@@ -309,6 +334,12 @@ def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if bool(key) != bool(certificate):
         name = "OTEL_EXPORTER_OTLP_CLIENT_" + ("KEY" if key else "CERTIFICATE")
         problems.append((name, repr(key or certificate), "CLIENT_KEY and CLIENT_CERTIFICATE go together"))
+    otlp = _otlp_settings(values)
+    if otlp is not None and otlp.proxy is not None and not otlp.proxy.startswith("http://"):
+        name = "HTTP_PROXY" if otlp.insecure else "HTTPS_PROXY"
+        problems.append(
+            (name, "(not shown)", "an HTTP proxy, http://host:port, or a NO_PROXY that names the collector")
+        )
     return problems
 
 
@@ -335,6 +366,11 @@ def _otlp_settings(values: Mapping[str, Any]) -> OtlpSettings | None:
         client_key=values["OTEL_EXPORTER_OTLP_CLIENT_KEY"],
         client_certificate=values["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"],
         insecure=endpoint.startswith("http://"),
+        proxy=proxy_for(
+            endpoint,
+            values["HTTP_PROXY"] if endpoint.startswith("http://") else values["HTTPS_PROXY"],
+            values["NO_PROXY"],
+        ),
     )
 
 
@@ -361,6 +397,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         otlp=otlp,
         schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
+        max_queue_spans=values["OTEL_BSP_MAX_QUEUE_SIZE"],
         known_methods=values["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"],
         attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
         attribute_count_limit=values["OTEL_ATTRIBUTE_COUNT_LIMIT"],

@@ -19,6 +19,7 @@ class Result(Enum):
     DELIVERED = "delivered"
     TRY_AGAIN = "try again"  # the batch goes back to the queue
     REFUSED = "refused"  # the specification forbids to send it again
+    TOO_LARGE = "too large"  # refused as it is; the same spans may be taken in smaller requests
 
 
 class Attempt(NamedTuple):
@@ -36,6 +37,10 @@ def try_again(detail: object, retry_after_seconds: float | None = None) -> Attem
 
 def refused(detail: object) -> Attempt:
     return Attempt(Result.REFUSED, printable_detail(detail))
+
+
+def too_large(detail: object) -> Attempt:
+    return Attempt(Result.TOO_LARGE, printable_detail(detail))
 
 
 def delivered(response: ExportTraceServiceResponse) -> Attempt:

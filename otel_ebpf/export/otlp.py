@@ -12,6 +12,7 @@ official encoder is the oracle of the tests.
 from collections.abc import Iterable, Mapping
 from struct import Struct
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
@@ -179,3 +180,20 @@ def encode_batch(groups: Iterable[tuple[bytes, list[bytes]]], scope: bytes) -> b
         scope_spans = scope + b"".join(spans)
         request.append(framed(_REQUEST_RESOURCE_SPANS, resource + framed(_RESOURCE_SPANS_SCOPE_SPANS, scope_spans)))
     return b"".join(request)
+
+
+def split_request(request: bytes, first_spans: int) -> tuple[bytes, bytes]:
+    """The first spans of an ExportTraceServiceRequest, and the others, each with its resource and scope."""
+    whole = ExportTraceServiceRequest.FromString(request)
+    parts = ExportTraceServiceRequest(), ExportTraceServiceRequest()
+    seen = 0
+    for group in whole.resource_spans:
+        for scope in group.scope_spans:
+            cut = min(max(first_spans - seen, 0), len(scope.spans))
+            seen += len(scope.spans)
+            for part, spans in zip(parts, (scope.spans[:cut], scope.spans[cut:]), strict=True):
+                if spans:
+                    added = part.resource_spans.add(resource=group.resource, schema_url=group.schema_url)
+                    added.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url, spans=spans)
+    first, second = parts
+    return first.SerializeToString(), second.SerializeToString()

@@ -49,6 +49,7 @@ class Exporter:
         if settings.otlp is not None and not settings.is_disabled:
             options = SenderOptions(
                 queue_bytes=settings.queue_bytes,
+                queue_spans=settings.max_queue_spans,
                 batch_spans=settings.max_export_batch_size,
                 schedule_delay_ms=settings.schedule_delay_ms,
             )

@@ -8,6 +8,7 @@ When full, the oldest go: what just happened matters more than what a dead colle
 network, and no lock is held longer than a batch is copied, so `put` never blocks the ring.
 """
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -30,13 +31,22 @@ class Batch(NamedTuple):
             found.setdefault(resource, []).append(span)
         return list(found.items())
 
+    def last(self, count: int) -> "Batch":
+        """The spans at the end of `groups`, which is the order of a request."""
+        spans = [(resource, span) for resource, spans in self.groups() for span in spans][len(self.spans) - count :]
+        return Batch(spans, sum(len(span) for _, span in spans))
+
 
 class SpanQueue:
     """A bounded queue between one or more producers and one consumer."""
 
-    def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES, batch_spans: int = 512) -> None:
+    def __init__(
+        self, limit_bytes: int = DEFAULT_LIMIT_BYTES, batch_spans: int = 512, limit_spans: int | None = None
+    ) -> None:
+        """`limit_spans`: None for no other bound than bytes."""
         self._limit_bytes = limit_bytes
-        self._batch_spans = batch_spans
+        self._limit_spans = sys.maxsize if limit_spans is None else limit_spans
+        self._batch_spans = min(batch_spans, self._limit_spans)
         self._waiting: deque[tuple[bytes, bytes]] = deque()
         self._size_bytes = 0
         self._dropped = 0
@@ -125,7 +135,7 @@ class SpanQueue:
         return self._dropped
 
     def _drop_oldest(self) -> None:
-        while self._size_bytes > self._limit_bytes and self._waiting:
+        while self._waiting and (self._size_bytes > self._limit_bytes or len(self._waiting) > self._limit_spans):
             _, span = self._waiting.popleft()
             self._size_bytes -= len(span)
             self._dropped += 1

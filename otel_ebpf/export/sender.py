@@ -10,24 +10,22 @@ tried again until it is taken, refused, or pushed out by newer spans; nothing is
 """
 
 import random
-import socket
 import threading
 from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
-from otel_ebpf.export.attempts import Attempt, Report, Result, printable_detail
-from otel_ebpf.export.otlp import encode_batch, encode_scope
+from otel_ebpf.export.attempts import Attempt, Report, Result, try_again
+from otel_ebpf.export.collector_state import CollectorState
+from otel_ebpf.export.otlp import encode_batch, encode_scope, split_request
 from otel_ebpf.export.own_connections import Endpoint
-from otel_ebpf.export.queue import DEFAULT_LIMIT_BYTES, Batch, SpanQueue
+from otel_ebpf.export.queue import DEFAULT_LIMIT_BYTES, SpanQueue
 
 FIRST_BACK_OFF_SECONDS = 1.0
 LAST_BACK_OFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0  # a collector that asks for more is asked again all the same
-QUIET_SECONDS = 10.0  # between messages, for a collector that comes and goes
 ABORT_SECONDS = 0.2  # from the end of the deadline to the end of the thread
 
 
@@ -36,6 +34,7 @@ class SenderOptions:
     """How spans are gathered before they are sent."""
 
     queue_bytes: int = DEFAULT_LIMIT_BYTES
+    queue_spans: int | None = None  # OTEL_BSP_MAX_QUEUE_SIZE
     batch_spans: int = 512  # OTEL_BSP_MAX_EXPORT_BATCH_SIZE
     batch_bytes: int = 2 * 1024 * 1024  # gRPC servers refuse more than 4 MiB by default
     schedule_delay_ms: int = 500  # OTEL_BSP_SCHEDULE_DELAY
@@ -69,7 +68,7 @@ class Sender:
         options: SenderOptions = SenderOptions(),
     ) -> None:
         """`report` gets one line a change of the collector's state, in the sender's thread."""
-        self.queue = SpanQueue(options.queue_bytes, options.batch_spans)
+        self.queue = SpanQueue(options.queue_bytes, options.batch_spans, options.queue_spans)
         self._settings = settings
         self._options = options
         self._scope = encode_scope(version)
@@ -82,6 +81,7 @@ class Sender:
         self._exported = 0
         self._rejected = 0
         self._failures_in_row = 0
+        self._most_bytes = options.batch_bytes  # less once the collector has refused a request of that size
 
     def start(self) -> None:
         self._transport.start()
@@ -128,31 +128,60 @@ class Sender:
 
     def _send_one(self) -> float:
         """Sends the oldest batch; returns how long to wait before the next, 0 when all is well."""
-        batch = self.queue.take(self._options.batch_spans, self._options.batch_bytes)
+        batch = self.queue.take(self._options.batch_spans, self._most_bytes)
         if batch is None:
             return 0.0
-        timeout = min(self._settings.timeout_ms / 1000, max(0.05, self._deadline - monotonic()))
-        attempt = self._transport.attempt(encode_batch(batch.groups(), self._scope), timeout)
-        self._count(batch, attempt)
-        message = self._state.message(attempt, monotonic(), self.queue.dropped)
+        delivery = self._deliver(encode_batch(batch.groups(), self._scope), len(batch.spans))
+        if delivery.unsent_spans:
+            self.queue.put_back(batch.last(delivery.unsent_spans))
+        message = self._state.message(delivery.worst, monotonic(), self.queue.dropped)
         if message:
             self._report(message)
-        if attempt.result is not Result.TRY_AGAIN:
+        if delivery.is_going_on:
             self._failures_in_row = 0
+            self._most_bytes = min(self._options.batch_bytes, self._most_bytes + 1 + self._most_bytes // 64)
             return 0.0
         self._failures_in_row += 1
-        return back_off_seconds(self._failures_in_row, attempt.retry_after_seconds)
+        return back_off_seconds(self._failures_in_row, delivery.worst.retry_after_seconds)
 
-    def _count(self, batch: Batch, attempt: Attempt) -> None:
-        span_count = len(batch.spans)
-        if attempt.result is Result.TRY_AGAIN:
-            self.queue.put_back(batch)
-        elif attempt.result is Result.REFUSED:
-            self._rejected += span_count
-        else:
-            rejected = min(attempt.rejected_spans, span_count)
+    def _deliver(self, request: bytes, span_count: int) -> "Delivery":
+        """Sends a request and counts what became of it; one that is too large is sent again in halves."""
+        pieces = [(request, span_count)]
+        worst = Attempt(Result.DELIVERED)
+        is_anything_taken = False
+        while pieces:
+            request, span_count = pieces.pop()
+            attempt = self._attempt(request)
+            if attempt.result is Result.TRY_AGAIN:
+                return Delivery(attempt, span_count + sum(count for _, count in pieces), is_going_on=False)
+            if attempt.result is Result.TOO_LARGE and span_count > 1:
+                self._most_bytes = min(self._most_bytes, len(request) // 2)
+                half = span_count // 2
+                first, second = split_request(request, half)
+                pieces += [(second, span_count - half), (first, half)]
+                continue
+            rejected = min(attempt.rejected_spans, span_count) if attempt.result is Result.DELIVERED else span_count
             self._rejected += rejected
             self._exported += span_count - rejected
+            is_anything_taken = is_anything_taken or attempt.result is Result.DELIVERED
+            if worst.result is Result.DELIVERED and not worst.rejected_spans:
+                worst = attempt
+        # A collector for which even single spans are too large would get a request for each span, without a pause.
+        return Delivery(worst, 0, is_going_on=is_anything_taken or worst.result is not Result.TOO_LARGE)
+
+    def _attempt(self, request: bytes) -> Attempt:
+        left = self._deadline - monotonic()
+        if left <= 0:
+            return try_again("the agent ends")
+        return self._transport.attempt(request, min(self._settings.timeout_ms / 1000, max(0.05, left)))
+
+
+class Delivery(NamedTuple):
+    """What became of a batch."""
+
+    worst: Attempt  # of its pieces
+    unsent_spans: int  # at its end, to be sent again
+    is_going_on: bool  # no pause is needed
 
 
 def back_off_seconds(failures_in_row: int, retry_after_seconds: float | None, jitter: float | None = None) -> float:
@@ -162,58 +191,6 @@ def back_off_seconds(failures_in_row: int, retry_after_seconds: float | None, ji
     spread = random.uniform(0.8, 1.2) if jitter is None else jitter
     doubled: float = FIRST_BACK_OFF_SECONDS * 2 ** min(failures_in_row - 1, 10)
     return min(doubled, LAST_BACK_OFF_SECONDS) * spread
-
-
-_WORDS = {
-    Result.TRY_AGAIN.value: "takes no spans now",
-    Result.REFUSED.value: "refuses spans",
-    "partly": "rejects some spans",
-}
-
-
-class CollectorState:
-    """Turns many attempts into few messages: one when the collector's state has changed."""
-
-    def __init__(self, endpoint: str, queue_bytes: int) -> None:
-        self._endpoint = endpoint
-        self._queue_bytes = queue_bytes
-        self.last = "nothing was sent yet"  # how the newest attempt ended, for people
-        self._reported = "well"
-        self._complained_at = float("-inf")
-        self._ill_since = 0.0
-        self._dropped_before = 0
-
-    def message(self, attempt: Attempt, now: float, dropped: int) -> str | None:
-        """What to say after this attempt, None when nothing is new or the last complaint is a moment old."""
-        state = "well" if attempt.result is Result.DELIVERED else attempt.result.value
-        if attempt.rejected_spans:
-            state = "partly"
-        self.last = "takes spans" if state == "well" else _WORDS[state] + (attempt.detail and f": {attempt.detail}")
-        before = self._reported
-        if state == before or (state != "well" and now < self._complained_at + QUIET_SECONDS):
-            return None
-        self._reported = state
-        if state == "well":
-            lost, self._dropped_before = dropped - self._dropped_before, dropped
-            seconds = now - self._ill_since
-            return (
-                None
-                if before == "partly"
-                else f"the collector at {self._endpoint} takes spans again after {seconds:.0f} s; "
-                f"{lost} were dropped from the queue meanwhile."
-            )
-        self._complained_at = now
-        if before == "well":
-            self._ill_since = now
-        if state == "partly":
-            count = attempt.rejected_spans
-            return f"the collector at {self._endpoint} rejects spans ({count} of a batch): {attempt.detail}"
-        if attempt.result is Result.REFUSED:
-            return f"the collector at {self._endpoint} refuses spans: {attempt.detail}. They are counted as rejected."
-        return (
-            f"the collector at {self._endpoint} takes no spans: {attempt.detail}. "
-            f"Trying again; up to {self._queue_bytes // 1024} KiB of spans are kept meanwhile."
-        )
 
 
 def make_transport(settings: OtlpSettings) -> Transport:
@@ -230,21 +207,3 @@ def make_transport(settings: OtlpSettings) -> Transport:
             "pip install opentelemetry-exporter-otlp-proto-grpc, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
         ) from error
     return GrpcTransport(settings)
-
-
-class CollectorCheck(NamedTuple):
-    is_reachable: bool
-    detail: str
-
-
-def check_collector(settings: OtlpSettings, timeout_seconds: float = 2.0) -> CollectorCheck:
-    """Whether the collector's port can be connected to; nothing is sent."""
-    parts = urlsplit(settings.endpoint)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    shown = settings.endpoint_for_people
-    try:
-        socket.create_connection((host, port), timeout_seconds).close()
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return CollectorCheck(False, printable_detail(f"{shown} cannot be reached: {reason}"))
-    return CollectorCheck(True, f"{shown} can be reached")

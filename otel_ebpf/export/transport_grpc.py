@@ -9,6 +9,8 @@ which would parse the bytes only to serialise them again, and repeat a failed ca
 starts threads, so it is made in `start`, after rights were dropped; certificates are read at construction.
 """
 
+import re
+
 import grpc  # type: ignore[import-untyped]
 import grpc._channel  # type: ignore[import-untyped]  # grpc imports it with the first channel: too late
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -19,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
-from otel_ebpf.export.attempts import Attempt, delivered, refused, try_again
+from otel_ebpf.export.attempts import Attempt, delivered, refused, too_large, try_again
 from otel_ebpf.export.own_connections import Endpoint, OwnConnections, SocketScan
 from otel_ebpf.export.trust import read_pem, read_trusted
 
@@ -36,6 +38,8 @@ RETRYABLE = frozenset(
         grpc.StatusCode.DATA_LOSS,
     )
 )
+# How servers in Go, C++ and Python, and Java say that a message exceeds their limit: the code alone may mean a quota.
+TOO_LARGE = re.compile("larger than max|exceeds maximum size", re.IGNORECASE)
 # The sender has its own back-off; the channel's would add up to two minutes to it.
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -65,7 +69,7 @@ class GrpcTransport:
             headers=settings.headers,
             timeout=settings.timeout_ms / 1000,
             compression=grpc.Compression.Gzip if is_gzip else grpc.Compression.NoCompression,
-            channel_options=CHANNEL_OPTIONS,  # type: ignore[arg-type]  # declared as one pair, read as many
+            channel_options=(*CHANNEL_OPTIONS, *_proxy_options(settings.proxy)),  # type: ignore[arg-type]  # declared as one pair, read as many
         )
         channel = getattr(self._exporter, "_channel", None)
         self._metadata = getattr(self._exporter, "_headers", None)
@@ -105,7 +109,14 @@ def judge_error(error: grpc.RpcError) -> Attempt:
     detail = f"{code.name} {error.details() or ''}"
     if code in RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None):
         return try_again(detail, retry_after)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE.search(detail):
+        return too_large(detail)
     return refused(detail)
+
+
+def _proxy_options(proxy: str | None) -> tuple[tuple[str, object], ...]:
+    """gRPC would read the environment by rules of its own."""
+    return (("grpc.enable_http_proxy", 0),) if proxy is None else (("grpc.http_proxy", proxy),)
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:

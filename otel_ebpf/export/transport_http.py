@@ -12,10 +12,12 @@ afterwards the process may have no right to read any file.
 import encodings.idna  # noqa: F401  # socket encodes host names with it, at the first look-up
 import gzip
 import socket
+import threading
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import time
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -29,10 +31,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
-from otel_ebpf.export.attempts import Attempt, delivered, parse_retry_after, refused, try_again
+from otel_ebpf.export.attempts import Attempt, delivered, parse_retry_after, refused, too_large, try_again
 from otel_ebpf.export.own_connections import Endpoint, OwnConnections, endpoints_of
 from otel_ebpf.export.trust import client_context
 
+CONTENT_TOO_LARGE = 413  # RFC 9110 15.5.14
 RETRYABLE = frozenset((429, 502, 503, 504))  # OTLP specification, "Retryable Response Codes"
 ANSWER_LIMIT_BYTES = 64 * 1024
 COMPRESSION_LEVEL = 1  # 86 bytes a span; level 9, the exporter's own, saves 10 more for three times the time
@@ -59,6 +62,7 @@ class CollectorConnection(BaseHTTPTransport):
         self._own = own
         self._open: list[socket.socket] = []
         self._is_aborted = False
+        self._is_overdue = False
         transport = self
 
         class NotedHTTP(urllib3.connection.HTTPConnection):
@@ -79,7 +83,7 @@ class CollectorConnection(BaseHTTPTransport):
 
         is_tls = settings.endpoint.startswith("https:")
         tls = {"ssl_context": client_context(settings)} if is_tls else {}
-        self._pools = urllib3.PoolManager(num_pools=1, headers=None, maxsize=1, **tls)
+        self._pools = _pools(settings.proxy, num_pools=1, headers=None, maxsize=1, **tls)
         self._pools.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
 
     def note(self, connected: socket.socket) -> None:
@@ -105,6 +109,11 @@ class CollectorConnection(BaseHTTPTransport):
     ) -> HttpAnswer:
         if self._is_aborted:
             return HttpAnswer(error=OSError("the agent ends"))
+        self._is_overdue = False
+        # urllib3's time-out is for each read: an answer that comes byte by byte would have no end.
+        bound = threading.Timer(timeout or 0.0, self._give_up)
+        bound.daemon = True
+        bound.start()
         try:
             response = self._pools.request(
                 method,
@@ -121,8 +130,12 @@ class CollectorConnection(BaseHTTPTransport):
                 response.release_conn()
             else:
                 response.close()
+            if self._is_overdue:
+                raise urllib3.exceptions.TimeoutError
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            return HttpAnswer(error=error)
+            return HttpAnswer(error=urllib3.exceptions.TimeoutError() if self._is_overdue else error)
+        finally:
+            bound.cancel()
         return HttpAnswer(response.status, response.reason, answer_headers=response.headers, body=body)
 
     def is_connection_error(self, exception: Exception | None) -> bool:
@@ -132,6 +145,13 @@ class CollectorConnection(BaseHTTPTransport):
     def abort(self) -> None:
         """Ends a request in flight, from another thread, and all that would follow."""
         self._is_aborted = True
+        self._hang_up()
+
+    def _give_up(self) -> None:
+        self._is_overdue = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         for connected in self._open:
             try:
                 connected.shutdown(socket.SHUT_RDWR)
@@ -140,6 +160,16 @@ class CollectorConnection(BaseHTTPTransport):
 
     def close(self) -> None:
         self._pools.clear()
+
+
+def _pools(proxy: str | None, **options: Any) -> urllib3.PoolManager:
+    """Straight to the collector, or through a proxy: https in a tunnel, http in the proxy's own form."""
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(proxy)
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return urllib3.ProxyManager(plain, proxy_headers=urllib3.make_headers(proxy_basic_auth=credentials), **options)
 
 
 class HttpTransport:
@@ -208,6 +238,8 @@ def judge_answer(status: int, reason: str, headers: Mapping[str, str], body: byt
         return try_again(f"{status} redirect to {headers.get('location', 'nowhere')}, which is not followed")
     if status in RETRYABLE:
         return try_again(f"{status} {reason}", parse_retry_after(headers.get("retry-after"), time()))
+    if status == CONTENT_TOO_LARGE:
+        return too_large(f"{status} {reason}")
     return refused(f"{status} {reason}")
 
 

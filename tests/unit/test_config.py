@@ -108,8 +108,8 @@ def test_a_name_of_obi_is_told_apart_from_a_mistake() -> None:
 
 
 def test_a_standard_name_without_effect_is_warned_about() -> None:
-    assert ["OTEL_BSP_MAX_QUEUE_SIZE has no effect: the queue is bounded in bytes, by OTEL_EBPF_QUEUE_BYTES"] == (
-        warnings(OTEL_BSP_MAX_QUEUE_SIZE="2048")
+    assert ["OTEL_CONFIG_FILE has no effect: settings come from the environment alone"] == (
+        warnings(OTEL_CONFIG_FILE="/x.yaml")
     )
 
 
@@ -328,3 +328,58 @@ def test_a_clients_key_and_certificate_go_together(tmp_path: Path) -> None:
 
     assert (str(key), str(certificate)) == (found.client_key, found.client_certificate)
     assert "OTEL_EXPORTER_OTLP_CLIENT_KEY" in refusal(OTEL_EXPORTER_OTLP_CLIENT_KEY=str(key)).what
+
+
+# --- Proxies ---
+
+PROXY = "http://user:pw@proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "exempt", "is_used"),
+    [
+        ("http://c.example.com:4318", "", True),
+        ("http://c.example.com:4318", "example.com", False),
+        ("http://c.example.com:4318", ".example.com", False),
+        ("http://c.example.com:4318", "*.example.com", False),
+        ("http://c.example.com:4318", "c.example.com:4318", False),
+        ("http://c.example.com:4318", "c.example.com:4319", True),
+        ("http://notexample.com:4318", "example.com", True),
+        ("http://c.example.com:4318", "other, EXAMPLE.com", False),
+        ("http://c.example.com:4318", "*", False),
+        ("http://10.1.2.3:4318", "10.0.0.0/8", False),
+        ("http://10.1.2.3:4318", "10.1.2.3", False),
+        ("http://10.1.2.3:4318", "10.1.2.3:4318", False),
+        ("http://11.1.2.3:4318", "10.0.0.0/8,2.3", True),
+        ("http://[fd00::1]:4318", "fd00::/8", False),
+        ("http://[fd00::1]:4318", "fd00::1", False),
+        ("http://[fd00::1]:4318", "[fd00::1]:4318", False),
+        ("http://localhost:4318", "", False),
+        ("http://127.0.0.9:4318", "", False),
+        ("http://[::1]:4318", "", False),
+    ],
+)
+def test_a_proxy_is_used_unless_no_proxy_names_the_collector(endpoint: str, exempt: str, is_used: bool) -> None:
+    """As Go's programs do, which this agent stands beside: this host itself is never asked for through a proxy."""
+    found = settings(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, HTTP_PROXY=PROXY, NO_PROXY=exempt).otlp
+
+    assert found is not None
+    assert (PROXY if is_used else None) == found.proxy
+
+
+def test_the_scheme_of_the_endpoint_decides_which_proxy_is_meant_and_small_letters_win() -> None:
+    both = {"HTTP_PROXY": "http://plain:1", "HTTPS_PROXY": "http://tls:1", "http_proxy": "small:1"}
+    found = [settings(OTEL_EXPORTER_OTLP_ENDPOINT=f"{scheme}://c", **both).otlp for scheme in ("http", "https")]
+
+    assert ["http://small:1", "http://tls:1"] == [otlp.proxy for otlp in found if otlp]
+
+
+def test_a_proxy_of_another_kind_matters_only_where_it_would_be_used() -> None:
+    """The variable is the whole host's; its password is shown nowhere."""
+    kind = {"HTTP_PROXY": "socks5://user:hunter2@proxy:1"}
+    error = refusal(OTEL_EXPORTER_OTLP_ENDPOINT="http://c", **kind)
+
+    assert "HTTP_PROXY" in error.what
+    assert "hunter2" not in f"{error.what}{error.remedy}"
+    assert settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost", **kind).otlp
+    assert "hunter2" not in refusal(HTTP_PROXY="user:hunter2@proxy:x").what

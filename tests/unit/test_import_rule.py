@@ -22,7 +22,8 @@ ALLOWED = {
     "status_socket": {"errors"},
     "status_text": set(),
     "setting_values": set(),
-    "config": {"errors", "setting_values"},
+    "proxies": set(),
+    "config": {"errors", "proxies", "setting_values"},
 }
 # Where they are put together; nothing imports these but one another.
 ROOTS = {"cli", "supervisor", "__main__", "__init__"}
@@ -32,6 +33,7 @@ STANDARD_LIBRARY_ONLY = (
     "probe",
     "errors",
     "config",
+    "proxies",
     "setting_values",
     "status_socket",
     "status_text",

@@ -84,7 +84,8 @@ def span_names(request: ExportTraceServiceRequest) -> list[str]:
 
 
 # What a scripted collector does with a request: bytes to answer, or one of these.
-STALL, HANG_UP = "stall", "hang up"
+STALL, HANG_UP, HANG_UP_EARLY, TRICKLE = "stall", "hang up", "hang up before the body is read", "a byte at a time"
+Answer = bytes | str | Callable[["Received"], bytes]
 
 
 @dataclass
@@ -92,7 +93,7 @@ class HttpCollector:
     """Answers each request with the next of `answers`, and the last one again and again."""
 
     port: int
-    answers: list[bytes | str]
+    answers: list[Answer]
     received: list[Received] = field(default_factory=list)
     connections: list[socket.socket] = field(default_factory=list)
 
@@ -108,18 +109,35 @@ class HttpCollector:
         try:
             while head := read_head(stream):
                 received = Received(head, b"")
+                if self.answers[0] == HANG_UP_EARLY:
+                    self.answers.pop(0)
+                    break
                 received.body = stream.read(int(received.headers["content-length"]))
                 self.received.append(received)
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 if answer == HANG_UP:
                     break
-                if answer != STALL:
-                    connection.sendall(answer)
+                if answer == TRICKLE:
+                    trickle(connection)
+                elif answer != STALL:
+                    connection.sendall(answer(received) if callable(answer) else answer)
         except OSError:
             return  # the test ends, or the sender gave up
         finally:
             stream.close()
             connection.close()
+
+
+def trickle(connection: socket.socket) -> None:
+    """An answer that never ends, and never pauses for long; until the other side has gone."""
+    connection.settimeout(0.02)
+    while True:
+        connection.sendall(b"H")
+        try:
+            if not connection.recv(1):
+                return
+        except TimeoutError:
+            continue
 
 
 def read_head(stream: BinaryIO) -> bytes:
@@ -139,6 +157,11 @@ def answer(status: str, body: bytes = b"", **headers: object) -> bytes:
 OK = answer("200 OK")
 
 
+def at_most(limit_bytes: int) -> Callable[["Received"], bytes]:
+    """A collector, or a proxy before it, with a bound on the body."""
+    return lambda received: OK if len(received.body) <= limit_bytes else answer("413 Content Too Large")
+
+
 def partial(rejected: int, message: str) -> ExportTraceServiceResponse:
     return ExportTraceServiceResponse(
         partial_success=ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
@@ -146,7 +169,7 @@ def partial(rejected: int, message: str) -> ExportTraceServiceResponse:
 
 
 @contextmanager
-def http_collector(*answers: bytes | str, port: int | None = None, tls: Any = None) -> Iterator[HttpCollector]:
+def http_collector(*answers: Answer, port: int | None = None, tls: Any = None) -> Iterator[HttpCollector]:
     collector = HttpCollector(port or free_port(), list(answers) or [OK])
     listener = socket.create_server(("127.0.0.1", collector.port))
 
@@ -219,10 +242,11 @@ def grpc_collector(
     *behaviours: Callable[[grpc.ServicerContext], ExportTraceServiceResponse],
     port: int | None = None,
     credentials: grpc.ServerCredentials | None = None,
+    most_bytes: int = 4 << 20,
 ) -> Iterator[GrpcCollector]:
     collector = GrpcCollector(port or free_port(), list(behaviours) or [take])
     with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool, options=(("grpc.so_reuseport", 0),))
+        server = grpc.server(pool, options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", most_bytes)))
         add_TraceServiceServicer_to_server(collector, server)
         address = f"127.0.0.1:{collector.port}"
         if credentials is None:
@@ -234,3 +258,61 @@ def grpc_collector(
             yield collector
         finally:
             server.stop(0).wait()
+
+
+@dataclass
+class Proxy:
+    """A forward proxy: absolute-form requests, and tunnels."""
+
+    port: int
+    heads: list[bytes] = field(default_factory=list)
+
+    def serve(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as stream:
+            head = read_head(stream)
+            self.heads.append(head)
+            method, target, _ = head.split(b" ", 2)
+            host = target if method == b"CONNECT" else target.split(b"/")[2]
+            _, _, port = host.rpartition(b":")
+            # What is asked for is a name that only the proxy knows.
+            with socket.create_connection(("127.0.0.1", int(port))) as server:
+                if method == b"CONNECT":
+                    client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                else:
+                    server.sendall(head + b"\r\n")
+                back = threading.Thread(target=copy, args=(server.recv, client), daemon=True)
+                back.start()
+                copy(lambda size: stream.read1(size), server)
+                back.join(DEADLINE_SECONDS)
+
+
+def copy(read: Callable[[int], bytes], to: socket.socket) -> None:
+    try:
+        while piece := read(65536):
+            to.sendall(piece)
+        to.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # one side has gone
+
+
+@contextmanager
+def forward_proxy() -> Iterator[Proxy]:
+    proxy = Proxy(free_port())
+    listener = socket.create_server(("127.0.0.1", proxy.port))
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=proxy.serve, args=(client,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(DEADLINE_SECONDS)

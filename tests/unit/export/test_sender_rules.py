@@ -12,7 +12,8 @@ from otel_ebpf.export.attempts import (
     refused,
     try_again,
 )
-from otel_ebpf.export.sender import CollectorState, back_off_seconds, make_transport
+from otel_ebpf.export.collector_state import CollectorState
+from otel_ebpf.export.sender import back_off_seconds, make_transport
 from otel_ebpf.export.trust import client_context, read_trusted
 from tests.unit.export.collectors import partial, settings
 
