@@ -35,6 +35,7 @@ from otel_ebpf.setting_values import (
     parse_ports,
     parse_program,
     parse_ring_bytes,
+    parse_routes,
     parse_socket_path,
     parse_timeout_ms,
     parse_user,
@@ -86,6 +87,8 @@ class Settings:
     max_export_batch_size: int
     max_queue_spans: int | None  # None: bounded in bytes alone
     known_methods: tuple[str, ...]
+    routes: tuple[tuple[str, str], ...]  # service, "" for all; pattern
+    unmatched_routes: str  # "heuristic", "wildcard" or "unset"
     attribute_value_length_limit: int | None  # characters
     attribute_count_limit: int
     is_disabled: bool  # OTEL_SDK_DISABLED
@@ -259,6 +262,21 @@ SETTINGS = (
         "GET,HEAD,POST,PUT,DELETE,CONNECT,OPTIONS,TRACE,PATCH,QUERY",
         "Methods that are named; others are `_OTHER`",
     ),
+    Setting(
+        "OTEL_EBPF_ROUTES",
+        parse_routes,
+        "",
+        "Routes of the services, such as `/users/{id},/files/**,shop:/cart/{cart}/*`, the last of the service `shop` alone; "
+        "or `@/path/of/a/file` that has one a line. The first that matches is `http.route`. `{name}` and `*` stand for one "
+        "segment or the rest of one, `**` for any number",
+    ),
+    Setting(
+        "OTEL_EBPF_ROUTES_UNMATCHED",
+        one_of("heuristic", "wildcard", "unset"),
+        "heuristic",
+        "What else is a route: `heuristic` (what looks like data becomes `{id}`), `wildcard` (`/**`) or `unset` (nothing; "
+        "spans are named by their method)",
+    ),
     Setting("OTEL_SDK_DISABLED", parse_boolean, "false", "`true`: `run` ends at once, having watched nothing"),
 )
 
@@ -399,6 +417,8 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
         max_queue_spans=values["OTEL_BSP_MAX_QUEUE_SIZE"],
         known_methods=values["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"],
+        routes=values["OTEL_EBPF_ROUTES"],
+        unmatched_routes=values["OTEL_EBPF_ROUTES_UNMATCHED"],
         attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
         attribute_count_limit=values["OTEL_ATTRIBUTE_COUNT_LIMIT"],
         is_disabled=values["OTEL_SDK_DISABLED"],

@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 PortRange = tuple[int, int]  # first and last, both included
 
 _MAX_GLOBS = 1000
+_MAX_ROUTES = 1000
+_MAX_ROUTES_BYTES = 32_768
 NO_LIMIT_MS = 3_600_000  # a timeout of 0 means none; an hour bounds it all the same
 
 
@@ -174,6 +176,41 @@ def parse_methods(text: str) -> tuple[str, ...]:
     if not methods or not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", method) for method in methods):
         raise ValueError("a list of HTTP methods, such as GET,POST,PURGE")
     return methods
+
+
+def parse_routes(text: str) -> tuple[tuple[str, str], ...]:
+    """(service, pattern) each; the service is empty where a pattern is for all. See telemetry/route_patterns.py."""
+    routes = []
+    for item in _lines_of_file(text[1:]) if text.startswith("@") else _items(text):
+        service, slash, path = item.partition("/")
+        segments = path.split("/")
+        is_path = bool(slash) and all(map(_is_route_segment, segments)) and segments.count("**") <= 1
+        if not is_path or (service and not service.endswith(":")):
+            raise ValueError(
+                f"{item[:80]!r} is no route: /users/{{id}}/*.json, /files/** or service:/path, "
+                "with one wildcard in a segment, and ** once, as a segment"
+            )
+        routes.append((service.removesuffix(":"), slash + path))
+    size = sum(len((service + path).encode("utf-8", "replace")) for service, path in routes)
+    if len(routes) > _MAX_ROUTES or size > _MAX_ROUTES_BYTES:
+        raise ValueError(f"at most {_MAX_ROUTES} routes, of {_MAX_ROUTES_BYTES} bytes together")
+    return tuple(routes)
+
+
+def _is_route_segment(segment: str) -> bool:
+    rest, wildcards = re.subn(r"\{[^{}*]*\}|\*|^:[A-Za-z_][A-Za-z0-9_]*", "", segment)
+    return segment == "**" or (wildcards <= 1 and not re.search(r'[{}*?#"\\\s\x00-\x1f\x7f]', rest))
+
+
+def _lines_of_file(path: str) -> list[str]:
+    """What stands on the lines; those that begin with # are for people."""
+    allowed = "@ and the absolute path of a file that exists, with one route a line, in UTF-8"
+    try:
+        with open(parse_absolute(path), encoding="utf-8") as file:
+            lines = [line.strip() for line in file.read(4 * _MAX_ROUTES_BYTES).splitlines()]
+    except (OSError, ValueError):
+        raise ValueError(allowed) from None
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:

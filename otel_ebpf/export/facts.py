@@ -6,12 +6,13 @@ Owns: nothing
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from otel_ebpf.export.services import Services
 from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.telemetry.resource import HostFacts
+from otel_ebpf.telemetry.routes import RouteRules
 from otel_ebpf.telemetry.spans import SpanBuilder
 from otel_ebpf.telemetry.trace_context import IdSource
 
@@ -26,13 +27,14 @@ class Facts:
     value_length_limit: int | None
     count_limit: int
     known_methods: tuple[str, ...]
+    routes: RouteRules = field(default_factory=RouteRules)
 
     def builder(self) -> SpanBuilder:
         methods = frozenset(method.encode() for method in self.known_methods)
         return SpanBuilder(IdSource(self.seed), self.value_length_limit, self.count_limit, methods)
 
     def services(self) -> Services:
-        return Services(self.host, self.version)
+        return Services(self.host, self.version, self.routes)
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self) | {"seed": self.seed.hex()}, separators=(",", ":")).encode()
@@ -45,6 +47,8 @@ def decode_facts(payload: bytes) -> Facts:
         found["seed"] = bytes.fromhex(found["seed"])
         found["host"] = HostFacts(**found["host"])
         found["known_methods"] = tuple(found["known_methods"])
+        if "routes" in found:
+            found["routes"] = _decode_routes(found["routes"])
         facts = Facts(**found)
         texts = (facts.version, *asdict(facts.host).values(), *facts.known_methods)
         are_texts = bool("".join(texts).encode("utf-8"))
@@ -55,3 +59,8 @@ def decode_facts(payload: bytes) -> Facts:
     if not (are_texts and are_limits and 0 < len(facts.seed) <= _MAX_SEED_BYTES):
         raise DecodeError("START has a value of the wrong type")
     return facts
+
+
+def _decode_routes(found: dict[str, Any]) -> RouteRules:
+    patterns = tuple((str(service), str(pattern)) for service, pattern in found["patterns"])
+    return RouteRules(patterns, str(found["unmatched"]))

@@ -155,7 +155,8 @@ class Pipeline:
         self._send_as(service, exchange)
 
     def _send_as(self, service: Service, exchange: Exchange) -> None:
-        span = self._builder.build(exchange, self._offset_ns)
+        route = service.routes.route_of(exchange)
+        span = self._builder.build(exchange, self._offset_ns, route)
         if self._printer is not None:
             self._printer.add(exchange, span, service.name)
         if not span.is_sampled:

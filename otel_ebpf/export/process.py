@@ -32,6 +32,7 @@ from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.recording import EntryKind, OpenRecording, RecordingWriter
 from otel_ebpf.records.ring import RingReader
 from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
+from otel_ebpf.telemetry.routes import RouteRules
 
 _BUSY_TICK_MS = 20
 _IDLE_TICK_MS = 50
@@ -65,6 +66,7 @@ class Exporter:
             value_length_limit=settings.attribute_value_length_limit,
             count_limit=settings.attribute_count_limit,
             known_methods=tuple(settings.known_methods),
+            routes=RouteRules(settings.routes, settings.unmatched_routes),
         )
 
     def run(self, channel: socket.socket) -> int:

@@ -1,4 +1,4 @@
-"""Which service a process number stands for, with the resource that its spans carry.
+"""Which service a process number stands for, with the resource that its spans carry and the routes that it serves.
 
 In:   identities and farewells from the probe
 Out:  Service, by the pid that records name
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from otel_ebpf.export.otlp import encode_resource
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.telemetry.resource import AttributeValue, HostFacts, resource_attributes
+from otel_ebpf.telemetry.routes import RouteRules, Routes, RouteTable
 
 _KEEP_GONE_NS = 30_000_000_000  # records of a service may come after the word that it has ended
 
@@ -20,10 +21,12 @@ class Service:
     name: str
     attributes: Mapping[str, AttributeValue]
     resource: bytes  # encoded
+    routes: RouteTable
 
 
 class Services:
-    def __init__(self, host: HostFacts, distro_version: str) -> None:
+    def __init__(self, host: HostFacts, distro_version: str, route_rules: RouteRules | None = None) -> None:
+        self._routes = Routes(route_rules or RouteRules())
         self._host = host
         self._distro_version = distro_version
         self._by_pid: dict[int, Service] = {}
@@ -55,6 +58,6 @@ class Services:
                 del self._gone_at_ns[pid]
                 self._by_pid.pop(pid, None)
 
-    @staticmethod
-    def _service(attributes: Mapping[str, AttributeValue]) -> Service:
-        return Service(str(attributes["service.name"]), attributes, encode_resource(attributes))
+    def _service(self, attributes: Mapping[str, AttributeValue]) -> Service:
+        name = str(attributes["service.name"])
+        return Service(name, attributes, encode_resource(attributes), self._routes.of_service(name))

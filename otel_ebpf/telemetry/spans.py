@@ -1,6 +1,6 @@
 """Exchanges to spans.
 
-In:   Exchange, the clock offset
+In:   Exchange, the clock offset, the route
 Out:  SpanData
 Owns: bounded caches of series and of address texts, which change nothing but the speed
 
@@ -50,7 +50,7 @@ HEADER_LIMIT_BYTES = 1024
 METHOD_LIMIT_BYTES = 64
 AUTHORITY_LIMIT_BYTES = 512
 DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
-MOST_ATTRIBUTES = 20  # that this module ever gives to one span
+MOST_ATTRIBUTES = 21  # that this module ever gives to one span
 CACHE_LIMIT = 4096  # hosts and methods are the sender's choice
 
 # Span.flags in OTLP: the W3C flags, and whether it is known and true that the parent is on another host.
@@ -111,8 +111,8 @@ class SpanBuilder:
         self._series: dict[tuple[object, ...], tuple[Series, bytes]] = {}
         self._addresses: dict[tuple[int, bytes], bytes | None] = {}
 
-    def build(self, exchange: Exchange, offset_ns: int) -> SpanData:
-        """The span of one exchange; `offset_ns` is the wall clock minus the kernel's."""
+    def build(self, exchange: Exchange, offset_ns: int, route: bytes | None = None) -> SpanData:
+        """The span of one exchange; `offset_ns` is the wall clock minus the kernel's, `route` as in routes.py."""
         target = exchange.target
         role = exchange.role
         if target.startswith(b"/"):
@@ -142,10 +142,11 @@ class SpanBuilder:
             exchange.version,
             family,
             scheme,
+            route,
         )
         found = self._series.get(series_key)
         if found is None:
-            found = self._make_series(series_key, exchange, authority, scheme)
+            found = self._make_series(series_key, exchange, authority, scheme, route)
         series, origin = found
 
         attributes: list[tuple[str, Value]] = []
@@ -195,7 +196,12 @@ class SpanBuilder:
         return found
 
     def _make_series(
-        self, key: tuple[object, ...], exchange: Exchange, authority: bytes | None, scheme: bytes
+        self,
+        key: tuple[object, ...],
+        exchange: Exchange,
+        authority: bytes | None,
+        scheme: bytes,
+        route: bytes | None,
     ) -> tuple[Series, bytes]:
         """The series, and the origin that URLs of a client begin with."""
         if len(self._series) >= CACHE_LIMIT:
@@ -206,6 +212,11 @@ class SpanBuilder:
         ]
         if not is_known:
             attributes.append(("http.request.method_original", utf8(exchange.method, METHOD_LIMIT_BYTES)))
+        name = exchange.method if is_known else b"HTTP"
+        if route is not None:
+            route = utf8(route, URL_LIMIT_BYTES)
+            name += b" " + route
+            attributes.append(("http.route", route))
         attributes.append(("url.scheme", scheme))
         origin = b""
         if authority:
@@ -223,7 +234,7 @@ class SpanBuilder:
         if exchange.family == AF_UNIX:
             attributes.append(("network.transport", b"unix"))
         series = Series(
-            name=exchange.method if is_known else b"HTTP",
+            name=name,
             kind=int(exchange.role),
             is_error=error is not None,
             attributes=tuple(self._cut_values(attributes)[: self._count_limit]),

@@ -61,7 +61,7 @@ def differences(results: Iterable[Result], spans: list[Span], kind: int, *, are_
 def of_one(result: Result, span: Span, are_bodies_read: bool) -> list[str]:
     is_error = result.status >= (400 if span.kind == CLIENT else 500)
     wanted = {
-        "name": (result.method, span.name),
+        "name": (" ".join([result.method, span.attributes.get("http.route", "")]).strip(), span.name),
         "method": (result.method, span.attributes.get("http.request.method")),
         "status": (result.status, span.attributes.get("http.response.status_code")),
         "error": (is_error, span.status_code == ERROR),

@@ -47,7 +47,9 @@ def test_spans_are_written_as_one_otlp_request(tmp_path: Path) -> None:
     request = ExportTraceServiceRequest.FromString(path.read_bytes())
     (resource_spans,) = request.resource_spans
     (scope_spans,) = resource_spans.scope_spans
-    assert ["GET", "GET", "GET", "GET", "POST", "POST"] == sorted(span.name for span in scope_spans.spans)
+    assert ["GET", "GET", "GET /a", "GET /{id}", "POST", "POST /{id}"] == sorted(
+        span.name for span in scope_spans.spans
+    )
 
 
 def test_spans_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
