@@ -14,6 +14,7 @@ from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
 from otel_ebpf.exchanges.plain_run import PlainRun
+from otel_ebpf.exchanges.readings import Readings
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import Counter as KernelCounter
 from otel_ebpf.records.kinds import EndReason, Kind, Record
@@ -33,6 +34,7 @@ class Assembler:
         self._max_connections = max_connections
         self._runs: dict[int, AnyRun] = {}
         self._waiting: dict[int, AnyRun] = {}  # a response has begun, and its end is still to come
+        self._readings: dict[int, Readings] = {}  # by connection: where the table told more than the ring
         self._all_runs_at_ns = 0
         self._overtaken: dict[int, tuple[int, int, int]] = {}  # by connection: what was read at the last look
         self._lost = 0
@@ -93,6 +95,10 @@ class Assembler:
             if progress.is_lost:
                 self._forget_lost(run)
                 continue
+            believed = self._believed(run, progress, now_ns)
+            if believed is None:
+                continue
+            progress = believed
             run, advanced = self._advance(run, progress)
             done += advanced
             if progress.ended:
@@ -112,6 +118,14 @@ class Assembler:
         for run in list(self._runs.values()):
             self._lose("open at the end", run.service_pid, run.unreported_count)
             self._forget(run)
+
+    def _believed(self, run: AnyRun, progress: Progress, now_ns: int) -> Progress | None:
+        readings = self._readings.get(run.connection)
+        if readings is None:
+            if not run.would_guess(progress):
+                return progress
+            readings = self._readings[run.connection] = Readings()
+        return readings.believed(run, progress, now_ns)
 
     def _begin(self, record: Record) -> list[Exchange]:
         done: list[Exchange] = []
@@ -238,6 +252,7 @@ class Assembler:
             if run.unseen_count:
                 self._lose("head in one call with a body", run.service_pid)
         self._waiting.pop(run.connection, None)
+        self._readings.pop(run.connection, None)
 
     def _evict(self) -> None:
         """The oldest connection gives way; what it had open is counted."""

@@ -12,6 +12,7 @@ import re
 
 from otel_ebpf.exchanges.http1 import CHUNKED, WANTED_FIELDS, NotHttpError, RequestHead, ResponseHead
 from otel_ebpf.exchanges.reader import Message, Reader
+from otel_ebpf.exchanges.readings import Readings
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
@@ -61,6 +62,7 @@ class RunMask:
         requests, responses = self._run.readers
         self._requests = DirectionMask(requests)
         self._responses = DirectionMask(responses)
+        self._readings = Readings()
         self._is_http = True
 
     def feed(self, record: Record) -> bytes:
@@ -83,6 +85,10 @@ class RunMask:
         return direction.mask(payload, self._is_http)
 
     def advance(self, progress: Progress, now_ns: int) -> None:
+        believed = self._readings.believed(self._run, progress, now_ns)  # as the assembler does
+        if believed is None:
+            return
+        progress = believed
         self._run.advance(progress)
         if not progress.ended:
             self._run.after_quiet(now_ns - progress.response_last_monotonic_ns)
@@ -96,6 +102,7 @@ class DirectionMask:
         self._seen_count = 0
         self._open: Message[RequestHead] | Message[ResponseHead] | None = None
         self._open_bytes = 0
+        self._passed_bytes = 0  # of the piece in hand: told of by the progress table before
         self._chunks: ChunkMask | None = None  # of the message that is open
         self._head_bytes = 0  # of the head in pieces
         self._line = b""  # its last line, as far as it has come
@@ -107,12 +114,17 @@ class DirectionMask:
             self._reader.skip_to(offset, at_ns)
             self.forget_head()
             self._chunks = None
+        self._passed_bytes = max(0, self._reader.offset - offset)
         self._seen_count = len(self._reader.messages)
         self._open = self._reader.open_message
         self._open_bytes = self._open.wire_bytes if self._open is not None else 0
 
     def mask(self, payload: bytes, is_http: bool) -> bytes:
         """The piece, after the reader was given it."""
+        passed, payload = payload[: self._passed_bytes], payload[self._passed_bytes :]
+        return b"x" * len(passed) + self._mask(payload, is_http)
+
+    def _mask(self, payload: bytes, is_http: bool) -> bytes:
         masked = b""
         message = self._open
         if message is not None:

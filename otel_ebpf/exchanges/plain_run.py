@@ -109,6 +109,12 @@ class PlainRun:
             else self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
         )
 
+    def would_guess(self, progress: Progress) -> bool:
+        """See Run."""
+        head = self._response_head
+        promised_bytes = 0 if head is None else head.length + self._body_bytes
+        return progress.request_bytes != self._first.total_bytes or progress.response_bytes > promised_bytes
+
     def with_readers(self) -> Run:
         """What has been reported already is so for the new one too."""
         run = Run(self._first, self.extra)

@@ -82,6 +82,12 @@ class Reader(Generic[Head]):
         """One call moved total_bytes, payload is their beginning. Raises NotHttpError where no message begins."""
         if offset > self.offset:
             self.skip_to(offset, at_ns)
+        elif offset < self.offset:
+            # The progress table has told of these bytes before their record did.
+            passed_bytes = self.offset - offset
+            if passed_bytes >= total_bytes:
+                return
+            offset, payload, total_bytes = self.offset, payload[passed_bytes:], total_bytes - passed_bytes
         missing_bytes = total_bytes - len(payload)
         self.offset = offset + total_bytes
         while payload and not self.is_lost:
@@ -100,6 +106,16 @@ class Reader(Generic[Head]):
         if gap_bytes > 0:
             self.offset = offset
             self._skip(gap_bytes, at_ns)
+
+    def would_guess(self, offset: int) -> bool:
+        """Is there more up to `offset` than the body in hand? A head that no record has told of yet may be in it."""
+        gap_bytes = offset - self.offset
+        if gap_bytes <= 0 or self.is_lost:
+            return False
+        message = self.open_message
+        if message is None or self._chunks is not None:
+            return True
+        return 0 <= message.framing and gap_bytes > self._left_bytes
 
     def take_cut_head(self) -> None:
         """No more of a head in pieces will be seen: what is there is taken, as far as it is a head."""

@@ -156,6 +156,12 @@ class Run:
             message.is_complete = bool(progress.flags & RecordFlag.CHUNKS_ENDED)
         return self._take_complete()
 
+    def would_guess(self, progress: Progress) -> bool:
+        """Does it tell of bytes that a record may still explain? The table is ahead of the ring."""
+        return self._requests.would_guess(progress.request_bytes) or self._responses.would_guess(
+            progress.response_bytes
+        )
+
     def after_quiet(self, quiet_ns: int) -> list[Exchange]:
         """No byte of the response has moved for so long; returns the exchanges that are complete by that."""
         if quiet_ns > _LAST_CHUNK_QUIET_NS:

@@ -291,7 +291,9 @@ def test_every_loss_is_counted_for_the_service_it_happened_to():
     for connection, service_pid in ((1, 10), (2, 20), (3, 10)):
         assembler.feed(get._replace(connection=connection, service_pid=service_pid))
     assembler.feed(get._replace(connection=4, service_pid=30, payload=b"HELO mail\r\n"))
-    pipelined = get._replace(connection=5, service_pid=30, payload=GET + GET, total_bytes=2 * len(GET))
+    pipelined = get._replace(
+        connection=5, service_pid=30, payload=GET + GET, request_bytes=2 * len(GET), total_bytes=2 * len(GET)
+    )
     assembler.feed(pipelined)
     open_before = assembler.open_by_service()
     assembler.end_all(lambda *_: None)
