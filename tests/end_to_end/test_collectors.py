@@ -88,12 +88,17 @@ def test_real_collector_receives_every_span(protocol: str, prefix: str, stage: S
     stage.client("http.client", server, calls).send()
 
     wait_until(lambda: len(written_spans(output)) >= len(calls), "all spans in the collector's file")
-    seen = {
-        value(span, "url.path"): (span["name"], int(value(span, "http.response.status_code")))
-        for span in written_spans(output)
-    }
+    seen = {value(span, "url.path"): of_one(span) for span in written_spans(output)}
     assert {call.path: (call.method, call.status) for call in calls} == seen
     assert len(calls) == len(written_spans(output))
+
+
+def of_one(span: dict[str, Any]) -> tuple[str, int]:
+    """Method and status; the span's name is the method and the route, where it has one."""
+    method = value(span, "http.request.method")
+    routes = [value(span, pair["key"]) for pair in span["attributes"] if pair["key"] == "http.route"]
+    assert " ".join([method, *routes]) == span["name"]
+    return method, int(value(span, "http.response.status_code"))
 
 
 def value(span: dict[str, Any], key: str) -> Any:
