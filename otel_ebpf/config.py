@@ -91,6 +91,7 @@ class Settings:
     unmatched_routes: str  # "heuristic", "wildcard" or "unset"
     attribute_value_length_limit: int | None  # characters
     attribute_count_limit: int
+    shows_evidence: bool  # on spans
     is_disabled: bool  # OTEL_SDK_DISABLED
 
     @classmethod
@@ -277,6 +278,12 @@ SETTINGS = (
         "What else is a route: `heuristic` (what looks like data becomes `{id}`), `wildcard` (`/**`) or `unset` (nothing; "
         "spans are named by their method)",
     ),
+    Setting(
+        "OTEL_EBPF_SPAN_EVIDENCE",
+        parse_boolean,
+        "false",
+        "`true`: spans say in `otel_ebpf.evidence.*` which of their fields were inferred, and from what",
+    ),
     Setting("OTEL_SDK_DISABLED", parse_boolean, "false", "`true`: `run` ends at once, having watched nothing"),
 )
 
@@ -421,6 +428,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         unmatched_routes=values["OTEL_EBPF_ROUTES_UNMATCHED"],
         attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
         attribute_count_limit=values["OTEL_ATTRIBUTE_COUNT_LIMIT"],
+        shows_evidence=values["OTEL_EBPF_SPAN_EVIDENCE"],
         is_disabled=values["OTEL_SDK_DISABLED"],
     )
 

@@ -180,7 +180,7 @@ class Assembler:
             self._lose("not HTTP", run.service_pid, run.unreported_count)
         elif not run.is_settled:
             at_ns, flags = (now_ns, 0) if record is None else (record.at_monotonic_ns, record.flags)
-            run, last = self._finish(run, reason, at_ns, flags)
+            run, last = self._finish(run, reason, at_ns, flags, is_late=record is None)
             done += last
         if reason == EndReason.NEXT_REQUEST:
             self._waiting.pop(run.connection, None)
@@ -188,9 +188,11 @@ class Assembler:
             self._forget(run)
         return done
 
-    def _finish(self, run: AnyRun, reason: EndReason, at_ns: int, flags: int = 0) -> tuple[Run, list[Exchange]]:
+    def _finish(
+        self, run: AnyRun, reason: EndReason, at_ns: int, flags: int = 0, *, is_late: bool = False
+    ) -> tuple[Run, list[Exchange]]:
         full = self._with_readers(run)
-        done = full.end(reason, at_ns, flags)
+        done = full.end(reason, at_ns, flags, is_late=is_late)
         if not full.has_head:
             self._lose("head never complete", full.service_pid)
         return full, done

@@ -36,6 +36,19 @@ class Unknown(IntFlag):
     RESPONSE_BODY = 16
 
 
+class Inferred(IntFlag):
+    """What was inferred rather than read, and from what. Where two tell the same, the stronger one stands."""
+
+    NOTHING = 0
+    ROLE_BY_REQUEST = 1  # server or client by who sent the request: the connection is older than the agent
+    REQUEST_END_BY_LAST_CHUNK = 2  # chunks that were not followed, then what looks like a last one and a request line
+    REQUEST_END_TIME = 4  # the request ended at `request_end_ns` or before: later bytes had moved by then
+    RESPONSE_END_BY_LAST_CHUNK = 8  # the last bytes look like a last chunk, and nothing followed them
+    RESPONSE_END_BY_NEXT_REQUEST = 16  # nothing said where it ends; the client went on
+    RESPONSE_END_BY_CLOSE = 32  # it has no length, RFC 9112 section 6.3, item 8: one that broke off looks the same
+    END_TIME = 64  # the exchange ended at `end_ns` or before
+
+
 @dataclass(slots=True)
 class Exchange:
     """One request and its response; `connection` and `position` together are unique in a run of the agent."""
@@ -71,3 +84,4 @@ class Exchange:
     response_body_bytes: int | None
     outcome: Outcome
     unknown: Unknown
+    inferred: Inferred

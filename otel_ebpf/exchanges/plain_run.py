@@ -10,7 +10,7 @@ judged here: `feed` and `advance` return None, and `with_readers` gives a Run th
 
 from typing import Optional
 
-from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
     RequestHead,
     ResponseHead,
@@ -19,8 +19,13 @@ from otel_ebpf.exchanges.http1 import (
     response_framing,
 )
 from otel_ebpf.exchanges.run import Run
-from otel_ebpf.records.kinds import Kind, Record
+from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
+
+# Looking up a member of an enumeration takes longer than what is done with it.
+_ROLE_BY_CONNECTION = int(RecordFlag.ROLE_BY_CONNECTION)
+_ROLE_BY_REQUEST = Inferred.ROLE_BY_REQUEST
+_NOTHING = Inferred.NOTHING
 
 
 class PlainRun:
@@ -184,5 +189,6 @@ class PlainRun:
                 self._body_bytes,
                 Outcome.COMPLETE,
                 Unknown.NOTHING,
+                _NOTHING if first.flags & _ROLE_BY_CONNECTION else _ROLE_BY_REQUEST,
             )
         ]

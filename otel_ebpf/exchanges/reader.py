@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from otel_ebpf.exchanges.exchange import Inferred
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
     UNREADABLE,
@@ -42,6 +43,8 @@ class Message(Generic[Head]):
     body_bytes: int | None
     is_complete: bool
     is_cut: bool
+    is_late: bool = False  # its last byte moved at last_ns or before
+    inferred: Inferred = Inferred.NOTHING
 
 
 class Reader(Generic[Head]):
@@ -81,7 +84,7 @@ class Reader(Generic[Head]):
     def feed(self, offset: int, payload: bytes, total_bytes: int, at_ns: int) -> None:
         """One call moved total_bytes, payload is their beginning. Raises NotHttpError where no message begins."""
         if offset > self.offset:
-            self.skip_to(offset, at_ns)
+            self.skip_to(offset, at_ns, is_late=True)
         elif offset < self.offset:
             # The progress table has told of these bytes before their record did.
             passed_bytes = self.offset - offset
@@ -98,14 +101,14 @@ class Reader(Generic[Head]):
                 else self._feed_body(message, payload, at_ns)
             )
         if missing_bytes:
-            self._skip(missing_bytes, at_ns)
+            self._skip(missing_bytes, at_ns, is_late=False)
 
-    def skip_to(self, offset: int, at_ns: int) -> None:
-        """The stream has come to `offset`, the last byte at at_ns; what it held is not known."""
+    def skip_to(self, offset: int, at_ns: int, *, is_late: bool = False) -> None:
+        """The stream has come to `offset`, the last byte at at_ns, or before (`is_late`); what it held is not known."""
         gap_bytes = offset - self.offset
         if gap_bytes > 0:
             self.offset = offset
-            self._skip(gap_bytes, at_ns)
+            self._skip(gap_bytes, at_ns, is_late=is_late or 0 <= self._left_bytes < gap_bytes)
 
     def would_guess(self, offset: int) -> bool:
         """Is there more up to `offset` than the body in hand? A head that no record has told of yet may be in it."""
@@ -168,7 +171,7 @@ class Reader(Generic[Head]):
         return True
 
     def _feed_body(self, message: Message[Head], payload: bytes, at_ns: int) -> bytes:
-        message.last_ns = at_ns
+        message.last_ns, message.is_late = at_ns, False
         if message.framing >= 0:
             taken = min(self._left_bytes, len(payload))
             self._take(message, taken)
@@ -198,13 +201,13 @@ class Reader(Generic[Head]):
         message.body_bytes = (message.body_bytes or 0) + count
         message.is_complete = self._left_bytes == 0
 
-    def _skip(self, count: int, at_ns: int) -> None:
+    def _skip(self, count: int, at_ns: int, *, is_late: bool) -> None:
         self.take_cut_head()
         message = self.open_message
         if message is None:
             self.is_lost = True
             return
-        message.last_ns = at_ns
+        message.last_ns, message.is_late = at_ns, is_late
         if message.framing >= 0:
             if count > self._left_bytes:
                 self._take(message, self._left_bytes)

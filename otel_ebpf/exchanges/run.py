@@ -10,7 +10,7 @@ request of the run.
 
 import re
 
-from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
     UNREADABLE,
@@ -141,6 +141,7 @@ class Run:
         rest = record.payload[end.end() :]
         self._requests.skip_to(record.request_bytes - len(rest), record.at_monotonic_ns)
         message.is_complete = True
+        message.inferred |= Inferred.REQUEST_END_BY_LAST_CHUNK
         return rest
 
     def advance(self, progress: Progress | Record) -> list[Exchange]:
@@ -168,17 +169,19 @@ class Run:
             self._believe_last_chunk()
         return self._take_complete(is_request_awaited=quiet_ns < _REQUEST_AWAITED_NS)
 
-    def end(self, reason: EndReason, at_ns: int, flags: int = 0) -> list[Exchange]:
-        """No more will come: reports what is left, as far as it was seen."""
+    def end(self, reason: EndReason, at_ns: int, flags: int = 0, *, is_late: bool = False) -> list[Exchange]:
+        """No more will come, since at_ns or before (`is_late`): reports what is left, as far as it was seen."""
         self._flags |= flags
         self._requests.take_cut_head()
         self._believe_last_chunk()
         message = self._responses.open_message
         if message is not None:
             is_closed = reason in (EndReason.CLOSED, EndReason.PEER_CLOSED)
-            # A client that has gone on has read the response to its end.
-            has_gone_on = reason == EndReason.NEXT_REQUEST and message.framing < 0
-            message.is_complete = has_gone_on or (is_closed and message.framing == UNTIL_CLOSE)
+            if reason == EndReason.NEXT_REQUEST and message.framing < 0:
+                # A client that has gone on has read the response to its end.
+                _complete(message, Inferred.RESPONSE_END_BY_NEXT_REQUEST)
+            elif is_closed and message.framing == UNTIL_CLOSE:
+                _complete(message, Inferred.RESPONSE_END_BY_CLOSE)
         responses = self._final_responses()
         done: list[Exchange] = []
         for index in range(self._reported, len(self._requests.messages)):
@@ -186,7 +189,10 @@ class Run:
             if response is not None and response.is_complete:
                 done.append(self._exchange(index, response, Outcome.COMPLETE, response.last_ns))
             else:
-                done.append(self._exchange(index, response, self._outcome(reason), at_ns))
+                exchange = self._exchange(index, response, self._outcome(reason), at_ns)
+                if is_late:
+                    exchange.inferred |= Inferred.END_TIME
+                done.append(exchange)
         self._reported = len(self._requests.messages)
         self._is_ended = True
         return done
@@ -197,8 +203,8 @@ class Run:
         message = self._responses.open_message
         if message is None or message.framing != CHUNKED or message.is_cut or self._are_chunks_followed:
             return
-        is_at_last_chunk = (b"\0" + self._tail).endswith(_LAST_CHUNK)
-        message.is_complete = is_at_last_chunk or self._is_only_last_chunk(message)
+        if (b"\0" + self._tail).endswith(_LAST_CHUNK) or self._is_only_last_chunk(message):
+            _complete(message, Inferred.RESPONSE_END_BY_LAST_CHUNK)
 
     def _is_only_last_chunk(self, message: Message[ResponseHead]) -> bool:
         return message.wire_bytes == message.head.length + 5 and self._tail.endswith(_LAST_CHUNK[2:])
@@ -245,12 +251,19 @@ class Run:
     def _exchange(self, index: int, response: Message[ResponseHead] | None, outcome: Outcome, end_ns: int) -> Exchange:
         request = self._requests.messages[index]
         head, first = request.head, self._first
-        unknown = Unknown.NOTHING
+        unknown, inferred = Unknown.NOTHING, request.inferred
+        if not first.flags & RecordFlag.ROLE_BY_CONNECTION:
+            inferred |= Inferred.ROLE_BY_REQUEST
+        if request.is_late:
+            inferred |= Inferred.REQUEST_END_TIME
         if request.is_cut:
             unknown |= Unknown.REQUEST_HEAD_CUT
         if request.body_bytes is None or not request.is_complete:
             unknown |= Unknown.REQUEST_BODY
         if response is not None:
+            inferred |= response.inferred
+            if response.is_late and outcome is Outcome.COMPLETE:
+                inferred |= Inferred.END_TIME
             if response.is_cut:
                 unknown |= Unknown.RESPONSE_HEAD_CUT
             if response.framing == UNREADABLE:
@@ -291,7 +304,13 @@ class Run:
             None if response is None else response.body_bytes,
             outcome,
             unknown,
+            inferred,
         )
+
+
+def _complete(message: Message[ResponseHead], inferred: Inferred) -> None:
+    message.is_complete = True
+    message.inferred |= inferred
 
 
 def _unread_bytes(request: Message[RequestHead]) -> int:

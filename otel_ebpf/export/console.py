@@ -66,6 +66,7 @@ class Console:
             "json": json_line,
         }
         self._line = forms.get(form)  # None: counter
+        self.wants_evidence = form == "json"
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._lines: list[str] = []
         self._totals: dict[str, ServiceTotals] = {}
@@ -184,6 +185,7 @@ def json_line(printed: Printed) -> str:
         "method": _json_text(exchange.method),
         "path": _json_text(target.path),
         "query": _json_text(None if target.query is None else redact_query(target.query)),
+        "route": _json_text(_route_of(span)),
         "host": _json_text(exchange.host if target.authority is None else target.authority.rpartition(b"@")[2]),
         "version": _json_text(exchange.version),
         "status": exchange.status,
@@ -192,6 +194,7 @@ def json_line(printed: Printed) -> str:
         "forwarded_for": _json_text(exchange.forwarded_for),
         "outcome": exchange.outcome.value,
         "unknown": [name for flag, name in UNKNOWN_NAMES if exchange.unknown & flag],
+        "evidence": {name: value.decode() for name, value in span.evidence if isinstance(value, bytes)},
         "request_start_unix_ns": start,
         "request_end_unix_ns": request_end,
         "response_start_unix_ns": response_start,
@@ -214,6 +217,11 @@ def json_line(printed: Printed) -> str:
         "position": exchange.position,
     }
     return json.dumps(facts, ensure_ascii=True, separators=(",", ":")) + "\n"
+
+
+def _route_of(span: SpanData) -> bytes | None:
+    route = dict(span.series.attributes).get("http.route")
+    return route if isinstance(route, bytes) else None
 
 
 def _json_text(raw: bytes | None) -> str | None:

@@ -28,10 +28,11 @@ class Facts:
     count_limit: int
     known_methods: tuple[str, ...]
     routes: RouteRules = field(default_factory=RouteRules)
+    shows_evidence: bool = False
 
     def builder(self) -> SpanBuilder:
         methods = frozenset(method.encode() for method in self.known_methods)
-        return SpanBuilder(IdSource(self.seed), self.value_length_limit, self.count_limit, methods)
+        return SpanBuilder(IdSource(self.seed), self.value_length_limit, self.count_limit, methods, self.shows_evidence)
 
     def services(self) -> Services:
         return Services(self.host, self.version, self.routes)
@@ -56,7 +57,7 @@ def decode_facts(payload: bytes) -> Facts:
         raise DecodeError(f"START does not tell what is needed: {error!r}") from None
     limits = (facts.count_limit, facts.value_length_limit or 0)
     are_limits = all(type(limit) is int and limit >= 0 for limit in limits)
-    if not (are_texts and are_limits and 0 < len(facts.seed) <= _MAX_SEED_BYTES):
+    if not (are_texts and are_limits and type(facts.shows_evidence) is bool and 0 < len(facts.seed) <= _MAX_SEED_BYTES):
         raise DecodeError("START has a value of the wrong type")
     return facts
 

@@ -95,7 +95,7 @@ class SpanEncoder:
 
     def encode_span(self, span: SpanData) -> bytes:
         """One span as a field of ScopeSpans, so that a batch is their concatenation."""
-        (series, trace_id, span_id, parent, trace_state, flags, start_ns, end_ns, attributes, dropped) = span
+        (series, trace_id, span_id, parent, trace_state, flags, start_ns, end_ns, attributes, dropped, _) = span
         template = self._templates.get(series)
         if template is None:
             template = self._remember_template(series)

@@ -20,6 +20,7 @@ from otel_ebpf.export.services import Service, Services
 from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
 from otel_ebpf.records.kinds import Counter, CounterReading, LedgerReading
+from otel_ebpf.telemetry.evidence import evidence_of
 from otel_ebpf.telemetry.spans import SpanBuilder
 
 _HOLD_NS = 1_000_000_000  # for the identity of a service that is already being watched
@@ -54,6 +55,7 @@ class Pipeline:
         self._encoder = SpanEncoder()
         self._printer = printer
         self._sink = sink
+        self._wants_evidence = builder.shows_evidence or (printer is not None and printer.wants_evidence)
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
         self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
@@ -156,7 +158,8 @@ class Pipeline:
 
     def _send_as(self, service: Service, exchange: Exchange) -> None:
         route = service.routes.route_of(exchange)
-        span = self._builder.build(exchange, self._offset_ns, route)
+        evidence = evidence_of(exchange, route, service.routes) if self._wants_evidence else ()
+        span = self._builder.build(exchange, self._offset_ns, route, evidence)
         if self._printer is not None:
             self._printer.add(exchange, span, service.name)
         if not span.is_sampled:

@@ -67,6 +67,7 @@ class Exporter:
             count_limit=settings.attribute_count_limit,
             known_methods=tuple(settings.known_methods),
             routes=RouteRules(settings.routes, settings.unmatched_routes),
+            shows_evidence=settings.shows_evidence,
         )
 
     def run(self, channel: socket.socket) -> int:

@@ -28,6 +28,9 @@ class RoutePatterns:
     def __bool__(self) -> bool:
         return bool(self._routes)
 
+    def __contains__(self, route: bytes) -> bool:
+        return route in self._routes
+
     def match(self, path: bytes) -> bytes | None:
         found = self._regex.fullmatch(path) if self._routes else None
         return None if found is None else self._routes[(found.lastindex or 1) - 1]

@@ -93,6 +93,10 @@ class RouteTable:
         # What answers a preflight answers it on any path.
         return self.find(path, None if exchange.method == b"OPTIONS" else exchange.status)
 
+    def has_guessed(self, route: bytes) -> bool:
+        """A route that was given is the heuristic's, unless the settings say it."""
+        return self._unmatched == "heuristic" and route not in self._patterns
+
     def find(self, path: bytes, status: int | None) -> bytes | None:
         route = self._recent.get(path)
         return route if route is not None else self._find_older(path, status)

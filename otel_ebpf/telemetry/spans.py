@@ -33,7 +33,7 @@ from otel_ebpf.telemetry.attributes import (
     without_credentials,
 )
 from otel_ebpf.telemetry.clock import unix_ns
-from otel_ebpf.telemetry.text import cut_characters, utf8
+from otel_ebpf.telemetry.text import cut_characters, exceeds, utf8
 from otel_ebpf.telemetry.trace_context import (
     FLAG_RANDOM,
     FLAG_SAMPLED,
@@ -49,8 +49,10 @@ URL_LIMIT_BYTES = 8192
 HEADER_LIMIT_BYTES = 1024
 METHOD_LIMIT_BYTES = 64
 AUTHORITY_LIMIT_BYTES = 512
+UTF8_GROWTH = 3  # a wrong byte becomes the three of U+FFFD, a secret of five bytes the thirteen of a redacted one
+TRUNCATED = "otel_ebpf.truncated"  # names of the attributes that hold the beginning of what was sent, with commas
 DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
-MOST_ATTRIBUTES = 21  # that this module ever gives to one span
+MOST_ATTRIBUTES = 28  # that are ever given to one span, evidence included
 CACHE_LIMIT = 4096  # hosts and methods are the sender's choice
 
 # Span.flags in OTLP: the W3C flags, and whether it is known and true that the parent is on another host.
@@ -87,6 +89,7 @@ class SpanData(NamedTuple):
     end_unix_ns: int
     attributes: Attributes  # those not in the series
     dropped_attributes_count: int  # in all, those of the series too
+    evidence: Attributes = ()  # also where it is not among the attributes
 
     @property
     def is_sampled(self) -> bool:
@@ -102,7 +105,9 @@ class SpanBuilder:
         value_length_limit: int | None = None,
         count_limit: int = DEFAULT_COUNT_LIMIT,
         known_methods: frozenset[bytes] = KNOWN_METHODS,
+        shows_evidence: bool = False,
     ) -> None:
+        self.shows_evidence = shows_evidence
         self._ids = ids
         self._value_length_limit = value_length_limit
         self._count_limit = count_limit
@@ -111,7 +116,9 @@ class SpanBuilder:
         self._series: dict[tuple[object, ...], tuple[Series, bytes]] = {}
         self._addresses: dict[tuple[int, bytes], bytes | None] = {}
 
-    def build(self, exchange: Exchange, offset_ns: int, route: bytes | None = None) -> SpanData:
+    def build(
+        self, exchange: Exchange, offset_ns: int, route: bytes | None = None, evidence: Attributes = ()
+    ) -> SpanData:
         """The span of one exchange; `offset_ns` is the wall clock minus the kernel's, `route` as in routes.py."""
         target = exchange.target
         role = exchange.role
@@ -150,12 +157,15 @@ class SpanBuilder:
         series, origin = found
 
         attributes: list[tuple[str, Value]] = []
+        full: bytes | None = None
         if role is Role.SERVER:
             _server_attributes(attributes, exchange, path, query, peer)
         else:
-            full = origin + (path or b"") if path != b"*" else origin
             if origin:
-                attributes.append(("url.full", utf8(full if query is None else full + b"?" + query, URL_LIMIT_BYTES)))
+                full = origin + (path or b"") if path != b"*" else origin
+                if query is not None:
+                    full += b"?" + query
+                attributes.append(("url.full", utf8(full, URL_LIMIT_BYTES)))
         if peer is not None:
             attributes.append(("network.peer.address", peer))
             attributes.append(("network.peer.port", exchange.remote_port))
@@ -163,6 +173,15 @@ class SpanBuilder:
             attributes.append(("http.request.body.size", exchange.request_body_bytes))
         if exchange.response_body_bytes is not None:
             attributes.append(("http.response.body.size", exchange.response_body_bytes))
+        user_agent = exchange.user_agent
+        if (
+            exchange.request_bytes > URL_LIMIT_BYTES // UTF8_GROWTH
+            or not exchange.version
+            or (user_agent is not None and len(user_agent) > HEADER_LIMIT_BYTES // UTF8_GROWTH)
+        ):
+            _mark_truncated(attributes, exchange, path, query, full)
+        if evidence and self.shows_evidence:
+            attributes += evidence
         dropped = self._apply_limits(series, attributes) if self._is_limited else 0
 
         trace_id, span_id = self._ids.ids(exchange.connection, exchange.position)
@@ -187,6 +206,7 @@ class SpanBuilder:
             end_ns if end_ns > start_ns else start_ns,
             tuple(attributes),
             dropped,
+            evidence,
         )
 
     def _remember_address(self, key: tuple[int, bytes]) -> bytes | None:
@@ -230,7 +250,8 @@ class SpanBuilder:
         error = error_type(exchange.role, exchange.status, exchange.outcome)
         if error is not None:
             attributes.append(("error.type", error))
-        attributes.append(("network.protocol.version", utf8(exchange.version, METHOD_LIMIT_BYTES)))
+        if exchange.version:
+            attributes.append(("network.protocol.version", utf8(exchange.version, METHOD_LIMIT_BYTES)))
         if exchange.family == AF_UNIX:
             attributes.append(("network.transport", b"unix"))
         series = Series(
@@ -273,6 +294,22 @@ def _server_attributes(
         attributes.append(("client.address", peer))
     if exchange.user_agent is not None:
         attributes.append(("user_agent.original", utf8(exchange.user_agent, HEADER_LIMIT_BYTES)))
+
+
+def _mark_truncated(
+    attributes: list[tuple[str, Value]], exchange: Exchange, path: bytes | None, query: bytes | None, full: bytes | None
+) -> None:
+    is_target_cut = not exchange.version  # the version stands behind it
+    if exchange.role is Role.CLIENT:
+        cut = [] if full is None else [(b"url.full", is_target_cut or exceeds(full, URL_LIMIT_BYTES))]
+    else:
+        path_is_cut = exceeds(path or b"", URL_LIMIT_BYTES) or (is_target_cut and query is None)
+        query_is_cut = exceeds(query or b"", URL_LIMIT_BYTES) or (is_target_cut and query is not None)
+        agent_is_cut = exceeds(exchange.user_agent or b"", HEADER_LIMIT_BYTES)
+        cut = [(b"url.path", path_is_cut), (b"url.query", query_is_cut), (b"user_agent.original", agent_is_cut)]
+    names = [name for name, is_cut in cut if is_cut]
+    if names:
+        attributes.append((TRUNCATED, b",".join(names)))
 
 
 def _end_ns(exchange: Exchange) -> int:

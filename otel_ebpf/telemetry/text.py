@@ -24,6 +24,11 @@ def utf8(raw: bytes, limit_bytes: int) -> bytes:
     return valid[:limit_bytes].decode("utf-8", "ignore").encode("utf-8")
 
 
+def exceeds(raw: bytes, limit_bytes: int) -> bool:
+    """Does `utf8` cut it?"""
+    return len(raw) > limit_bytes or len(raw.decode("utf-8", "replace").encode("utf-8")) > limit_bytes
+
+
 def _without_partial_character(cut: bytes) -> bytes:
     """Drops a character at the end that our own cut split; three bytes of look-back reach any lead byte."""
     for back in range(1, min(4, len(cut)) + 1):

@@ -40,6 +40,17 @@ def test_the_printer_setting_is_that_of_run() -> None:
     assert "" == otel_ebpf("replay", PIPELINED, OTEL_EBPF_TRACE_PRINTER="disabled").stdout
 
 
+def test_json_says_what_was_inferred_and_spans_only_when_asked(tmp_path: Path) -> None:
+    """RFC 9112 6.3, item 8: a response without a length ends with the connection."""
+    path = tmp_path / "spans"
+    replayed = otel_ebpf("replay", CAPTURES / "until_close.recording", "--spans", path, OTEL_EBPF_TRACE_PRINTER="json")
+
+    evidence = [json.loads(line)["evidence"] for line in replayed.stdout.splitlines()]
+    assert {"close"} == {found["otel_ebpf.evidence.response_end"] for found in evidence}
+    assert [None, "heuristic"] == [found.get("otel_ebpf.evidence.route") for found in sorted(evidence, key=len)]
+    assert b"otel_ebpf.evidence" not in path.read_bytes()
+
+
 def test_spans_are_written_as_one_otlp_request(tmp_path: Path) -> None:
     path = tmp_path / "spans"
     otel_ebpf("replay", PIPELINED, "--spans", path)

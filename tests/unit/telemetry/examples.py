@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.spans import SpanBuilder, SpanData
@@ -45,6 +45,7 @@ EXCHANGE = Exchange(
     response_body_bytes=12,
     outcome=Outcome.COMPLETE,
     unknown=Unknown.NOTHING,
+    inferred=Inferred.NOTHING,
 )
 
 

@@ -1,0 +1,37 @@
+"""What of an exchange was inferred rather than read, and from what: attributes named `otel_ebpf.evidence.*`.
+
+In:   Exchange; its route, with the table that gave it
+Out:  attributes, one for each inference
+Owns: nothing
+
+A field without such an attribute was read from the wire, from the socket or from the settings.
+"""
+
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome
+from otel_ebpf.telemetry.routes import RouteTable
+from otel_ebpf.telemetry.spans import Attributes
+
+PREFIX = "otel_ebpf.evidence."
+
+# README.md has the same table, with what each means.
+BY_INFERENCE = (
+    (Inferred.ROLE_BY_REQUEST, (f"{PREFIX}role", b"request")),
+    (Inferred.REQUEST_END_BY_LAST_CHUNK, (f"{PREFIX}request_end", b"last_chunk")),
+    (Inferred.REQUEST_END_TIME, (f"{PREFIX}request_end_time", b"upper_bound")),
+    (Inferred.RESPONSE_END_BY_LAST_CHUNK, (f"{PREFIX}response_end", b"last_chunk")),
+    (Inferred.RESPONSE_END_BY_NEXT_REQUEST, (f"{PREFIX}response_end", b"next_request")),
+    (Inferred.RESPONSE_END_BY_CLOSE, (f"{PREFIX}response_end", b"close")),
+    (Inferred.END_TIME, (f"{PREFIX}end_time", b"upper_bound")),
+)
+END_NOT_SEEN = (f"{PREFIX}response_end", b"not_seen")
+ROUTE_BY_HEURISTIC = (f"{PREFIX}route", b"heuristic")
+MOST_EVIDENCE = 6  # attributes of one exchange: each name once
+
+
+def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> Attributes:
+    found = [attribute for inference, attribute in BY_INFERENCE if exchange.inferred & inference]
+    if exchange.outcome is Outcome.UNKNOWN:
+        found.append(END_NOT_SEEN)
+    if route is not None and routes.has_guessed(route):
+        found.append(ROUTE_BY_HEURISTIC)
+    return tuple(found)
