@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end tests."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,3 +29,10 @@ def bytecode_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage(tmp_path: Path, bytecode_cache: Path) -> Iterator[Stage]:
     with ExitStack() as ends:
         yield Stage(tmp_path, bytecode_cache, ends.enter_context(http_sink()), ends)
+
+
+@pytest.fixture
+def status_socket() -> Iterator[str]:
+    """pytest's own folders are too long for the address of a socket."""
+    with tempfile.TemporaryDirectory(prefix="otel-ebpf-") as folder:
+        yield f"{folder}/status.sock"

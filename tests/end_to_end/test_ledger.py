@@ -1,12 +1,8 @@
 """Two services: each one's account balances on its own, against its own access log; `otel-ebpf status` tells the same."""
 
 import os
-import re
 import socket
-import subprocess
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,38 +11,15 @@ from tests.end_to_end.accounts import read_accounts, read_service_accounts
 from tests.end_to_end.agent import Agent, kill_session, start_agent
 from tests.end_to_end.sink import SERVER
 from tests.end_to_end.stage import Stage
+from tests.end_to_end.status import ask_status, numbers_of
 from tests.end_to_end.test_load import logged_requests, wait_until_quiet
 from tests.end_to_end.truth import belongs_to
 from tests.services.load import run_wrk
 from tests.services.plan import make_call
-from tests.services.processes import VENV_BIN, environment, wait_until
+from tests.services.processes import wait_until
 from tests.services.servers import Running, counting_nginx
 
 REQUESTS = 10_000  # of each service, at the least
-
-
-@pytest.fixture
-def status_socket() -> Iterator[str]:
-    """pytest's own folders are too long for the address of a socket."""
-    with tempfile.TemporaryDirectory(prefix="otel-ebpf-") as folder:
-        yield f"{folder}/status.sock"
-
-
-def ask_status(path: str) -> subprocess.CompletedProcess[str]:
-    env = environment(OTEL_EBPF_STATUS_SOCKET=path)
-    command = [str(VENV_BIN / "otel-ebpf"), "status"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
-
-
-def numbers_of(status: str, service_pid: int) -> dict[str, int]:
-    """The lines of one service, from its name to the next empty line."""
-    block = re.search(rf"\(pid {service_pid}\), .*?(?:\n\n|\Z)", status, re.DOTALL)
-    if block is None:
-        return {}
-    text = block[0].partition("not seen")[0]
-    lines = [line[12:] for line in text.splitlines()[1:]]
-    parts = [re.fullmatch(r"(\d+) (.+)", part) for line in lines for part in re.split(r", (?=\d)", line)]
-    return {part[2]: int(part[1]) for part in parts if part}
 
 
 def load_both(services: list[tuple[Running, Path]], target: str) -> None:

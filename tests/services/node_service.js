@@ -1,5 +1,7 @@
 // A Node http server: `node node_service.js PORT`. Reads from the target what to answer, as answers.py does.
+// At SIGTERM it writes how many requests it has answered, and ends.
 'use strict';
+const fs = require('fs');
 const http = require('http');
 
 const answerFor = (target) => {
@@ -9,6 +11,7 @@ const answerFor = (target) => {
   return said;
 };
 
+let served = 0;
 const server = http.createServer((request, response) => {
   let received = 0;
   request.on('data', (piece) => { received += piece.length; });
@@ -26,7 +29,12 @@ const server = http.createServer((request, response) => {
         for (let at = 0; at < size; at += length) response.write(Buffer.alloc(Math.min(length, size - at), 'x'));
       }
       response.end();
+      served += 1;
     }, Number(said.delay));
   });
 });
 server.listen(Number(process.argv[2]), '127.0.0.1');
+process.on('SIGTERM', () => {
+  fs.writeSync(1, `served ${served}\n`);
+  process.exit(0);
+});
