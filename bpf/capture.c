@@ -50,30 +50,34 @@ static __always_inline void read_prefix(struct scratch *scratch_area, const stru
 // spilled to the stack ("R2 min value is negative"): compare where LLVM cannot look.
 #define AT_MOST(value, limit) asm volatile("if %0 <= %1 goto +1\n%0 = %1" : "+r"(value) : "i"(limit))
 
-// Copies the beginning of the call to scratch->payload; returns how many bytes, at most `limit`.
-// Stops after a piece that ends a head: what follows in the same call is body.
-static __always_inline u32 capture(struct scratch *scratch_area, const struct call *call, u32 limit) {
-  u64 wanted = call->bytes < limit ? call->bytes : limit;
+// Copies bytes of the call to scratch->payload: its beginning, or its end from `skipped` bytes on when it is in one
+// piece. Returns how many, at most `limit`. Stops after a piece that ends a head: what follows in the same call is
+// body.
+static __always_inline u32 capture(struct scratch *scratch_area, const struct call *call, u64 skipped, u32 limit) {
   if (call->is_unread) return 0;
-  if (!call->pieces) {
-    AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
-    return bpf_probe_read_user(scratch_area->payload, wanted, (void *)call->address) ? 0 : wanted;
-  }
-  u64 done = 0;
+  u64 wanted = call->bytes - skipped;
+  if (wanted > limit) wanted = limit;
+  AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
+  if (!call->pieces)
+    return bpf_probe_read_user(scratch_area->payload, wanted, (void *)(call->address + skipped)) ? 0 : wanted;
+  // In memory and not in registers, so that every turn looks alike to the verifier.
+  volatile struct captured *captured = &scratch_area->captured;
+  captured->wanted = wanted;
+  captured->done = 0;
   for (u32 i = 0; i < MAX_CAPTURED_PIECES; i++) {
-    if (i >= call->pieces || done >= wanted) break;
+    u64 offset = captured->done, left = captured->wanted - offset;
+    if (i >= call->pieces || !left) break;
     u64 length = 0, address = piece_at(scratch_area, i, &length);
-    if (length > wanted - done) length = wanted - done;
+    if (length > left) length = left;
     AT_MOST(length, REQUEST_CAPTURE_BYTES);
-    u64 offset = done;
     asm volatile("%0 &= 0x1fff" : "+r"(offset));
     if (bpf_probe_read_user(scratch_area->payload + offset, length, (void *)address)) break;
-    done += length;
-    u64 end = done - 4;
+    captured->done += length;
+    u64 end = captured->done - 4;
     asm volatile("%0 &= 0x1fff" : "+r"(end));
     if (length >= 4 && *(u32 *)(scratch_area->payload + end) == 0x0a0d0a0d) break;
   }
-  return done;
+  return captured->done;
 }
 
 // Shifts the last bytes of a piece into the rolling tail (oldest first in memory).

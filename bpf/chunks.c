@@ -4,27 +4,6 @@
 // chunks from its first byte on, and given up at the first byte that does not. Only size lines are read; what lies
 // between is stepped over.
 
-// Where the head ends in what was captured of this call; 0 when it does not. An empty line has a line end at an even
-// or at an odd place, so every second place is enough: "\r\n\r\n" at an even one, or "\n\r" between two odd ones.
-static __always_inline u32 end_of_captured_head(struct scratch *scratch_area, u32 captured) {
-  volatile struct chunk_place *place = &scratch_area->chunk_place;
-  const u8 *payload = scratch_area->payload;
-  place->head_end = 0;
-  for (u64 i = 2; i < RESPONSE_CAPTURE_BYTES; i += 2) {  // no head begins with an empty line
-    if (i + 4 > captured) break;
-    u16 pair = *(u16 *)(payload + i);
-    if (pair == 0x0d0a && payload[i - 1] == '\r' && payload[i + 2] == '\n') {
-      place->head_end = i + 3;
-      break;
-    }
-    if (pair == 0x0a0d && *(u16 *)(payload + i + 2) == 0x0a0d) {
-      place->head_end = i + 4;
-      break;
-    }
-  }
-  return place->head_end;
-}
-
 static __always_inline u32 hex_digit(u8 byte) {
   if (byte >= '0' && byte <= '9') return byte - '0';
   byte |= 0x20;
@@ -133,14 +112,6 @@ int on_chunks(struct bpf_raw_tracepoint_args *ctx) {
   u64 sock = scratch_area->sock;
   struct connection *connection = connections.lookup(&sock);
   if (!connection) return 0;
-  if (connection->chunks_state == CHUNKS_OFF) {
-    // The call that ended the head: what was captured of it lies in scratch still.
-    u32 head_end = end_of_captured_head(scratch_area, scratch_area->record.captured_bytes);
-    if (!head_end) return 0;
-    connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
-    connection->chunks_state = CHUNKS_HEAD;
-    connection->chunk_left = head_end;
-  }
   follow_chunks(scratch_area, connection, &scratch_area->call);
   // The record of this call was sent before.
   if (connection->chunk_payload_bytes || connection->chunks_state >= CHUNKS_LAST)

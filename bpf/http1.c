@@ -6,10 +6,22 @@
 
 static __always_inline int is_token_byte(u8 byte) { return (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '_'; }
 
+// Empty lines may come before a request (RFC 9112 section 2.2); in a body too.
+static __always_inline int leads_to_request(const struct prefix *prefix) {
+#pragma unroll
+  for (int i = 1; i < 5; i++) {
+    u8 byte = prefix->bytes[i];
+    if (i >= prefix->length) return 1;
+    if (byte != '\r' && byte != '\n') return byte >= 'A' && byte <= 'Z';
+  }
+  return 1;
+}
+
 // Like the beginning of a request line, RFC 9112 section 3: a method in capitals, a space. A beginning cut short
 // (net/http reads the first byte of the next request alone) counts as long as nothing speaks against it.
 static __always_inline int begins_like_request(const struct prefix *prefix) {
-  if (prefix->length && (prefix->bytes[0] == '\r' || prefix->bytes[0] == '\n')) return 1;
+  if (prefix->length && (prefix->bytes[0] == '\r' || prefix->bytes[0] == '\n')) return leads_to_request(prefix);
+  if (prefix->bytes[0] == '-') return 0;  // a part of a form
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     if (i >= prefix->length) return i > 0;
@@ -38,6 +50,7 @@ static __always_inline int begins_with_known_method(const struct prefix *prefix)
   return 0;
 }
 
+#define END_OF_HEAD 0x0a0d0a0d /* "\r\n\r\n" */
 #define HTTP2_PREFACE 0x5448202a20495250ull /* "PRI * HT", RFC 9113 section 3.4 */
 #define HTTP1_VERSION 0x002e312f50545448ull /* "HTTP/1." */
 
@@ -68,12 +81,12 @@ static __always_inline int is_upgrade(const struct prefix *prefix) {
   return prefix->length >= 12 && prefix->bytes[9] == '1' && prefix->bytes[10] == '0' && prefix->bytes[11] == '1';
 }
 
-// What is to be said of one call. One place sends it: the code that copies is inlined once.
-struct report {
-  u8 kind;  // enum record_kind; 0: nothing
-  u8 is_of_end;  // the call's last bytes are wanted, not its first
-  u16 limit_bytes;
-};
+static __always_inline int ends_like_head(const struct call *call) {
+  u32 last = 0;
+  if (call->pieces || call->is_unread || call->bytes < 18) return 0;
+  bpf_probe_read_user(&last, 4, (void *)(call->address + call->bytes - 4));
+  return last == END_OF_HEAD;
+}
 
 static __always_inline void begin_exchange(struct connection *connection, const struct call *call, u64 pid_tid,
                                            u32 service_pid, u64 now) {
@@ -90,6 +103,8 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->response_last_monotonic_ns = 0;
   connection->request_captured = 0;
   connection->response_captured = 0;
+  connection->request_head_last = 0;
+  connection->response_head_last = 0;
   connection->chunks_state = CHUNKS_OFF;
   connection->chunk_payload_bytes = 0;
   *(u64 *)connection->tail = 0;
@@ -97,7 +112,7 @@ static __always_inline void begin_exchange(struct connection *connection, const 
 
 static __always_inline void on_request_bytes(struct connection *connection, const struct call *call,
                                              const struct prefix *prefix, u64 pid_tid, u32 service_pid, u64 now,
-                                             struct report *report) {
+                                             volatile struct report *report) {
   int is_beginning = begins_like_request(prefix);
   report->limit_bytes = REQUEST_CAPTURE_BYTES;
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
@@ -117,9 +132,11 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
   connection->request_bytes += call->bytes;
   connection->request_last_monotonic_ns = now;
   connection->flags |= CONNECTION_UNTOLD;
-  if (is_beginning && connection->flags & CONNECTION_REQUEST_HEAD_DONE) {
-    connection->flags &= ~CONNECTION_REQUEST_HEAD_DONE;
+  if (is_beginning && connection->flags & (CONNECTION_REQUEST_HEAD_DONE | CONNECTION_REQUEST_HEAD_ENDED)) {
+    connection->flags &= ~(CONNECTION_REQUEST_HEAD_DONE | CONNECTION_REQUEST_HEAD_ENDED);
+    connection->flags |= CONNECTION_PIPELINED;
     connection->request_captured = 0;
+    connection->request_head_last = 0;
   }
   if (connection->state == STATE_RESPONSE) {
     // The rest of a body whose answer came early. The next request may begin behind it, in the same call.
@@ -129,14 +146,27 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
     report->limit_bytes = LATE_CAPTURE_BYTES;
     return;
   }
-  if (connection->flags & CONNECTION_REQUEST_HEAD_DONE || connection->request_captured >= REQUEST_CAPTURE_BYTES) return;
-  report->kind = RECORD_REQUEST_MORE;
-  report->limit_bytes = REQUEST_CAPTURE_BYTES - connection->request_captured;
+  // A body that shares a call with its head is small, or read on in vain for as long as it might be.
+  u32 wanted_bytes = MAX_HEAD_BYTES;
+  if (connection->flags & CONNECTION_PIPELINED) wanted_bytes = MAX_HEAD_BYTES;
+  else if (connection->flags & CONNECTION_REQUEST_HEAD_DONE) wanted_bytes = 0;
+  else if (connection->flags & CONNECTION_REQUEST_HEAD_ENDED) wanted_bytes = REQUEST_CAPTURE_BYTES;
+  if (connection->request_captured < wanted_bytes) {
+    report->kind = RECORD_REQUEST_MORE;
+    u32 room_bytes = wanted_bytes - connection->request_captured;
+    if (room_bytes < REQUEST_CAPTURE_BYTES) report->limit_bytes = room_bytes;
+  } else if (ends_like_head(call)) {
+    // The end of a body, and a further request behind it in the same call.
+    connection->flags |= CONNECTION_PIPELINED;
+    report->kind = RECORD_REQUEST_MORE;
+    report->is_of_end = 1;
+    report->limit_bytes = LATE_CAPTURE_BYTES;
+  }
 }
 
 static __always_inline void on_response_bytes(struct scratch *scratch_area, struct connection *connection,
                                               const struct call *call, const struct prefix *prefix, u64 now,
-                                              struct report *report) {
+                                              volatile struct report *report) {
   if (connection->state == STATE_IDLE) {
     // A server that speaks first is not an HTTP server; after an exchange it may send 408 and close.
     if (connection->position == (u32)-1) connection->state = STATE_FOREIGN;
@@ -158,50 +188,80 @@ static __always_inline void on_response_bytes(struct scratch *scratch_area, stru
   if (is_beginning) {
     connection->flags &= ~CONNECTION_RESPONSE_HEAD_DONE;
     connection->response_captured = 0;
+    connection->response_head_last = 0;
     connection->chunks_state = CHUNKS_OFF;
     connection->chunk_left = 0;
     connection->chunk_digits = 0;
     connection->chunk_payload_bytes = 0;
   }
-  if (connection->flags & CONNECTION_RESPONSE_HEAD_DONE || connection->response_captured >= RESPONSE_CAPTURE_BYTES)
-    return;
+  int is_head_wanted = !(connection->flags & CONNECTION_RESPONSE_HEAD_DONE) || connection->flags & CONNECTION_PIPELINED;
+  if (!is_head_wanted || connection->response_captured >= MAX_HEAD_BYTES) return;
   report->kind = RECORD_RESPONSE;
-  report->limit_bytes = RESPONSE_CAPTURE_BYTES - connection->response_captured;
+  report->limit_bytes = connection->response_captured ? REQUEST_CAPTURE_BYTES : RESPONSE_CAPTURE_BYTES;
 }
 
-// Sends what this call moved, with the beginning of its bytes.
-static __always_inline void send_report(struct scratch *scratch_area, struct connection *connection,
-                                        const struct call *call, const struct report *report, u64 now) {
-  if (!report->kind || connection->flags & CONNECTION_UNREPORTED) return;
+// Sends what stands in scratch->payload: `captured` bytes, of `moved` that this record tells of. They are the call's,
+// but for the `left` last ones.
+static __always_inline int send_captured(struct scratch *scratch_area, struct connection *connection, u32 kind,
+                                         u64 captured, u64 moved, u64 left, u8 flags) {
   struct record *record = &scratch_area->record;
-  struct call wanted = *call;
-  if (report->is_of_end && call->bytes > report->limit_bytes) wanted.address += call->bytes - report->limit_bytes;
-  u64 captured = capture(scratch_area, &wanted, report->limit_bytes);
+  int is_response = kind == RECORD_RESPONSE;
   if (captured > REQUEST_CAPTURE_BYTES) captured = REQUEST_CAPTURE_BYTES;
-  fill_record(record, connection, report->kind, END_NONE, now);
+  fill_record(record, connection, kind, END_NONE,
+              is_response ? connection->response_last_monotonic_ns : connection->request_last_monotonic_ns);
   record->captured_bytes = captured;
-  if (report->is_of_end) record->flags |= FLAG_PAYLOAD_IS_END;
-  record->total_bytes = call->bytes;
+  record->flags |= flags;
+  record->total_bytes = moved;
+  if (is_response) record->response_bytes -= left;
+  else record->request_bytes -= left;
   if (records.ringbuf_output(record, sizeof(*record) + captured, BPF_RB_NO_WAKEUP)) {
     count_lost(connection);
-    return;
+    return 0;
   }
   connection->flags &= ~CONNECTION_UNTOLD;
+  if (is_response) connection->response_captured += captured;
+  else connection->request_captured += captured;
+  return 1;
+}
+
+// The response's head ends behind so many bytes of this call.
+static __always_inline void on_response_head(struct connection *connection, u32 bytes) {
+  if (connection->flags & CONNECTION_RESPONSE_HEAD_DONE) return;  // of a body, then, to a client that pipelines
+  connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
+  connection->chunks_state = CHUNKS_HEAD;
+  connection->chunk_left = bytes;
+}
+
+// Tells of what this call moved, with the beginning of its bytes. Returns 1 when on_heads has to look at them first:
+// where the head ends they do not show by themselves.
+static __always_inline int send_report(struct scratch *scratch_area, struct connection *connection,
+                                       const struct call *call) {
+  volatile struct report *report = &scratch_area->report;
+  u32 kind = report->kind, limit_bytes = report->limit_bytes, is_of_end = report->is_of_end;
+  if (!kind || connection->flags & CONNECTION_UNREPORTED) return 0;
+  u64 skipped = is_of_end && call->bytes > limit_bytes ? call->bytes - limit_bytes : 0;
+  u64 captured = capture(scratch_area, call, skipped, limit_bytes);
+  if (captured > REQUEST_CAPTURE_BYTES) captured = REQUEST_CAPTURE_BYTES;
   // An empty line at the end of what was captured: this head is whole, and what follows need not be captured.
   u64 end = captured - 4;
   asm volatile("%0 &= 0x1fff" : "+r"(end));
-  int is_head_done = captured >= 4 && *(u32 *)(scratch_area->payload + end) == 0x0a0d0a0d;
-  if (report->kind != RECORD_RESPONSE) {
-    connection->request_captured += captured;
-    if (is_head_done) connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
-  } else {
-    connection->response_captured += captured;
-    if (is_head_done) {
-      connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
-      connection->chunks_state = CHUNKS_HEAD;
-      connection->chunk_left = captured;
-    }
+  int is_head_done = captured >= 4 && *(u32 *)(scratch_area->payload + end) == END_OF_HEAD;
+  if (!is_head_done && captured && !is_of_end) {
+    volatile struct head_block *block = &scratch_area->head_block;
+    block->offset = 0;
+    block->captured = captured;
+    block->kind = kind;
+    return 1;
   }
+  if (!send_captured(scratch_area, connection, kind, captured, call->bytes, 0, is_of_end ? FLAG_PAYLOAD_IS_END : 0))
+    return 0;
+  if (!is_head_done) return 0;
+  if (kind != RECORD_RESPONSE) {
+    connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
+  } else {
+    on_response_head(connection, captured);
+  }
+  return 0;
 }
 
 // A connection that is not known yet. role ROLE_UNKNOWN: its beginning was not seen.
@@ -224,10 +284,23 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   return connections.lookup(&sock);
 }
 
+// What on_sys_exit goes on with; a program of its own each.
+enum go_on { GO_ON_WITH_NOTHING = 0, GO_ON_WITH_CHUNKS = 1, GO_ON_WITH_HEADS = 2 };
+
+// When all that was to be told of a call is told.
+static __always_inline enum go_on after_report(const struct connection *connection, int is_request) {
+  // Of a request only what comes after the answer has begun is not told by the answer's record.
+  int is_unreported = connection->flags & CONNECTION_UNREPORTED;
+  if (is_request && connection->state != STATE_RESPONSE && !is_unreported) return GO_ON_WITH_NOTHING;
+  write_progress(connection, 0);
+  if (is_request || is_unreported || connection->state == STATE_FOREIGN || connection->chunks_state == CHUNKS_OFF)
+    return GO_ON_WITH_NOTHING;
+  return GO_ON_WITH_CHUNKS;
+}
+
 // The entry for every backend: scratch_area->call moved bytes through a stream socket of a target.
-// Returns 1 when on_chunks shall go on with it.
-static __always_inline int on_bytes(struct scratch *scratch_area, u64 sock, u64 descriptor_key, u64 pid_tid,
-                                    u32 service_pid) {
+static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 sock, u64 descriptor_key, u64 pid_tid,
+                                           u32 service_pid) {
   const struct call *call = &scratch_area->call;
   scratch_area->sock = sock;
   u32 is_inbound = call->is_inbound;
@@ -264,19 +337,14 @@ static __always_inline int on_bytes(struct scratch *scratch_area, u64 sock, u64 
     connection->descriptor_key = descriptor_key;
     descriptors.update(&descriptor_key, &sock);
   }
-  struct report report = {};
+  volatile struct report *report = &scratch_area->report;
+  report->kind = 0;
+  report->is_of_end = 0;
   int is_request = is_inbound == (connection->role == ROLE_SERVER);
-  if (is_request) on_request_bytes(connection, call, &prefix, pid_tid, service_pid, now, &report);
-  else on_response_bytes(scratch_area, connection, call, &prefix, now, &report);
-  send_report(scratch_area, connection, call, &report, now);
-  // Of a request only what comes after the answer has begun is not told by the answer's record.
-  if (is_request && connection->state != STATE_RESPONSE && !(connection->flags & CONNECTION_UNREPORTED)) return 0;
-  write_progress(connection, 0);
-  if (prefix.length >= 12 && begins_like_response(&prefix) && is_upgrade(&prefix)) {
-    connection->state = STATE_FOREIGN;
-    return 0;
-  }
-  if (is_request || connection->flags & CONNECTION_UNREPORTED) return 0;
-  return connection->chunks_state != CHUNKS_OFF ||
-         (report.kind == RECORD_RESPONSE && !(connection->flags & CONNECTION_RESPONSE_HEAD_DONE));
+  if (is_request) on_request_bytes(connection, call, &prefix, pid_tid, service_pid, now, report);
+  else on_response_bytes(scratch_area, connection, call, &prefix, now, report);
+  int is_for_heads = send_report(scratch_area, connection, call);
+  if (prefix.length >= 12 && begins_like_response(&prefix) && is_upgrade(&prefix)) connection->state = STATE_FOREIGN;
+  if (is_for_heads) return GO_ON_WITH_HEADS;
+  return after_report(connection, is_request);
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #ifndef MAX_CONNECTIONS
-#define MAX_CONNECTIONS 16384  // open connections of all targets; 136 bytes each
+#define MAX_CONNECTIONS 16384  // open connections of all targets; 144 bytes each
 #endif
 #ifndef RING_PAGES
 #define RING_PAGES 2048  // 8 MiB: 0.4 s of 20,000 requests a second with heads of 0.5 KB
@@ -25,5 +25,6 @@
 // Bytes of one message's beginning that are copied out. Powers of two: the verifier bounds offsets by masks.
 #define REQUEST_CAPTURE_BYTES 8192   // most servers refuse heads above 8 KB
 #define RESPONSE_CAPTURE_BYTES 2048  // status and framing headers; the body is only counted
-#define LATE_CAPTURE_BYTES 2048      // of what a client sends on after its answer: nginx reads it 4 KB at a time
+#define MAX_HEAD_BYTES 65536  // of a head that has not ended by then; in records of up to REQUEST_CAPTURE_BYTES
+#define LATE_CAPTURE_BYTES 2048  // of what a client sends on after its answer: nginx reads it 4 KB at a time
 #define PAYLOAD_MASK (REQUEST_CAPTURE_BYTES - 1)

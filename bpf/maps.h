@@ -23,11 +23,13 @@ enum chunks_state {    // see chunks.c
 enum connection_flag {
   CONNECTION_BY_ACCEPT = 1,      // accept or connect was seen
   CONNECTION_UNREPORTED = 2,     // a record of this exchange was lost: say nothing more of it
+  CONNECTION_UNTOLD = 4,         // bytes moved since the last record of this exchange
   CONNECTION_PEER_SHUTDOWN = 8,
-  CONNECTION_RESET = 16,          // reset by the peer while the process may still read what came before
-  CONNECTION_REQUEST_HEAD_DONE = 32,
-  CONNECTION_RESPONSE_HEAD_DONE = 64,
-  CONNECTION_UNTOLD = 128,  // bytes moved since the last record of this exchange
+  CONNECTION_RESET = 16,         // reset by the peer while the process may still read what came before
+  CONNECTION_REQUEST_HEAD_ENDED = 32,  // an empty line was seen
+  CONNECTION_REQUEST_HEAD_DONE = 64,   // and nothing was behind it
+  CONNECTION_RESPONSE_HEAD_DONE = 128,
+  CONNECTION_PIPELINED = 256,  // a further request came before the answer: heads may begin within calls
 };
 
 struct connection {
@@ -40,20 +42,20 @@ struct connection {
   u32 pid;
   u32 tid;
   u32 service_pid;
-  u16 request_captured;
-  u16 response_captured;
+  u32 request_captured;
+  u32 response_captured;
+  u32 request_head_last;   // the last four bytes captured of a head in pieces, 0 at its beginning
+  u32 response_head_last;
   u16 local_port;
   u16 remote_port;
+  u16 flags;
   u8 state;
   u8 role;
   u8 family;
-  u8 flags;
-  u8 lost;  // see struct record
+  u8 lost;          // see struct record
   u8 chunks_state;  // enum chunks_state
   u8 chunk_digits;  // of the size line in hand
-  u8 padding;
   u32 chunk_left;
-  u32 padding_too;
   u64 chunk_payload_bytes;
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
   u8 tail[8];
@@ -135,11 +137,33 @@ struct call {
   u32 padding;
 };
 
+// What is to be said of one call. One place sends it: the code that copies is inlined once.
+struct report {
+  u32 kind;         // enum record_kind; 0: nothing
+  u32 is_of_end;    // the call's last bytes are wanted, not its first
+  u32 limit_bytes;  // at most so many
+  u32 padding;
+};
+
+// How far a copy from several pieces has come.
+struct captured {
+  u64 wanted;
+  u64 done;
+};
+
 struct chunk_place {
   u64 left_bytes;
   u64 offset;
   u32 piece;
-  u32 head_end;  // of the response's head, when it ended in this call
+  u32 padding;
+};
+
+// What on_heads is to look at: bytes of a head that were copied to scratch->payload, and are not sent yet.
+struct head_block {
+  u64 offset;    // in the call
+  u32 captured;  // bytes
+  u32 kind;      // of the record
+  u64 head_end;  // in the block; 0: not in it
 };
 
 // scratch: where a record is put together. Used by sys_exit programs alone, which cannot interrupt one another on
@@ -151,6 +175,9 @@ struct scratch {
   // the code behind once, not once for each system call that leads there (107,000 instructions to verify, else).
   struct call call;
   u64 sock;  // that it went through
+  struct report report;
+  struct captured captured;
+  struct head_block head_block;
   struct chunk_place chunk_place;
   struct iovec pieces[MAX_IOVECS];  // of the call in hand
   u32 last_piece;               // that holds the call's last byte
@@ -161,7 +188,7 @@ struct scratch {
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);
 
-// tail_programs: what on_sys_exit goes on with; a program of its own, because the verifier has a bound for each.
+// tail_programs: what on_sys_exit goes on with; programs of their own, because the verifier has a bound for each.
 //   filled  by the loader, once
-enum tail_program { TAIL_CHUNKS = 0, TAIL_PROGRAMS = 1 };
+enum tail_program { TAIL_CHUNKS = 0, TAIL_HEADS = 1, TAIL_PROGRAMS = 2 };
 BPF_TABLE("prog", int, int, tail_programs, TAIL_PROGRAMS);

@@ -209,6 +209,8 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   call->is_unread = is_unread;
   call->is_inbound = is_inbound;
   u64 descriptor_key = (u64)pid << 32 | (u32)ARGUMENT_0(registers);
-  if (on_bytes(scratch_area, sock, descriptor_key, pid_tid, target->service_pid)) tail_programs.call(ctx, TAIL_CHUNKS);
+  enum go_on go_on = on_bytes(scratch_area, sock, descriptor_key, pid_tid, target->service_pid);
+  if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
+  if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
   return 0;
 }

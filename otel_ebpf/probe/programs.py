@@ -25,6 +25,7 @@ FRAGMENTS = (
     "capture.c",
     "chunks.c",
     "http1.c",
+    "heads.c",
     "tcp_states.c",
     "socket_syscalls.c",
     "processes.c",
@@ -39,6 +40,7 @@ class ProgramRow(NamedTuple):
 
 PROGRAMS = (
     ProgramRow("on_sys_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sys_exit"),
+    ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ProgramRow("on_inet_sock_set_state", BPF_PROG_TYPE_RAW_TRACEPOINT, "inet_sock_set_state"),
     ProgramRow("on_process_exec", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exec"),
@@ -48,7 +50,7 @@ PROGRAMS = (
 
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h.
-TAIL_PROGRAMS = {"on_chunks": 0}
+TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
 
 
 class Source(NamedTuple):

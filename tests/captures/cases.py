@@ -15,6 +15,7 @@ from tests.kernel.test_exchanges_on_the_wire import CASES as WIRE_CASES
 from tests.kernel.test_exchanges_on_the_wire import COMPLETE, GET, OK, PLAIN, Expected, post
 from tests.kernel.test_hard_http1 import CASES as HARD_CASES
 from tests.kernel.test_hard_http1 import METHODS, get, plain
+from tests.kernel.test_heads import long_request
 from tests.kernel.wire import Wire
 
 
@@ -155,9 +156,20 @@ def chunks_that_break_off(wire: Wire) -> None:
 
 
 def head_of_64_kilobytes(wire: Wire) -> None:
-    """More than is captured."""
-    wire.c(GET[:-2] + b"".join(b"X-%d: %b\r\n" % (number, b"p" * 1000) for number in range(63)) + b"\r\n", pieces=8)
+    """Read to its end, where the traceparent stands, in eight calls."""
+    wire.c(long_request(63_000), pieces=8)
     wire.s(OK)
+
+
+def head_longer_than_is_read(wire: Wire) -> None:
+    wire.c(long_request(80_000))
+    wire.s(OK)
+
+
+def long_response_head(wire: Wire) -> None:
+    """Its Content-Length stands at the end."""
+    wire.c(GET)
+    wire.s(b"HTTP/1.1 200 OK\r\nX-Pad: " + b"p" * 20_000 + b"\r\nContent-Length: 5\r\n\r\nhello")
 
 
 def slow_answer(wire: Wire) -> None:
@@ -188,7 +200,9 @@ CASES: list[Case] = [
     same(methods, *(plain(b"/a", method) for method in METHODS)),
     same(answer_to_nothing, PLAIN),
     same(chunks_that_break_off, (b"GET", b"/a", 200, 0, 5, Outcome.SERVER_CLOSED)),
-    same(head_of_64_kilobytes, (b"GET", b"/a", 200, None, 5, COMPLETE)),
+    same(head_of_64_kilobytes, (b"GET", b"/a", 200, 0, 5, COMPLETE)),
+    same(head_longer_than_is_read, (b"GET", b"/a", 200, None, 5, COMPLETE)),
+    same(long_response_head, (b"GET", b"/a", 200, 0, 5, COMPLETE)),
     same(byte_by_byte, (b"GET", b"/a", 200, 0, 1, COMPLETE)),
     same(until_close, (b"GET", b"/a", 200, 0, 300, COMPLETE)),
     same(client_leaves, (b"GET", b"/a", None, 0, None, Outcome.CLIENT_CLOSED)),

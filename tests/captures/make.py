@@ -31,7 +31,7 @@ from tests.captures.replaying import SeenExchanges, facts_of
 from tests.kernel.wire import RING_PAGES, Watched, Wire
 
 FOLDER = Path(__file__).parent
-MAX_BYTES = 20_000
+MAX_BYTES = 200_000
 SECONDS = 3.0
 PASS_SECONDS = 0.02  # as the exporter looks at a busy ring
 FACTS = Facts(

@@ -108,7 +108,10 @@ def test_constants_have_the_same_numbers(enum: type, prefix: str, tmp_path: Path
     assert [int(member) for member in enum] == [int(line) for line in printed.split()]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["PROGRESS_SLOTS", "REQUEST_CAPTURE_BYTES", "RESPONSE_CAPTURE_BYTES"])
+@pytest.mark.parametrize(
+    "name",
+    ["PROGRESS_SLOTS", "REQUEST_CAPTURE_BYTES", "RESPONSE_CAPTURE_BYTES", "LATE_CAPTURE_BYTES", "MAX_HEAD_BYTES"],
+)
 def test_sizes_are_the_same(name: str, tmp_path: Path):
     printed = run_c(tmp_path, f'{TYPES}#include "limits.h"\nint main(void) {{ printf("%d\\n", {name}); }}')
 

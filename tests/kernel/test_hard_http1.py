@@ -4,11 +4,10 @@ import array
 import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from otel_ebpf.exchanges.exchange import Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Outcome, Role
 from tests.kernel.test_exchanges_on_the_wire import BOTH, COMPLETE, GET, OK, PLAIN, Expected, chunked, post, summary
 from tests.kernel.wire import Watched, Wire
 
@@ -217,31 +216,6 @@ def test_a_chunked_response_that_breaks_off_is_not_complete(wire: Wire, watched:
 
     for role in BOTH:
         assert [(200, Outcome.SERVER_CLOSED)] == [(found.status, found.outcome) for found in watched.exchanges(role)]
-
-
-def test_a_traceparent_anywhere_in_the_captured_head_is_read(wire: Wire, watched: Watched):
-    """Behind seven kilobytes of other headers."""
-    traceparent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    wire.c(GET[:-2] + b"X-Pad: " + b"p" * 7000 + b"\r\ntraceparent: " + traceparent + b"\r\n\r\n")
-    wire.s(OK)
-    watched.until(lambda done: len(done) == 2)
-
-    for role in BOTH:
-        assert [traceparent] == [found.traceparent for found in watched.exchanges(role)]
-
-
-def test_a_head_of_64_kilobytes_is_reported_and_marked(watched: Watched, tmp_path: Path):
-    wire = Wire(socket.AF_UNIX, tmp_path)
-    head = GET[:-2] + b"".join(b"X-%d: %b\r\n" % (number, b"p" * 1000) for number in range(63)) + b"\r\n"
-    wire.c(head, pieces=8)
-    wire.s(OK)
-    watched.until(lambda done: len(done) == 2)
-
-    for role in BOTH:
-        (exchange,) = watched.exchanges(role)
-        assert (b"/a", 200, COMPLETE) == (exchange.target, exchange.status, exchange.outcome)
-        assert Unknown.REQUEST_HEAD_CUT in exchange.unknown
-    wire.close()
 
 
 def test_first_and_last_byte_of_a_stream_are_kept_apart(wire: Wire, watched: Watched):

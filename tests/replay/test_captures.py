@@ -19,7 +19,7 @@ from tests.captures.replaying import CAPTURES, SeenExchanges, facts_of, replay
 
 RECORDINGS = sorted(CAPTURES.glob("*.recording"))
 SECRETS = CAPTURES / "secrets.recording"
-MAX_BYTES = 20_000
+MAX_BYTES = 200_000
 
 
 def name(path: Path) -> str:

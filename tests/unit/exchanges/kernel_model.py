@@ -8,7 +8,12 @@ import re
 from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
-from otel_ebpf.records.layouts import REQUEST_CAPTURE_BYTES, RESPONSE_CAPTURE_BYTES
+from otel_ebpf.records.layouts import (
+    LATE_CAPTURE_BYTES,
+    MAX_HEAD_BYTES,
+    REQUEST_CAPTURE_BYTES,
+    RESPONSE_CAPTURE_BYTES,
+)
 from otel_ebpf.records.progress import Progress
 
 MS = 1_000_000
@@ -16,8 +21,61 @@ IDLE, REQUEST, RESPONSE, FOREIGN = range(4)
 OF_REQUEST, OF_RESPONSE = 0, 1  # index of what is counted by direction
 
 
+END_OF_HEAD = b"\r\n\r\n"
+
+
 def begins_like_request(data: bytes) -> bool:
-    return data[:1] in (b"\r", b"\n") or bool(re.match(rb"[A-Z_-]{1,8}(?: |\Z)|[A-Z_-]{8}", data[:8]))
+    if data[:1] in (b"\r", b"\n"):
+        return bool(re.match(rb"[\r\n]{1,4}\Z|[\r\n]{5}|[\r\n]{1,4}[A-Z]", data[:5]))
+    return bool(re.match(rb"(?!-)(?:[A-Z_-]{1,8}(?: |\Z)|[A-Z_-]{8})", data[:8]))
+
+
+def begins_like_response(data: bytes) -> bool:
+    return bool(data) and data[:7] == b"HTTP/1."[: len(data)]
+
+
+class Chunks:
+    """bpf/chunks.c, a byte at a time."""
+
+    def __init__(self, behind_head: bytes) -> None:
+        self.is_followed = True
+        self.has_ended = False
+        self.payload_bytes = 0
+        self._line = b""
+        self._left = 0  # of a chunk, and of the empty line behind it
+        self._trailer = b""
+        self._is_last = False
+        self.feed(behind_head)
+
+    def feed(self, data: bytes, uncopied: int = 0) -> None:
+        if uncopied:
+            self.is_followed &= 0 < self._left >= len(data) + uncopied
+            self._left -= len(data) + uncopied
+            return
+        while data and self.is_followed:
+            if self.has_ended:
+                self.is_followed = False
+            elif self._is_last:
+                self._trailer, data = self._trailer + data, b""
+                self.has_ended = self._trailer == b"\r\n" or self._trailer.endswith(END_OF_HEAD)
+                self.is_followed = self.has_ended or self._trailer[:2] != b"\r\n"
+            elif self._left:
+                taken = min(self._left, len(data))
+                self._left, data = self._left - taken, data[taken:]
+            else:
+                self._line, data = self._line + data[:1], data[1:]
+                self._read_size()
+
+    def _read_size(self) -> None:
+        self.is_followed = bool(re.fullmatch(rb"[0-9a-fA-F]{1,7}\r*\n?", self._line))
+        if self.is_followed and self._line.endswith(b"\n"):
+            size, self._line = int(self._line, 16), b""
+            self.payload_bytes += size
+            self._left, self._is_last = (size + 2 if size else 0), not size
+
+    @property
+    def seen_payload_bytes(self) -> int:
+        return self.payload_bytes - max(0, self._left - 2)
 
 
 class Connection:
@@ -37,8 +95,12 @@ class Connection:
         self._last_ns = [0, 0]
         self._captured = [0, 0]
         self._is_head_done = [False, False]
+        self._has_head_ended = False  # of a request, with bytes behind it
+        self._head_last = [b"", b""]  # the last bytes of a head in pieces
+        self._is_pipelined = False
         self._is_untold = False
         self._flags = RecordFlag.ROLE_BY_CONNECTION
+        self._chunks: Chunks | None = None  # of a response whose head is done
         self._tail = b""
         self._ended = 0
 
@@ -78,14 +140,25 @@ class Connection:
             self._ended,
             self.is_lost,
             self.lost,
-            0,
+            self._chunk_flags,
             self._bytes[1],
             self._last_ns[1],
             self._bytes[0],
             self._last_ns[0],
             self._tail,
-            0,
+            self._chunk_payload_bytes,
         )
+
+    @property
+    def _chunk_flags(self) -> int:
+        chunks = self._chunks
+        if chunks is None or not chunks.is_followed:
+            return 0
+        return RecordFlag.CHUNKS_FOLLOWED | (RecordFlag.CHUNKS_ENDED if chunks.has_ended else 0)
+
+    @property
+    def _chunk_payload_bytes(self) -> int:
+        return self._chunks.seen_payload_bytes if self._chunk_flags and self._chunks is not None else 0
 
     def _tick(self, at_ms: int | None) -> None:
         self.now_ms = self.now_ms + 1 if at_ms is None else at_ms
@@ -114,26 +187,39 @@ class Connection:
             self._ended = 0
             self._bytes, self._last_ns = [total, 0], [self.now_ms * MS, 0]
             self._captured, self._is_head_done = [0, 0], [False, False]
+            self._head_last, self._has_head_ended, self._is_pipelined = [b"", b""], False, False
             self._flags &= RecordFlag.ROLE_BY_CONNECTION
+            self._chunks = None
             self._tail = b""
             self._capture(Kind.REQUEST, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
             return
         self._count(OF_REQUEST, total)
         if self._state == RESPONSE:
-            if total == len(data) >= 18 and data.endswith(b"\r\n\r\n"):
-                self._flags |= RecordFlag.PAYLOAD_IS_END
-                self._send(Kind.REQUEST_MORE, data[-REQUEST_CAPTURE_BYTES:], total)
-                self._flags &= ~RecordFlag.PAYLOAD_IS_END
+            if total == len(data):
+                self._send_end(data)
             return
-        if is_beginning and self._is_head_done[0]:
-            self._captured[0], self._is_head_done[0] = 0, False
-        if not self._is_head_done[0] and self._captured[0] < REQUEST_CAPTURE_BYTES:
-            self._capture(Kind.REQUEST_MORE, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
+        if is_beginning and (self._is_head_done[0] or self._has_head_ended):
+            self._captured[0], self._is_head_done[0], self._has_head_ended = 0, False, False
+            self._head_last[0], self._is_pipelined = b"", True
+        wanted = MAX_HEAD_BYTES
+        if not self._is_pipelined and (self._is_head_done[0] or self._has_head_ended):
+            wanted = 0 if self._is_head_done[0] else REQUEST_CAPTURE_BYTES
+        room = wanted - self._captured[0]
+        if room > 0:
+            self._capture(Kind.REQUEST_MORE, OF_REQUEST, data, total, min(room, REQUEST_CAPTURE_BYTES))
+        elif total == len(data) >= 18 and data.endswith(END_OF_HEAD):
+            self._is_pipelined = True
+            self._send_end(data)
+
+    def _send_end(self, data: bytes) -> None:
+        self._flags |= RecordFlag.PAYLOAD_IS_END
+        self._send(Kind.REQUEST_MORE, data[-LATE_CAPTURE_BYTES:], len(data))
+        self._flags &= ~RecordFlag.PAYLOAD_IS_END
 
     def _move_response(self, data: bytes, total: int) -> None:
         if self._state == IDLE:
             return
-        is_beginning = data[:7] == b"HTTP/1."[: len(data)]
+        is_beginning = begins_like_response(data)
         if not self._bytes[1] and not is_beginning and not self._position:
             self.end(EndReason.NOT_HTTP, at_ms=self.now_ms)
             self._state = FOREIGN
@@ -144,9 +230,13 @@ class Connection:
         if not (status.startswith(b"1") and len(status) == 3 and status != b"101"):
             self._state = RESPONSE
         if is_beginning:
-            self._captured[1], self._is_head_done[1] = 0, False
-        if not self._is_head_done[1] and self._captured[1] < RESPONSE_CAPTURE_BYTES:
-            self._capture(Kind.RESPONSE, OF_RESPONSE, data, total, RESPONSE_CAPTURE_BYTES)
+            self._captured[1], self._is_head_done[1], self._head_last[1] = 0, False, b""
+            self._chunks = None
+        elif self._chunks is not None:
+            self._chunks.feed(data, total - len(data))
+        if (not self._is_head_done[1] or self._is_pipelined) and self._captured[1] < MAX_HEAD_BYTES:
+            limit = REQUEST_CAPTURE_BYTES if self._captured[1] else RESPONSE_CAPTURE_BYTES
+            self._capture(Kind.RESPONSE, OF_RESPONSE, data, total, limit)
         if status == b"101":
             self._state = FOREIGN
 
@@ -156,20 +246,57 @@ class Connection:
         self._is_untold = True
 
     def _capture(self, kind: Kind, direction: int, data: bytes, total: int, limit: int) -> None:
-        payload = data[: limit - self._captured[direction]]
-        self._captured[direction] += len(payload)
-        self._is_head_done[direction] = payload.endswith(b"\r\n\r\n")
-        self._send(kind, payload, total)
+        """send_report, and on_heads where the bytes do not end with the end of a head."""
+        offset, block = 0, data[:limit]
+        while True:
+            left = total - offset - len(block)
+            ends_so = not offset and block.endswith(END_OF_HEAD)
+            head_end = len(block) if ends_so else self._end_of_head(direction, block)
+            rest = block[head_end:]
+            is_another = bool(head_end and rest) and (begins_like_request, begins_like_response)[direction](rest)
+            if is_another and direction == OF_REQUEST:
+                self._is_pipelined = True
+            known_end = self._is_head_done[1] if direction else self._has_head_ended
+            goes_on = is_another or self._is_pipelined or not (head_end or known_end)
+            is_more = (
+                not ends_so and goes_on and block and left and self._captured[direction] + len(block) < MAX_HEAD_BYTES
+            )
+            self._captured[direction] += len(block)
+            self._send(
+                kind, block, total - offset - (left if is_more else 0), left=left if is_more else 0, of=direction
+            )
+            if head_end and not is_another:
+                if direction == OF_RESPONSE or ends_so or (head_end == len(block) and not left):
+                    self._is_head_done[direction] = True
+                    if direction == OF_RESPONSE and self._chunks is None:
+                        self._chunks = Chunks(data[offset + head_end :])
+                else:
+                    self._has_head_ended = True
+            if not is_more:
+                return
+            offset += len(block)
+            block = data[offset : offset + REQUEST_CAPTURE_BYTES]
+            kind = Kind.REQUEST_MORE if kind == Kind.REQUEST else kind
 
-    def _send(self, kind: Kind, payload: bytes, total: int, reason: EndReason = EndReason.NONE) -> None:
+    def _end_of_head(self, direction: int, block: bytes) -> int:
+        last = self._head_last[direction]
+        self._head_last[direction] = (last + block)[-4:]
+        found = (last + block).find(END_OF_HEAD)
+        return found + 4 - len(last) if found >= 0 and found + len(last) else 0
+
+    def _send(
+        self, kind: Kind, payload: bytes, total: int, reason: EndReason = EndReason.NONE, *, left: int = 0, of: int = 0
+    ) -> None:
+        """`left` bytes of the call are told of by a later record."""
         self._is_untold = False
+        counted = [self._bytes[0] - (left if of == OF_REQUEST else 0), self._bytes[1] - (left if of else 0)]
         record = Record(
             kind,
             self.lost,
             self.role,
             2,
             reason,
-            self._flags,
+            self._flags | self._chunk_flags,
             len(payload),
             41,
             42,
@@ -177,7 +304,7 @@ class Connection:
             self._position,
             7,
             self.now_ms * MS,
-            *self._bytes,
+            *counted,
             *self._last_ns,
             total,
             8080,
@@ -185,7 +312,7 @@ class Connection:
             bytes([127, 0, 0, 1]) + bytes(12),
             bytes([127, 0, 0, 1]) + bytes(12),
             self._tail,
-            0,
+            self._chunk_payload_bytes,
             payload,
         )
         self.records.append(record)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from otel_ebpf.exchanges.assembler import Assembler, ReadProgress
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
 from otel_ebpf.records.kinds import EndReason, RecordFlag
+from otel_ebpf.records.layouts import MAX_HEAD_BYTES
 from tests.unit.exchanges.kernel_model import MS, Connection
 
 GET = b"GET /a?b=1 HTTP/1.1\r\nHost: shop\r\n\r\n"
@@ -197,7 +198,7 @@ def test_the_rest_of_a_body_sent_after_an_early_answer_is_no_request():
 
 
 def test_a_head_longer_than_what_is_captured_is_marked():
-    head = b"GET /long HTTP/1.1\r\nHost: shop\r\nX-Pad: " + b"x" * 9000 + b"\r\n\r\n"
+    head = b"GET /long HTTP/1.1\r\nHost: shop\r\nX-Pad: " + b"x" * 70_000 + b"\r\n\r\n"
 
     exchange = only(Connection().request(head).response(OK))
 
@@ -206,9 +207,9 @@ def test_a_head_longer_than_what_is_captured_is_marked():
 
 
 def test_a_target_longer_than_what_is_captured_is_marked():
-    exchange = only(Connection().request(b"GET /" + b"p" * 9000 + b" HTTP/1.1\r\n\r\n").response(OK))
+    exchange = only(Connection().request(b"GET /" + b"p" * 70_000 + b" HTTP/1.1\r\n\r\n").response(OK))
 
-    assert (b"/" + b"p" * 8187, b"") == (exchange.target, exchange.version)
+    assert (b"/" + b"p" * (MAX_HEAD_BYTES - 5), b"") == (exchange.target, exchange.version)
     assert Unknown.REQUEST_HEAD_CUT in exchange.unknown
 
 
@@ -449,14 +450,14 @@ def test_a_refused_expectation_does_not_wait_for_a_body():
 
 def test_a_head_in_several_reads_that_is_longer_than_what_is_captured_is_marked():
     """Go reads 4 KB at a time."""
-    head = b"GET /" + b"p" * 8200 + b" HTTP/1.1\r\nHost: shop\r\n\r\n"
+    head = b"GET /" + b"p" * 70_000 + b" HTTP/1.1\r\nHost: shop\r\n\r\n"
     connection = Connection()
     for start in range(0, len(head), 4096):
         connection.request(head[start : start + 4096])
 
     exchange = only(connection.response(OK))
 
-    assert (b"/" + b"p" * 8187, 200, Outcome.COMPLETE) == (exchange.target, exchange.status, exchange.outcome)
+    assert (b"/" + b"p" * (65536 - 5), 200, Outcome.COMPLETE) == (exchange.target, exchange.status, exchange.outcome)
     assert Unknown.REQUEST_HEAD_CUT in exchange.unknown
 
 
@@ -481,12 +482,21 @@ def test_a_request_read_in_one_call_with_the_rest_of_a_body_is_found():
     ]
 
 
-def test_a_request_hidden_behind_a_body_is_counted():
-    """Its own body follows in the same call, so nothing tells where it begins."""
+def test_a_request_with_a_body_that_shares_a_call_with_an_earlier_body_is_found():
+    """The length of the first body tells where it begins."""
     connection = Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc").response(EARLY)
     connection.request(b"defghi" + b"POST /b HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi").response(OK).end(
         EndReason.CLOSED
     )
+
+    assert [(b"/up", 413), (b"/b", 200)] == [(exchange.target, exchange.status) for exchange in connection.exchanges]
+
+
+def test_a_request_hidden_behind_a_body_is_counted():
+    """Its own body follows in the same call, and so much of it that the captured end does not reach back to its head."""
+    connection = Connection().request(b"POST /up HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc").response(EARLY)
+    connection.request(b"defghi" + b"POST /b HTTP/1.1\r\nContent-Length: 3000\r\n\r\n" + b"h" * 3000)
+    connection.response(OK).end(EndReason.CLOSED)
 
     assert [(b"/up", 413)] == [(exchange.target, exchange.status) for exchange in connection.exchanges]
     assert 1 == connection.assembler.losses["head in one call with a body"] == connection.assembler.pipelined

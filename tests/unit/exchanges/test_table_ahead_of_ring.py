@@ -97,7 +97,7 @@ def test_redaction_overwrites_a_body_that_the_table_told_of_first(lead: int) -> 
 
 def test_bytes_that_no_record_ever_tells_of_are_a_gap_one_look_later() -> None:
     """A head longer than what is captured: the table alone says that it goes on."""
-    kernel = Kernel().call(request=GET).call(response=b"HTTP/1.1 200 OK\r\nX: " + b"x" * 5000)
+    kernel = Kernel().call(request=GET).call(response=b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000)
     kernel.call(response=b"\r\nContent-Length: 2\r\n\r\nok").call(end=EndReason.CLOSED)
 
     (exchange,) = kernel.read_with_the_table_ahead(0)
