@@ -33,6 +33,7 @@ from otel_ebpf.setting_values import (
     parse_methods,
     parse_pids,
     parse_ports,
+    parse_probability,
     parse_program,
     parse_ring_bytes,
     parse_routes,
@@ -44,6 +45,8 @@ from otel_ebpf.setting_values import (
 
 GRPC = "grpc"
 HTTP_PROTOBUF = "http/protobuf"
+_ROOT_SAMPLERS = ("always_on", "always_off", "traceidratio")
+SAMPLERS = (*_ROOT_SAMPLERS, *(f"parentbased_{name}" for name in _ROOT_SAMPLERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class Settings:
     max_export_batch_size: int
     max_queue_spans: int | None  # None: bounded in bytes alone
     known_methods: tuple[str, ...]
+    sampler: str
+    sampler_rate: float | None  # None: the sampler's own default
     routes: tuple[tuple[str, str], ...]  # service, "" for all; pattern
     unmatched_routes: str  # "heuristic", "wildcard" or "unset"
     attribute_value_length_limit: int | None  # characters
@@ -106,7 +111,7 @@ class Settings:
                 "cannot use " + ", ".join(f"{name}={shown}" for name, shown, _ in problems),
                 "\n".join(f"{name}: {allowed}" for name, _, allowed in problems),
             )
-        return _resolved(values), _warnings(environ)
+        return _resolved(values), _warnings(environ, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +249,16 @@ SETTINGS = (
         override="no_proxy",
     ),
     Setting(
+        "OTEL_TRACES_SAMPLER",
+        one_of(*SAMPLERS),
+        "parentbased_always_on",
+        "Which requests give a span: `always_on`, `always_off`, `traceidratio`; with `parentbased_` before it, those that carry "
+        "a `traceparent` do as its sampled flag says, and the sampler decides on the others",
+    ),
+    Setting(
+        "OTEL_TRACES_SAMPLER_ARG", parse_probability, None, "The share that `traceidratio` keeps, from 0 to 1. Unset: 1"
+    ),
+    Setting(
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
         integer(0, 1 << 30),
         None,
@@ -292,7 +307,6 @@ NOT_USED = {
     "OTEL_CONFIG_FILE": "settings come from the environment alone",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "metrics are not exported",
     "OTEL_SERVICE_NAME": "each service is named by its own environment, see OTEL_SERVICE_NAME of that process",
-    "OTEL_TRACES_SAMPLER": "every exchange gives a span",
 }
 
 # Of OpenTelemetry eBPF Instrumentation, without their prefix OTEL_EBPF_; each leaves this list when it is supported.
@@ -424,6 +438,8 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
         max_queue_spans=values["OTEL_BSP_MAX_QUEUE_SIZE"],
         known_methods=values["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"],
+        sampler=values["OTEL_TRACES_SAMPLER"],
+        sampler_rate=values["OTEL_TRACES_SAMPLER_ARG"],
         routes=values["OTEL_EBPF_ROUTES"],
         unmatched_routes=values["OTEL_EBPF_ROUTES_UNMATCHED"],
         attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
@@ -433,9 +449,11 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
     )
 
 
-def _warnings(environ: Mapping[str, str]) -> list[str]:
+def _warnings(environ: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
     known = {name for setting in SETTINGS for name in setting.names}
     warnings = []
+    if values["OTEL_TRACES_SAMPLER_ARG"] is not None and "ratio" not in values["OTEL_TRACES_SAMPLER"]:
+        warnings.append(f"OTEL_TRACES_SAMPLER_ARG has no effect: {values['OTEL_TRACES_SAMPLER']} takes none")
     for name in sorted(environ):
         if name in NOT_USED and environ[name].strip():
             warnings.append(f"{name} has no effect: {NOT_USED[name]}")

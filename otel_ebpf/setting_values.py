@@ -107,6 +107,12 @@ def parse_timeout_ms(text: str) -> int:
         raise ValueError(f"milliseconds from 0 (no limit) to {NO_LIMIT_MS}") from None
 
 
+def parse_probability(text: str) -> float:
+    if not re.fullmatch(r"([01](\.[0-9]{0,15})?|\.[0-9]{1,15})([eE]-[0-9]{1,2})?", text) or float(text) > 1:
+        raise ValueError("a number from 0 to 1, such as 0.25")
+    return float(text)
+
+
 def size_bytes(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         match = re.fullmatch(r"([0-9]{1,15})(KiB|MiB|GiB)?", text)

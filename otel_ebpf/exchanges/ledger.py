@@ -1,7 +1,7 @@
 """What became of the requests of each service, to the last one.
 
 In:   the kernel's counts of each service; each span and each loss, as they happen
-Out:  accounts by service_pid, in which began = spans + losses + open
+Out:  accounts by service_pid, in which began = spans + losses + open; what the sampler did not keep stands among the losses
 Owns: all counts of this side; who loses or sends an exchange counts it here, once
 
 A service that has ended hands its account to ENDED, so the sum never loses what was counted. 0 stands for what the
@@ -22,6 +22,7 @@ _MAX_ACCOUNTS = 16_384
 RING_FULL = "lost, ring full"
 CONNECTIONS_FULL = "lost, too many connections"
 OLDER = "older than the agent"
+NOT_SAMPLED = "not sampled"
 
 # What the kernel saw of a service and could not read, and what to say of it.
 NOT_VISIBLE = {

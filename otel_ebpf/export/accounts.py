@@ -10,7 +10,15 @@ The kernel's counts are up to a second old while the agent runs; at the end they
 import json
 
 from otel_ebpf import __version__
-from otel_ebpf.exchanges.ledger import CONNECTIONS_FULL, ENDED, RING_FULL, UNKNOWN_SERVICE, Account, kernel_counts
+from otel_ebpf.exchanges.ledger import (
+    CONNECTIONS_FULL,
+    ENDED,
+    NOT_SAMPLED,
+    RING_FULL,
+    UNKNOWN_SERVICE,
+    Account,
+    kernel_counts,
+)
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.sender import SendCounts, Sender
 from otel_ebpf.records.kinds import Counter
@@ -18,7 +26,7 @@ from otel_ebpf.records.ring import RingReader
 
 MAX_LINES = 50
 MAX_SERVICES = 500  # in the document: 300 KB at most
-_NOT_CAPTURED_ON_PURPOSE = ("not sampled", "the agent's own")
+_NOT_CAPTURED_ON_PURPOSE = (NOT_SAMPLED, "the agent's own")
 
 
 def host_line(pipeline: Pipeline, counts: SendCounts | None) -> str:

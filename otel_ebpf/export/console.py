@@ -181,7 +181,6 @@ def json_line(printed: Printed) -> str:
         "trace_id": span.trace_id.hex(),
         "span_id": span.span_id.hex(),
         "parent_span_id": span.parent_span_id.hex() or None,
-        "sampled": span.is_sampled,
         "method": _json_text(exchange.method),
         "path": _json_text(target.path),
         "query": _json_text(None if target.query is None else redact_query(target.query)),

@@ -11,8 +11,10 @@ from typing import Any
 
 from otel_ebpf.export.services import Services
 from otel_ebpf.records.decode import DecodeError
+from otel_ebpf.telemetry.places import Places
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.routes import RouteRules
+from otel_ebpf.telemetry.sampling import Sampler, SamplerRules, make_sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 from otel_ebpf.telemetry.trace_context import IdSource
 
@@ -28,11 +30,18 @@ class Facts:
     count_limit: int
     known_methods: tuple[str, ...]
     routes: RouteRules = field(default_factory=RouteRules)
+    sampler: SamplerRules = field(default_factory=SamplerRules)
     shows_evidence: bool = False
 
     def builder(self) -> SpanBuilder:
         methods = frozenset(method.encode() for method in self.known_methods)
-        return SpanBuilder(IdSource(self.seed), self.value_length_limit, self.count_limit, methods, self.shows_evidence)
+        return SpanBuilder(self.value_length_limit, self.count_limit, methods, self.shows_evidence)
+
+    def places(self) -> Places:
+        return Places(IdSource(self.seed))
+
+    def sample(self) -> Sampler:
+        return make_sampler(self.sampler, self.places())
 
     def services(self) -> Services:
         return Services(self.host, self.version, self.routes)
@@ -50,7 +59,10 @@ def decode_facts(payload: bytes) -> Facts:
         found["known_methods"] = tuple(found["known_methods"])
         if "routes" in found:
             found["routes"] = _decode_routes(found["routes"])
+        if "sampler" in found:
+            found["sampler"] = SamplerRules(**found["sampler"])
         facts = Facts(**found)
+        facts.sample()
         texts = (facts.version, *asdict(facts.host).values(), *facts.known_methods)
         are_texts = bool("".join(texts).encode("utf-8"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

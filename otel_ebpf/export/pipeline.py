@@ -1,4 +1,4 @@
-"""The way of the data on the unprivileged side: ring -> records -> exchanges -> spans -> printer and sender.
+"""The way of the data on the unprivileged side: ring -> records -> exchanges -> sampler -> spans -> printer and sender.
 
 In:   Inputs (the kernel's shared memory, clocks), frames of the probe
 Out:  lines to the printer, encoded spans to the queue
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Role
-from otel_ebpf.exchanges.ledger import UNKNOWN_SERVICE, Ledger
+from otel_ebpf.exchanges.ledger import NOT_SAMPLED, UNKNOWN_SERVICE, Ledger
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.inputs import Inputs
 from otel_ebpf.export.otlp import SpanEncoder
@@ -21,6 +21,7 @@ from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
 from otel_ebpf.records.kinds import Counter, CounterReading, LedgerReading
 from otel_ebpf.telemetry.evidence import evidence_of
+from otel_ebpf.telemetry.sampling import Sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 
 _HOLD_NS = 1_000_000_000  # for the identity of a service that is already being watched
@@ -41,6 +42,7 @@ class Pipeline:
         inputs: Inputs,
         services: Services,
         builder: SpanBuilder,
+        sample: Sampler,
         printer: Console | None,
         sink: SpanSink | None,
     ) -> None:
@@ -52,6 +54,7 @@ class Pipeline:
         self.inputs = inputs
         self.services = services
         self._builder = builder
+        self._sample = sample
         self._encoder = SpanEncoder()
         self._printer = printer
         self._sink = sink
@@ -158,14 +161,15 @@ class Pipeline:
 
     def _send_as(self, service: Service, exchange: Exchange) -> None:
         route = service.routes.route_of(exchange)
-        evidence = evidence_of(exchange, route, service.routes) if self._wants_evidence else ()
-        span = self._builder.build(exchange, self._offset_ns, route, evidence)
-        if self._printer is not None:
-            self._printer.add(exchange, span, service.name)
-        if not span.is_sampled:
-            self.ledger.of(exchange.service_pid).tally["not sampled"] += 1
+        place = self._sample(exchange)
+        if place is None:
+            self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
             return
         self.ledger.of(exchange.service_pid).spans += 1
+        evidence = evidence_of(exchange, route, service.routes) if self._wants_evidence else ()
+        span = self._builder.build(exchange, place, self._offset_ns, route, evidence)
+        if self._printer is not None:
+            self._printer.add(exchange, span, service.name)
         if self._sink is not None:
             self._encoded.setdefault(service.resource, []).append(self._encoder.encode_span(span))
 

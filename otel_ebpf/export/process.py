@@ -33,6 +33,7 @@ from otel_ebpf.records.recording import EntryKind, OpenRecording, RecordingWrite
 from otel_ebpf.records.ring import RingReader
 from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
 from otel_ebpf.telemetry.routes import RouteRules
+from otel_ebpf.telemetry.sampling import SamplerRules
 
 _BUSY_TICK_MS = 20
 _IDLE_TICK_MS = 50
@@ -67,6 +68,7 @@ class Exporter:
             count_limit=settings.attribute_count_limit,
             known_methods=tuple(settings.known_methods),
             routes=RouteRules(settings.routes, settings.unmatched_routes),
+            sampler=SamplerRules(settings.sampler, settings.sampler_rate),
             shows_evidence=settings.shows_evidence,
         )
 
@@ -81,7 +83,8 @@ class Exporter:
         ring, progress = RingReader(descriptors[0], self._settings.ring_bytes), ProgressTable(descriptors[1])
         inputs = self._inputs(ring, progress)
         sink = self._sender.queue if self._sender else None
-        pipeline = Pipeline(inputs, self._facts.services(), self._facts.builder(), self._printer, sink)
+        facts = self._facts
+        pipeline = Pipeline(inputs, facts.services(), facts.builder(), facts.sample(), self._printer, sink)
         if self._sender is not None:
             self._sender.start()
         channel.send(b"ready")

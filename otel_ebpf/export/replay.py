@@ -64,7 +64,7 @@ class Replay:
         self.version = facts.version
         self._entry = next(self._entries, None)
         self.inputs = ReplayedInputs(self)
-        self.pipeline = Pipeline(self.inputs, facts.services(), facts.builder(), printer, sink)
+        self.pipeline = Pipeline(self.inputs, facts.services(), facts.builder(), facts.sample(), printer, sink)
 
     @property
     def is_cut(self) -> bool:

@@ -1,17 +1,13 @@
 """Exchanges to spans.
 
-In:   Exchange, the clock offset, the route
+In:   Exchange, where its span belongs, the clock offset, the route
 Out:  SpanData
 Owns: bounded caches of series and of address texts, which change nothing but the speed
 
 A span is split in two: its `series` (all that many spans share) and the rest. The encoder makes one template a
 series. Attribute values are ints, or bytes that hold valid UTF-8: they come from the wire and go back to it.
 
-Ids and parents
-- A SERVER span takes the trace of the request's traceparent and has the span named there as its remote parent.
-- A CLIENT request that carries a traceparent was instrumented by the application itself: the header names the
-  application's own span for this call. Ours then is a child of that span: the same call, seen from below.
-- The trace flags are the header's; without one they are those of a new, sampled trace (parentbased_always_on).
+What is built was kept by the sampler, so it has the sampled flag, whatever its parent has.
 
 Sizes (`http.request.body.size`, `http.response.body.size`) are opt-in in the conventions; they are given whenever
 known, since byte counts are what one expects of an agent that watches sockets.
@@ -33,14 +29,9 @@ from otel_ebpf.telemetry.attributes import (
     without_credentials,
 )
 from otel_ebpf.telemetry.clock import unix_ns
+from otel_ebpf.telemetry.places import SpanPlace
 from otel_ebpf.telemetry.text import cut_characters, exceeds, utf8
-from otel_ebpf.telemetry.trace_context import (
-    FLAG_RANDOM,
-    FLAG_SAMPLED,
-    IdSource,
-    parse_traceparent,
-    validate_tracestate,
-)
+from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED, validate_tracestate
 
 Value = bytes | int
 Attributes = tuple[tuple[str, Value], ...]
@@ -54,11 +45,6 @@ TRUNCATED = "otel_ebpf.truncated"  # names of the attributes that hold the begin
 DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
 MOST_ATTRIBUTES = 28  # that are ever given to one span, evidence included
 CACHE_LIMIT = 4096  # hosts and methods are the sender's choice
-
-# Span.flags in OTLP: the W3C flags, and whether it is known and true that the parent is on another host.
-HAS_IS_REMOTE = 0x100
-IS_REMOTE = 0x200
-ROOT_FLAGS = HAS_IS_REMOTE | FLAG_SAMPLED | FLAG_RANDOM
 
 
 class Series:
@@ -91,24 +77,18 @@ class SpanData(NamedTuple):
     dropped_attributes_count: int  # in all, those of the series too
     evidence: Attributes = ()  # also where it is not among the attributes
 
-    @property
-    def is_sampled(self) -> bool:
-        return bool(self.flags & FLAG_SAMPLED)
-
 
 class SpanBuilder:
     """Makes spans of exchanges; the limits are those of the OTEL_[SPAN_]ATTRIBUTE_* settings."""
 
     def __init__(
         self,
-        ids: IdSource,
         value_length_limit: int | None = None,
         count_limit: int = DEFAULT_COUNT_LIMIT,
         known_methods: frozenset[bytes] = KNOWN_METHODS,
         shows_evidence: bool = False,
     ) -> None:
         self.shows_evidence = shows_evidence
-        self._ids = ids
         self._value_length_limit = value_length_limit
         self._count_limit = count_limit
         self._is_limited = value_length_limit is not None or count_limit < MOST_ATTRIBUTES
@@ -117,7 +97,12 @@ class SpanBuilder:
         self._addresses: dict[tuple[int, bytes], bytes | None] = {}
 
     def build(
-        self, exchange: Exchange, offset_ns: int, route: bytes | None = None, evidence: Attributes = ()
+        self,
+        exchange: Exchange,
+        place: SpanPlace,
+        offset_ns: int,
+        route: bytes | None = None,
+        evidence: Attributes = (),
     ) -> SpanData:
         """The span of one exchange; `offset_ns` is the wall clock minus the kernel's, `route` as in routes.py."""
         target = exchange.target
@@ -184,14 +169,8 @@ class SpanBuilder:
             attributes += evidence
         dropped = self._apply_limits(series, attributes) if self._is_limited else 0
 
-        trace_id, span_id = self._ids.ids(exchange.connection, exchange.position)
-        parent_span_id, trace_state, flags = b"", b"", ROOT_FLAGS
-        if exchange.traceparent is not None:
-            context = parse_traceparent(exchange.traceparent)
-            if context is not None:
-                trace_id, parent_span_id, w3c_flags = context
-                flags = HAS_IS_REMOTE | w3c_flags | (IS_REMOTE if role is Role.SERVER else 0)
-                trace_state = validate_tracestate(exchange.tracestate or b"") or b""
+        trace_id, span_id, parent_span_id, flags, tracestate = place
+        trace_state = (validate_tracestate(tracestate) or b"") if tracestate else b""
 
         start_ns = unix_ns(exchange.request_start_ns, offset_ns)
         end_ns = unix_ns(exchange.end_ns if outcome is Outcome.COMPLETE else _end_ns(exchange), offset_ns)
@@ -201,7 +180,7 @@ class SpanBuilder:
             span_id,
             parent_span_id,
             trace_state,
-            flags,
+            flags | FLAG_SAMPLED,
             start_ns,
             end_ns if end_ns > start_ns else start_ns,
             tuple(attributes),

@@ -58,7 +58,7 @@ def capture(case: Case, watched: Watched, folder: Path) -> tuple[bytes, list[Exc
         LiveInputs(watched.ring, watched.progress), watched.progress, writer, None, lambda line: sys.exit(line)
     )
     seen = SeenExchanges()
-    pipeline = Pipeline(inputs, FACTS.services(), FACTS.builder(), seen, None)
+    pipeline = Pipeline(inputs, FACTS.services(), FACTS.builder(), FACTS.sample(), seen, None)
     pipeline.take_frame(identity())
     wire = Wire(socket.AF_INET, folder)
     passing = PassingWire(wire, pipeline)

@@ -383,3 +383,45 @@ def test_a_proxy_of_another_kind_matters_only_where_it_would_be_used() -> None:
     assert "hunter2" not in f"{error.what}{error.remedy}"
     assert settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost", **kind).otlp
     assert "hunter2" not in refusal(HTTP_PROXY="user:hunter2@proxy:x").what
+
+
+# --- Sampling ---
+
+
+def test_without_settings_the_callers_decide_and_new_traces_are_kept() -> None:
+    """OpenTelemetry specification: parentbased_always_on."""
+    assert ("parentbased_always_on", None) == (settings().sampler, settings().sampler_rate)
+
+
+@pytest.mark.parametrize("root", ["always_on", "always_off", "traceidratio"])
+def test_every_standard_sampler_is_known_in_any_case(root: str) -> None:
+    for name in (root, f"parentbased_{root}", f"ParentBased_{root.upper()}"):
+        assert name.lower() == settings(OTEL_TRACES_SAMPLER=name).sampler
+
+
+@pytest.mark.parametrize("name", ["jaeger_remote", "xray", "ratio", "0.1"])
+def test_another_sampler_is_refused_with_the_names_of_those_there_are(name: str) -> None:
+    error = refusal(OTEL_TRACES_SAMPLER=name)
+
+    assert f"cannot use OTEL_TRACES_SAMPLER='{name}'" == error.what
+    assert 1 == len(error.remedy.splitlines())
+    assert all(known in error.remedy for known in ("always_on, always_off, traceidratio", "parentbased_traceidratio"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", 0), ("1", 1), ("0.25", 0.25), (".5", 0.5), ("1.0", 1), ("1e-3", 0.001), ("0.", 0)]
+)
+def test_a_share_is_a_number_from_0_to_1(text: str, expected: float) -> None:
+    assert expected == settings(OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG=text).sampler_rate
+
+
+@pytest.mark.parametrize("text", ["1.1", "-0.1", "10%", "nan", "inf", "1e3", ".", "0x1", "\u0660.5"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    assert "from 0 to 1" in refusal(OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG=text).remedy
+
+
+def test_an_argument_that_the_sampler_does_not_take_is_warned_about() -> None:
+    assert ["OTEL_TRACES_SAMPLER_ARG has no effect: always_on takes none"] == warnings(
+        OTEL_TRACES_SAMPLER="always_on", OTEL_TRACES_SAMPLER_ARG="0.5"
+    )
+    assert [] == warnings(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")

@@ -14,7 +14,9 @@ from otel_ebpf.records.kinds import Counter, CounterReading, LedgerReading, Serv
 from otel_ebpf.records.layouts import RECORD
 from otel_ebpf.records.ring import RingReader
 from otel_ebpf.status_text import status_lines
+from otel_ebpf.telemetry.places import Places
 from otel_ebpf.telemetry.resource import HostFacts
+from otel_ebpf.telemetry.sampling import SamplerRules, make_sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 from otel_ebpf.telemetry.trace_context import IdSource
 from tests.unit.exchanges.kernel_model import Connection
@@ -60,11 +62,14 @@ class Samples:
 
 
 class Agent:
-    def __init__(self) -> None:
+    def __init__(self, sampler: str = "always_on") -> None:
         self.samples = Samples()
-        builder = SpanBuilder(IdSource(bytes(32)), None, 128, frozenset({b"GET"}))
+        builder = SpanBuilder(None, 128, frozenset({b"GET"}))
+        places = Places(IdSource(bytes(32)))
         services = Services(HostFacts("", "host", "", ""), "1")
-        self.pipeline = Pipeline(self.samples, services, builder, None, None)
+        self.pipeline = Pipeline(
+            self.samples, services, builder, make_sampler(SamplerRules(sampler), places), None, None
+        )
 
     def exchange(self, connection: int, service_pid: int, *, is_answered: bool = True) -> None:
         made = Connection(Role.SERVER).request(GET)
@@ -174,3 +179,18 @@ def test_an_undecodable_record_is_counted_though_nobody_knows_whose_it_was() -> 
     agent.pipeline.tick(0)
 
     assert {"undecodable record": 1} == agent.pipeline.ledger.total().losses
+
+
+def test_what_the_sampler_did_not_keep_has_no_span_and_is_not_missing() -> None:
+    """Requests that began = spans + not sampled + losses; what was left out on purpose counts as captured."""
+    agent = Agent("always_off")
+    agent.name(7, b"shop")
+    for connection in range(3):
+        agent.exchange(connection, 7)
+    agent.kernel(7, 1, began=4, lost_ring_full=1)
+    agent.pipeline.tick(0)
+
+    assert ["shop (pid 7): 4 began, 0 spans, 1 lost, ring full, 3 not sampled"] == service_lines(agent.pipeline)
+    shown = "\n".join(status_lines(status_document(agent.pipeline, RING, None)))
+    assert "4 began, 0 spans, 75.00 % captured" in shown
+    assert "3 not sampled" in shown

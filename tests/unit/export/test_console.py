@@ -96,7 +96,6 @@ def test_json_holds_all_facts():
         "trace_id": span.trace_id.hex(),
         "span_id": span.span_id.hex(),
         "parent_span_id": None,
-        "sampled": True,
         "method": "GET",
         "path": "/items/7",
         "query": "colour=red",

@@ -5,6 +5,7 @@ from typing import Any
 
 from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
 from otel_ebpf.records.kinds import ServiceIdentity
+from otel_ebpf.telemetry.places import Places
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.spans import SpanBuilder, SpanData
 from otel_ebpf.telemetry.trace_context import IdSource
@@ -12,6 +13,8 @@ from otel_ebpf.telemetry.trace_context import IdSource
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 LOCALHOST = bytes((127, 0, 0, 1)).ljust(16, b"\0")
 PEER = bytes((10, 0, 0, 9)).ljust(16, b"\0")
+
+PLACES = Places(IdSource(b"seed"))
 
 EXCHANGE = Exchange(
     connection=7,
@@ -58,7 +61,11 @@ def client_exchange(**changes: Any) -> Exchange:
 
 
 def span_of(changed: Exchange, **limits: Any) -> SpanData:
-    return SpanBuilder(IdSource(b"seed"), **limits).build(changed, offset_ns=1_000_000)
+    return SpanBuilder(**limits).build(changed, PLACES.of(changed), offset_ns=1_000_000)
+
+
+def build(builder: SpanBuilder, changed: Exchange, route: bytes | None = None) -> SpanData:
+    return builder.build(changed, PLACES.of(changed), 0, route)
 
 
 def attributes_of(changed: Exchange, **limits: Any) -> dict[str, bytes | int]:

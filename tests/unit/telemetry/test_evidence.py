@@ -21,8 +21,7 @@ from otel_ebpf.telemetry.spans import (
     URL_LIMIT_BYTES,
     SpanBuilder,
 )
-from otel_ebpf.telemetry.trace_context import IdSource
-from tests.unit.telemetry.examples import attributes_of, client_exchange, exchange
+from tests.unit.telemetry.examples import PLACES, attributes_of, client_exchange, exchange
 
 README = Path(__file__).parents[3] / "README.md"
 ALL = [attribute for _, attribute in BY_INFERENCE] + [END_NOT_SEEN, ROUTE_BY_HEURISTIC]
@@ -75,9 +74,9 @@ def test_a_route_is_inferred_unless_the_settings_say_it(
 
 @pytest.mark.parametrize(("shows_evidence", "shown"), [(False, None), (True, b"close")])
 def test_spans_have_evidence_only_when_asked(shows_evidence: bool, shown: bytes | None):
-    builder = SpanBuilder(IdSource(b"seed"), shows_evidence=shows_evidence)
+    builder = SpanBuilder(shows_evidence=shows_evidence)
     changed = exchange(inferred=Inferred.RESPONSE_END_BY_CLOSE)
-    span = builder.build(changed, 0, None, evidence_of(changed, None, table()))
+    span = builder.build(changed, PLACES.of(changed), 0, None, evidence_of(changed, None, table()))
 
     assert shown == dict(span.attributes).get(f"{PREFIX}response_end")
     assert ((f"{PREFIX}response_end", b"close"),) == span.evidence

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from otel_ebpf.exchanges.exchange import Outcome, Role, Unknown
 from otel_ebpf.telemetry.spans import CACHE_LIMIT, MOST_ATTRIBUTES, SpanBuilder
 from otel_ebpf.telemetry.trace_context import IdSource
-from tests.unit.telemetry.examples import AF_INET6, AF_UNIX, attributes_of, client_exchange, exchange, span_of
+from tests.unit.telemetry.examples import AF_INET6, AF_UNIX, attributes_of, build, client_exchange, exchange, span_of
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01".encode()
@@ -58,8 +58,8 @@ def test_span_without_a_route_is_named_by_its_method_alone():
 
 def test_span_with_a_route_is_named_by_method_and_route():
     """`{method} {http.route}`; an unknown method is HTTP there too."""
-    builder = SpanBuilder(IdSource(b"seed"))
-    plain, other = (builder.build(exchange(method=method), 0, b"/items/{id}").series for method in (b"GET", b"PURGE"))
+    builder = SpanBuilder()
+    plain, other = (build(builder, exchange(method=method), b"/items/{id}").series for method in (b"GET", b"PURGE"))
     assert (b"GET /items/{id}", b"HTTP /items/{id}") == (plain.name, other.name)
     assert b"/items/{id}" == dict(plain.attributes)["http.route"]
 
@@ -182,7 +182,6 @@ def test_server_span_continues_the_trace_of_its_header():
     span = span_of(exchange(traceparent=TRACEPARENT, tracestate=b"a=1"))
     assert (TRACE, PARENT, b"a=1") == (span.trace_id.hex(), span.parent_span_id.hex(), span.trace_state)
     assert 0x301 == span.flags
-    assert span.is_sampled
 
 
 def test_client_span_is_the_child_of_the_applications_own():
@@ -193,16 +192,11 @@ def test_client_span_is_the_child_of_the_applications_own():
     assert 0x101 == span.flags
 
 
-def test_unsampled_trace_stays_unsampled():
-    """parentbased_always_on."""
-    assert not span_of(exchange(traceparent=TRACEPARENT[:-1] + b"0")).is_sampled
-
-
-def test_request_without_a_context_begins_a_sampled_trace():
+def test_request_without_a_context_begins_a_trace():
     """A bad traceparent counts as none, and its tracestate with it (Trace Context 3.2.3)."""
     for header in (None, b"junk"):
         span = span_of(exchange(traceparent=header, tracestate=b"a=1"))
-        assert (b"", b"", True) == (span.parent_span_id, span.trace_state, span.is_sampled)
+        assert (b"", b"", 0x103) == (span.parent_span_id, span.trace_state, span.flags)
         assert IdSource(b"seed").ids(7, 2) == (span.trace_id, span.span_id)
 
 
@@ -243,17 +237,17 @@ def test_no_span_has_more_attributes_than_the_limit_check_assumes():
 
 def test_equal_spans_share_a_series():
     """So that the encoder's template is made once."""
-    builder = SpanBuilder(IdSource(b"seed"))
-    first, second = (builder.build(exchange(position=number, target=b"/%d" % number), 0) for number in range(2))
-    other = builder.build(exchange(status=404), 0)
+    builder = SpanBuilder()
+    first, second = (build(builder, exchange(position=number, target=b"/%d" % number)) for number in range(2))
+    other = build(builder, exchange(status=404))
     assert first.series is second.series is not other.series
 
 
 def test_caches_are_bounded():
     """Hosts and methods are the sender's choice."""
-    builder = SpanBuilder(IdSource(b"seed"))
+    builder = SpanBuilder()
     for number in range(CACHE_LIMIT + 10):
-        builder.build(exchange(host=b"h%d" % number, remote_address=number.to_bytes(16, "big")), 0)
+        build(builder, exchange(host=b"h%d" % number, remote_address=number.to_bytes(16, "big")))
     assert max(len(builder._series), len(builder._addresses)) <= CACHE_LIMIT
 
 
@@ -276,9 +270,9 @@ def test_any_bytes_of_the_wire_give_a_valid_span(**parts):  # type: ignore[no-un
 
 def test_hosts_of_any_length_are_not_kept():
     """What is remembered of hosts is bounded in bytes, not only in number."""
-    builder = SpanBuilder(IdSource(b"seed"))
+    builder = SpanBuilder()
 
     for number in range(50):
-        builder.build(exchange(host=b"%d." % number + b"h" * 8000), 0)
+        build(builder, exchange(host=b"%d." % number + b"h" * 8000))
 
     assert 0 == len(builder._series)

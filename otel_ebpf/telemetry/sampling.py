@@ -1,0 +1,60 @@
+"""Which exchanges give a span, by their trace alone: the standard samplers of OTEL_TRACES_SAMPLER.
+
+In:   exchanges
+Out:  where the span of each belongs, or None where there is to be none; nothing else is made before that is decided
+Owns: nothing
+
+The decisions are those of the SDK's samplers of the same names, and so is what they leave alone: the tracestate.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from otel_ebpf.exchanges.exchange import Exchange
+from otel_ebpf.telemetry.places import Places, SpanPlace, parent_of
+from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED
+
+_PARENT_BASED = "parentbased_"
+
+Sampler = Callable[[Exchange], SpanPlace | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerRules:
+    name: str = "parentbased_always_on"
+    rate: float | None = None  # of traceidratio
+
+
+def make_sampler(rules: SamplerRules, places: Places) -> Sampler:
+    """Raises ValueError for a name or a rate that is none."""
+    rate = 1.0 if rules.rate is None else rules.rate
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{rate} is no probability")
+    name = rules.name.removeprefix(_PARENT_BASED)
+    if name not in ("always_on", "always_off", "traceidratio"):
+        raise ValueError(f"no sampler is named {rules.name}")
+    by_name: dict[str, Sampler] = {"always_on": places.of, "always_off": lambda exchange: None}
+    root = by_name[name] if name in by_name else _ratio(rate, places)
+    return root if name == rules.name else _parent_based(root, places)
+
+
+def _ratio(rate: float, places: Places) -> Sampler:
+    bound = round(rate * (1 << 64))
+
+    def sample(exchange: Exchange) -> SpanPlace | None:
+        place = places.of(exchange)
+        return place if int.from_bytes(place.trace_id[8:], "big") < bound else None
+
+    return sample
+
+
+def _parent_based(root: Sampler, places: Places) -> Sampler:
+    """With the defaults of ParentBased: a parent's flag decides, be the parent remote or local."""
+
+    def sample(exchange: Exchange) -> SpanPlace | None:
+        parent = parent_of(exchange)
+        if parent is None:
+            return root(exchange)
+        return places.child(exchange, parent) if parent.flags & FLAG_SAMPLED else None
+
+    return sample
