@@ -30,6 +30,7 @@ enum connection_flag {
   CONNECTION_REQUEST_HEAD_DONE = 64,   // and nothing was behind it
   CONNECTION_RESPONSE_HEAD_DONE = 128,
   CONNECTION_PIPELINED = 256,  // a further request came before the answer: heads may begin within calls
+  CONNECTION_TIMED_OUT = 512,  // with CONNECTION_RESET: TCP gave up, no reset came
 };
 
 struct connection {

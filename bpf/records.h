@@ -22,6 +22,7 @@ enum end_reason {
   END_RESET = 4,         // the connection was reset
   END_NOT_HTTP = 5,      // the answer does not begin like HTTP/1
   END_SOCKET_GONE = 6,   // the socket's address now belongs to another connection
+  END_TIMED_OUT = 7,     // TCP gave up: the peer no longer acknowledged anything
 };
 
 // Facts about the connection, kept from its beginning or from one exchange to the next.

@@ -93,18 +93,20 @@ static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
   // A TCP connection ends when TCP says so: another process may hold the same socket.
   if (connection->family != AF_UNIX && !(connection->flags & CONNECTION_RESET)) return;
   if (is_still_open(sock)) return;
-  end_exchange(connection, connection->flags & CONNECTION_RESET ? END_RESET : END_CLOSED);
+  u8 broken = connection->flags & CONNECTION_TIMED_OUT ? END_TIMED_OUT : END_RESET;
+  end_exchange(connection, connection->flags & CONNECTION_RESET ? broken : END_CLOSED);
   connections.delete(&sock);
 }
 
-// A call on a connection that moved nothing: the end of the stream, or a reset.
+// A call on a connection that moved nothing: the end of the stream, a reset, or TCP's giving up.
 static __always_inline void on_no_bytes(u32 descriptor, int is_inbound, long result) {
   u64 sock = socket_of_descriptor(descriptor);
   if (!sock) return;
   struct connection *connection = connections.lookup(&sock);
   if (!connection) return;
   if (result < 0) {
-    end_exchange(connection, END_RESET);
+    int is_timed_out = is_timeout(-result) || connection->flags & CONNECTION_TIMED_OUT;
+    end_exchange(connection, is_timed_out ? END_TIMED_OUT : END_RESET);
   } else if (is_inbound && connection->role == ROLE_CLIENT) {
     end_exchange(connection, END_PEER_CLOSED);
   } else if (is_inbound) {
@@ -187,7 +189,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   if (result <= 0) {
     // A read of no bytes ends the stream, unless none were asked for; recvmsg's third argument is no length.
     int is_end = !result && is_inbound && (pieces == (u32)-1 || ARGUMENT_2(registers));
-    if (is_end || result == ECONNRESET_RESULT || result == EPIPE_RESULT)
+    if (is_end || result == ECONNRESET_RESULT || result == EPIPE_RESULT || is_timeout(-result))
       on_no_bytes(ARGUMENT_0(registers), is_inbound, result);
     return 0;
   }

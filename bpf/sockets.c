@@ -4,6 +4,9 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define ENETUNREACH_ERROR 101
+#define ETIMEDOUT_ERROR 110
+#define EHOSTUNREACH_ERROR 113
 #define MODE_FORMAT 0170000
 #define MODE_SOCKET 0140000
 
@@ -31,6 +34,12 @@ static __always_inline u16 stream_family(u64 sock) {
   if (type != SOCK_STREAM) return 0;
   READ_FIELD(family, sock, struct sock_common, skc_family);
   return family == AF_UNIX || family == AF_INET || family == AF_INET6 ? family : 0;
+}
+
+// TCP's last word on a peer that acknowledges nothing: the plain one, or what the network said meanwhile
+// (tcp_write_err).
+static __always_inline int is_timeout(u32 error) {
+  return error == ETIMEDOUT_ERROR || error == ENETUNREACH_ERROR || error == EHOSTUNREACH_ERROR;
 }
 
 // After close() of one descriptor: does another one, of any process, still hold the socket?

@@ -59,11 +59,11 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
       break;
     case TCP_CLOSE:
       if (connection->role == ROLE_CLIENT && !is_closed_here) {
-        // What came before the reset may still be read; the process's next call tells.
-        connection->flags |= CONNECTION_RESET;
+        // What came before the end may still be read; the process's next call tells.
+        connection->flags |= CONNECTION_RESET | (is_timeout(error) ? CONNECTION_TIMED_OUT : 0);
         break;
       }
-      end_exchange(connection, error ? END_RESET : END_CLOSED);
+      end_exchange(connection, is_timeout(error) ? END_TIMED_OUT : error ? END_RESET : END_CLOSED);
       connections.delete(&sock);
       break;
   }

@@ -22,6 +22,7 @@ class Outcome(Enum):
     CLIENT_CLOSED = "client_closed"  # the client went away before the response was whole
     SERVER_CLOSED = "server_closed"  # the server closed before the response was whole
     RESET = "reset"
+    TIMEOUT = "timeout"  # TCP gave up: the peer acknowledged nothing more
     UNKNOWN = "unknown"  # the end was not seen; response_end_ns is the last byte that was
 
 

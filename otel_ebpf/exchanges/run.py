@@ -241,6 +241,8 @@ class Run:
         is_server = self._first.role == Role.SERVER
         if reason == EndReason.RESET:
             return Outcome.RESET
+        if reason == EndReason.TIMED_OUT:
+            return Outcome.TIMEOUT
         if reason == EndReason.CLOSED:
             has_client_left = not is_server or self._flags & RecordFlag.PEER_SHUTDOWN
             return Outcome.CLIENT_CLOSED if has_client_left else Outcome.SERVER_CLOSED

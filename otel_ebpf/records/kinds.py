@@ -24,6 +24,7 @@ class EndReason(IntEnum):
     RESET = 4
     NOT_HTTP = 5
     SOCKET_GONE = 6
+    TIMED_OUT = 7
 
 
 class RecordFlag(IntFlag):

@@ -139,9 +139,10 @@ def first_forwarded(forwarded_for: bytes) -> bytes | None:
     return first or None
 
 
-# error.type where no status code names the error. A client that went away is no error of either side, and an end that
-# was not seen is not known to be one.
-FAILED_OUTCOMES = {Outcome.SERVER_CLOSED: b"server_closed", Outcome.RESET: b"reset"}
+# error.type where no status code names the error. An end that was not seen is not known to be one, and a client that
+# leaves during the response may have had what it wanted.
+FAILED_OUTCOMES = {Outcome.SERVER_CLOSED: b"server_closed", Outcome.RESET: b"reset", Outcome.TIMEOUT: b"timeout"}
+CLIENT_CLOSED = b"client_closed"  # before there was any answer
 
 
 def error_type(role: Role, status: int | None, outcome: Outcome) -> bytes | None:
@@ -151,4 +152,6 @@ def error_type(role: Role, status: int | None, outcome: Outcome) -> bytes | None
     """
     if status is not None and status >= (400 if role is Role.CLIENT else 500):
         return b"%d" % status
+    if status is None and outcome is Outcome.CLIENT_CLOSED:
+        return CLIENT_CLOSED
     return FAILED_OUTCOMES.get(outcome)

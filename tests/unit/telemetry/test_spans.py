@@ -98,7 +98,7 @@ def test_span_never_ends_before_it_begins():
 def test_what_is_not_known_is_absent():
     bare = exchange(
         host=None, user_agent=None, status=None, request_body_bytes=None, response_body_bytes=None,
-        response_start_ns=None, response_end_ns=None, outcome=Outcome.CLIENT_CLOSED, remote_address=bytes(16),
+        response_start_ns=None, response_end_ns=None, outcome=Outcome.UNKNOWN, remote_address=bytes(16),
         target=b"/", unknown=Unknown.REQUEST_HEAD_CUT,
     )  # fmt: skip
     assert {
