@@ -18,8 +18,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from otel_ebpf import __version__
-from otel_ebpf.config import SETTINGS, OtlpSettings, Settings
+from otel_ebpf.config import SETTINGS, Settings
 from otel_ebpf.errors import AgentError, PreflightError, SettingsError
+from otel_ebpf.otlp_settings import OtlpSettings
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.setting_values import PortRange
 

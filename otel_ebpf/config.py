@@ -11,15 +11,18 @@ as the OpenTelemetry specification asks. A bad value ends the start: a setting t
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from otel_ebpf import otlp_settings
 from otel_ebpf.errors import SettingsError
-from otel_ebpf.proxies import parse_no_proxy, parse_proxy, proxy_for
+from otel_ebpf.otlp_settings import GRPC, HTTP_PROTOBUF, METRICS, TRACES, OtlpSettings
+from otel_ebpf.proxies import parse_no_proxy, parse_proxy
 from otel_ebpf.setting_values import (
+    Listen,
     PortRange,
+    any_of,
     integer,
     one_of,
     parse_absolute,
@@ -43,32 +46,23 @@ from otel_ebpf.setting_values import (
     size_bytes,
 )
 
-GRPC = "grpc"
-HTTP_PROTOBUF = "http/protobuf"
 _ROOT_SAMPLERS = ("always_on", "always_off", "traceidratio")
 SAMPLERS = (*_ROOT_SAMPLERS, *(f"parentbased_{name}" for name in _ROOT_SAMPLERS))
+EXPLICIT_BUCKETS = "explicit_bucket_histogram"
 
 
 @dataclass(frozen=True, slots=True)
-class OtlpSettings:
-    """Where and how spans are sent; every rule of the OTLP exporter specification is already applied."""
+class MetricsSettings:
+    """What is measured, and where it goes."""
 
-    endpoint: str  # a whole URL; for http/protobuf with its path, for gRPC scheme, host and port
-    protocol: str  # GRPC or HTTP_PROTOBUF
-    headers: tuple[tuple[str, str], ...]  # names in lower case
-    timeout_ms: int
-    compression: str  # "gzip" or "none"
-    certificate: str | None
-    client_key: str | None
-    client_certificate: str | None
-    insecure: bool  # no TLS
-    proxy: str | None = None  # the URL of an HTTP proxy, with its credentials
-
-    @property
-    def endpoint_for_people(self) -> str:
-        """Without credentials."""
-        parts = urlsplit(self.endpoint)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    otlp: OtlpSettings | None  # None: nothing is sent
+    prometheus: Listen | None  # where it is scraped
+    http: tuple[str, ...]  # of `duration`, `body_size`, `active_requests`
+    interval_ms: int
+    ttl_ns: int
+    is_exponential: bool
+    temporality: str  # "cumulative", "delta" or "lowmemory"
+    exemplar_filter: str  # "trace_based", "always_on" or "always_off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,8 @@ class Settings:
     queue_bytes: int
     user: str
     status_socket: str | None  # where `otel-ebpf status` asks
-    otlp: OtlpSettings | None  # None: nothing is sent
+    otlp: OtlpSettings | None  # of spans; None: they are not sent
+    metrics: MetricsSettings
     schedule_delay_ms: int
     max_export_batch_size: int
     max_queue_spans: int | None  # None: bounded in bytes alone
@@ -103,10 +98,17 @@ class Settings:
     def from_environ(cls, environ: Mapping[str, str]) -> tuple["Settings", list[str]]:
         """Settings and warnings; raises one SettingsError for all values that are not allowed."""
         problems: list[tuple[str, str, str]] = []  # name, value as shown, what is allowed
-        values = {setting.name: _value_of(setting, environ, problems) for setting in SETTINGS}
+        values: dict[str, Any] = {}
+        for setting in SETTINGS:
+            values[setting.name] = _value_of(setting, setting.names[:1], environ, problems)
+            for override in setting.overrides:
+                values[override] = _value_of(setting, (setting.name, override), environ, problems)
         if not problems:
-            problems = _contradictions(values)
+            problems = [
+                problem for signal in (TRACES, METRICS) for problem in otlp_settings.contradictions(values, signal)
+            ]
         if problems:
+            problems = list(dict.fromkeys(problems))  # a common name counts for each signal
             raise SettingsError(
                 "cannot use " + ", ".join(f"{name}={shown}" for name, shown, _ in problems),
                 "\n".join(f"{name}: {allowed}" for name, _, allowed in problems),
@@ -120,17 +122,17 @@ class Setting:
     parse: Callable[[str], Any]
     default: str | None  # as the environment would say it; None: unset
     help: str
-    override: str = ""  # a more specific name that wins over `name`
+    overrides: tuple[str, ...] = ()  # more specific names that win over `name`, each for its own use
     is_secret: bool = False  # the value is never shown
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name, self.override) if self.override else (self.name,)
+        return (self.name, *self.overrides)
 
 
 def _otlp(suffix: str, parse: Callable[[str], Any], default: str | None, text: str, is_secret: bool = False) -> Setting:
-    name = "OTEL_EXPORTER_OTLP_"
-    return Setting(name + suffix, parse, default, text, override=f"{name}TRACES_{suffix}", is_secret=is_secret)
+    overrides = tuple(otlp_settings.name_for(signal, suffix) for signal in (TRACES, METRICS))
+    return Setting(f"OTEL_EXPORTER_OTLP_{suffix}", parse, default, text, overrides, is_secret)
 
 
 SETTINGS = (
@@ -237,16 +239,67 @@ SETTINGS = (
         None,
         "The HTTP proxy to a collector at `https://`: `http://[user:password@]host:port`. A collector on this host "
         "(`localhost`, loopback addresses) is reached without",
-        override="https_proxy",
+        overrides=("https_proxy",),
     ),
-    Setting("HTTP_PROXY", parse_proxy, None, "The same for a collector at `http://`", override="http_proxy"),
+    Setting("HTTP_PROXY", parse_proxy, None, "The same for a collector at `http://`", overrides=("http_proxy",)),
     Setting(
         "NO_PROXY",
         parse_no_proxy,
         "",
         "Collectors that are reached without a proxy: host names, ends of them (`.example.com`), addresses, networks "
         "(`10.0.0.0/8`), each with or without a port, or `*`",
-        override="no_proxy",
+        overrides=("no_proxy",),
+    ),
+    Setting(
+        "OTEL_METRICS_EXPORTER",
+        any_of("otlp", "none"),
+        None,
+        "`otlp` or `none`. Unset: `otlp` when an endpoint is set",
+    ),
+    Setting(
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        parse_endpoint,
+        None,
+        "The collector for metrics alone, used as it is. The common endpoint gets `/v1/metrics` added",
+    ),
+    Setting(
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        integer(100, 86_400_000, "milliseconds"),
+        "60000",
+        "Between two exports of metrics, in milliseconds",
+    ),
+    Setting(
+        "OTEL_METRIC_EXPORT_TIMEOUT",
+        parse_timeout_ms,
+        "30000",
+        "A bound for one export of metrics; the smaller one holds",
+    ),
+    Setting(
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        one_of("cumulative", "delta", "lowmemory"),
+        "cumulative",
+        "Totals since a start, or differences since the last export; `lowmemory`: differences for histograms alone",
+    ),
+    Setting(
+        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+        one_of(EXPLICIT_BUCKETS, "base2_exponential_bucket_histogram"),
+        EXPLICIT_BUCKETS,
+        "The conventions' buckets, or exponential ones that adapt",
+    ),
+    Setting(
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        one_of("always_on", "always_off", "trace_based"),
+        "trace_based",
+        "Whether histograms name a span for each bucket, one that was kept; `always_on` is the same here",
+    ),
+    Setting(
+        "OTEL_EBPF_HTTP_METRICS",
+        any_of("duration", "body_size", "active_requests"),
+        "duration",
+        "What is measured: `duration`, `body_size`, `active_requests` of served and of made requests",
+    ),
+    Setting(
+        "OTEL_EBPF_METRICS_TTL", parse_duration_ns, "5m", "A series that nothing has come to for so long is forgotten"
     ),
     Setting(
         "OTEL_TRACES_SAMPLER",
@@ -263,14 +316,14 @@ SETTINGS = (
         integer(0, 1 << 30),
         None,
         "Longest text of an attribute, in characters",
-        override="OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        overrides=("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",),
     ),
     Setting(
         "OTEL_ATTRIBUTE_COUNT_LIMIT",
         integer(0, 1 << 30),
         "128",
         "Most attributes of a span",
-        override="OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+        overrides=("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",),
     ),
     Setting(
         "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS",
@@ -305,7 +358,6 @@ SETTINGS = (
 # Standard names that someone may set and that have no effect here, with the reason.
 NOT_USED = {
     "OTEL_CONFIG_FILE": "settings come from the environment alone",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "metrics are not exported",
     "OTEL_SERVICE_NAME": "each service is named by its own environment, see OTEL_SERVICE_NAME of that process",
 }
 
@@ -321,7 +373,7 @@ HOST_ID HTTP_ENRICHMENT_ENABLED HTTP_ENRICHMENT_OBFUSCATION_STRING INTERNAL_METR
 INTERNAL_METRICS_PROMETHEUS_PATH INTERNAL_METRICS_PROMETHEUS_PORT JAVAAGENT_ENABLED KUBE_CLUSTER_NAME
 KUBE_INFORMERS_RESYNC KUBE_INFORMERS_SYNC_TIMEOUT KUBE_METADATA_ENABLE KUBE_META_CACHE_ADDRESS
 KUBE_META_RESTRICT_LOCAL_NODE LOG_CONFIG LOG_FORMAT LOG_LEVEL METRICS_FEATURES METRICS_INSTRUMENTATIONS METRICS_INTERVAL
-METRICS_REPORT_CACHE_LEN METRICS_TTL METRIC_SPAN_NAMES_LIMIT MIN_PROCESS_AGE NAME_RESOLVER_SOURCES
+METRICS_REPORT_CACHE_LEN METRIC_SPAN_NAMES_LIMIT MIN_PROCESS_AGE NAME_RESOLVER_SOURCES
 NETWORK_CACHE_ACTIVE_TIMEOUT NETWORK_CACHE_MAX_FLOWS NETWORK_METRICS NETWORK_SOURCE NODEJS_ENABLED
 OTLP_TRACES_BATCH_MAX_SIZE OTLP_TRACES_BATCH_TIMEOUT OTLP_TRACES_QUEUE_SIZE OVERRIDE_BPF_LOOP_ENABLED PROFILE_PORT
 PROMETHEUS_EXEMPLAR_FILTER PROMETHEUS_PATH PROMETHEUS_PORT RENAME_UNRESOLVED_HOSTS RENAME_UNRESOLVED_HOSTS_INCOMING
@@ -331,10 +383,12 @@ SERVICE_NAMESPACE SKIP_GO_SPECIFIC_TRACERS TRACES_INSTRUMENTATIONS
 OBI_NAMES = frozenset("OTEL_EBPF_" + name for name in _OBI_NAMES.split())
 
 
-def _value_of(setting: Setting, environ: Mapping[str, str], problems: list[tuple[str, str, str]]) -> Any:
-    """The value of the most specific name that is set; every name that is set must hold an allowed value."""
+def _value_of(
+    setting: Setting, names: Iterable[str], environ: Mapping[str, str], problems: list[tuple[str, str, str]]
+) -> Any:
+    """The value of the last of the names that is set; every name that is set must hold an allowed value."""
     value = None if setting.default is None else setting.parse(setting.default)
-    for name in setting.names:
+    for name in names:
         text = environ.get(name, "").strip()
         if not text:
             continue
@@ -353,69 +407,9 @@ def _shown(setting: Setting, text: str) -> str:
     return repr(text[:100] + "…" if len(text) > 100 else text)
 
 
-def _endpoint_and_protocol(values: Mapping[str, Any]) -> tuple[str | None, str]:
-    endpoint = values["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] or values["OTEL_EXPORTER_OTLP_ENDPOINT"]
-    protocol = values["OTEL_EXPORTER_OTLP_PROTOCOL"]
-    if protocol is None:
-        port = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}").port if endpoint else None
-        protocol = GRPC if port == 4317 else HTTP_PROTOBUF
-    return endpoint, protocol
-
-
-def _contradictions(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    problems = []
-    endpoint, protocol = _endpoint_and_protocol(values)
-    if endpoint and protocol == HTTP_PROTOBUF and "://" not in endpoint:
-        is_traces = bool(values["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
-        name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" if is_traces else "OTEL_EXPORTER_OTLP_ENDPOINT"
-        problems.append((name, repr(endpoint), f"a URL such as http://{endpoint}, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"))
-    key, certificate = values["OTEL_EXPORTER_OTLP_CLIENT_KEY"], values["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"]
-    if bool(key) != bool(certificate):
-        name = "OTEL_EXPORTER_OTLP_CLIENT_" + ("KEY" if key else "CERTIFICATE")
-        problems.append((name, repr(key or certificate), "CLIENT_KEY and CLIENT_CERTIFICATE go together"))
-    otlp = _otlp_settings(values)
-    if otlp is not None and otlp.proxy is not None and not otlp.proxy.startswith("http://"):
-        name = "HTTP_PROXY" if otlp.insecure else "HTTPS_PROXY"
-        problems.append(
-            (name, "(not shown)", "an HTTP proxy, http://host:port, or a NO_PROXY that names the collector")
-        )
-    return problems
-
-
-def _otlp_settings(values: Mapping[str, Any]) -> OtlpSettings | None:
-    endpoint, protocol = _endpoint_and_protocol(values)
-    exporters = values["OTEL_TRACES_EXPORTER"]
-    if "otlp" not in (exporters or ("otlp" if endpoint else "",)):
-        return None
-    for_traces = values["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] is not None
-    endpoint = endpoint or ("http://localhost:4317" if protocol == GRPC else "http://localhost:4318")
-    if "://" not in endpoint:
-        endpoint = ("http://" if values["OTEL_EXPORTER_OTLP_INSECURE"] else "https://") + endpoint
-    if protocol == HTTP_PROTOBUF and not for_traces:
-        endpoint = endpoint.rstrip("/") + "/v1/traces"
-    elif protocol == HTTP_PROTOBUF and not urlsplit(endpoint).path:
-        endpoint += "/"  # "if a URL has no path part, the root path / must be used"
-    return OtlpSettings(
-        endpoint=endpoint,
-        protocol=protocol,
-        headers=values["OTEL_EXPORTER_OTLP_HEADERS"],
-        timeout_ms=min(values["OTEL_EXPORTER_OTLP_TIMEOUT"], values["OTEL_BSP_EXPORT_TIMEOUT"]),
-        compression=values["OTEL_EXPORTER_OTLP_COMPRESSION"],
-        certificate=values["OTEL_EXPORTER_OTLP_CERTIFICATE"],
-        client_key=values["OTEL_EXPORTER_OTLP_CLIENT_KEY"],
-        client_certificate=values["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"],
-        insecure=endpoint.startswith("http://"),
-        proxy=proxy_for(
-            endpoint,
-            values["HTTP_PROXY"] if endpoint.startswith("http://") else values["HTTPS_PROXY"],
-            values["NO_PROXY"],
-        ),
-    )
-
-
 def _resolved(values: Mapping[str, Any]) -> Settings:
-    otlp = _otlp_settings(values)
     exporters = values["OTEL_TRACES_EXPORTER"] or ()
+    otlp = otlp_settings.resolve(values, TRACES)
     printer = values["OTEL_EBPF_TRACE_PRINTER"]
     if printer is None:
         # Never mute by accident: `none` is the one way to ask for neither.
@@ -434,6 +428,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         user=values["OTEL_EBPF_USER"],
         status_socket=values["OTEL_EBPF_STATUS_SOCKET"],
         otlp=otlp,
+        metrics=_metrics(values),
         schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
         max_queue_spans=values["OTEL_BSP_MAX_QUEUE_SIZE"],
@@ -442,10 +437,23 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         sampler_rate=values["OTEL_TRACES_SAMPLER_ARG"],
         routes=values["OTEL_EBPF_ROUTES"],
         unmatched_routes=values["OTEL_EBPF_ROUTES_UNMATCHED"],
-        attribute_value_length_limit=values["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
-        attribute_count_limit=values["OTEL_ATTRIBUTE_COUNT_LIMIT"],
+        attribute_value_length_limit=values["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
+        attribute_count_limit=values["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"],
         shows_evidence=values["OTEL_EBPF_SPAN_EVIDENCE"],
         is_disabled=values["OTEL_SDK_DISABLED"],
+    )
+
+
+def _metrics(values: Mapping[str, Any]) -> MetricsSettings:
+    return MetricsSettings(
+        otlp=otlp_settings.resolve(values, METRICS),
+        prometheus=None,
+        http=values["OTEL_EBPF_HTTP_METRICS"],
+        interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
+        ttl_ns=values["OTEL_EBPF_METRICS_TTL"],
+        is_exponential=values["OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"] != EXPLICIT_BUCKETS,
+        temporality=values["OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"],
+        exemplar_filter=values["OTEL_METRICS_EXEMPLAR_FILTER"],
     )
 
 

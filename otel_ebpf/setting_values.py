@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 PortRange = tuple[int, int]  # first and last, both included
@@ -34,6 +35,35 @@ def one_of(*allowed: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def any_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(_items(text.lower()))
+        if not names or set(names) - set(allowed) or ("none" in names and len(names) > 1):
+            raise ValueError(f"one or more of {', '.join(allowed)}, separated by commas")
+        return names
+
+    return parse
+
+
+class Listen(NamedTuple):
+    """Where to listen; "" is every address of the host."""
+
+    host: str
+    port: int
+
+
+def parse_listen(text: str) -> Listen:
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon, port = ":", ""
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535
+    if not is_port or (colon and not re.fullmatch(r"[0-9A-Za-z.:-]{1,253}", host)):
+        raise ValueError("a port from 1 to 65535, or with an address such as 127.0.0.1:9464")
+    return Listen(host, int(port))
 
 
 def _items(text: str) -> list[str]:

@@ -137,6 +137,10 @@ def start_lines(settings: Settings, targets: list[Target]) -> list[str]:
     lines = [f"watching {len(targets)} processes of {len(services)} services; hooks: raw tracepoint sys_exit"]
     if settings.otlp is not None:
         lines.append(f"sending spans to {settings.otlp.endpoint_for_people} by {settings.otlp.protocol}")
+    if settings.metrics.otlp is not None:
+        lines.append(
+            f"sending metrics to {settings.metrics.otlp.endpoint_for_people} by {settings.metrics.otlp.protocol}"
+        )
     if not targets:
         lines.append("nothing to watch is running yet. Start a service, for example: python3 -m http.server 8000")
         lines.append("and ask it something: curl http://127.0.0.1:8000/")

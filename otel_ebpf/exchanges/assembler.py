@@ -10,7 +10,7 @@ Pure: the time and the readings are passed in.
 from collections import Counter
 from collections.abc import Callable
 
-from otel_ebpf.exchanges.exchange import Exchange
+from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
 from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
 from otel_ebpf.exchanges.plain_run import PlainRun
@@ -66,6 +66,10 @@ class Assembler:
                 before = found.get(run.service_pid, (0, 0))
                 found[run.service_pid] = (before[0] + unreported, before[1] + pipelined)
         return found
+
+    def open_requests(self) -> list[OpenRequest]:
+        """Each request that has not ended and whose head is known."""
+        return [request for run in self._runs.values() for request in run.open_requests]
 
     def feed(self, record: Record) -> list[Exchange]:
         """One record; returns the exchanges that it ends or completes."""

@@ -6,6 +6,7 @@ known is None, and `unknown` says why.
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
+from typing import NamedTuple
 
 
 class Role(IntEnum):
@@ -86,3 +87,23 @@ class Exchange:
     outcome: Outcome
     unknown: Unknown
     inferred: Inferred
+
+    @property
+    def last_ns(self) -> int:
+        """Where the span ends. Where nobody saw the end, the last byte is the last that is known."""
+        if self.outcome is Outcome.UNKNOWN and self.response_end_ns is not None:
+            return self.response_end_ns
+        return self.end_ns
+
+
+class OpenRequest(NamedTuple):
+    """A request whose exchange has not ended, as far as it is known now."""
+
+    service_pid: int
+    role: Role
+    family: int
+    remote_address: bytes
+    remote_port: int
+    method: bytes
+    target: bytes
+    host: bytes | None

@@ -10,7 +10,7 @@ judged here: `feed` and `advance` return None, and `with_readers` gives a Run th
 
 from typing import Optional
 
-from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
     RequestHead,
     ResponseHead,
@@ -18,7 +18,7 @@ from otel_ebpf.exchanges.http1 import (
     parse_response_head,
     response_framing,
 )
-from otel_ebpf.exchanges.run import Run
+from otel_ebpf.exchanges.run import Run, open_request
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
@@ -85,6 +85,10 @@ class PlainRun:
     @property
     def unreported_count(self) -> int:
         return 0 if self.is_settled else 1
+
+    @property
+    def open_requests(self) -> list[OpenRequest]:
+        return [] if self.is_settled else [open_request(self._first, self._head)]
 
     def feed(self, record: Record) -> list[Exchange] | None:
         """The exchange when the response is whole, nothing while it is not, None when this is not plain."""

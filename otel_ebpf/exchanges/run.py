@@ -10,7 +10,7 @@ request of the run.
 
 import re
 
-from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
     UNREADABLE,
@@ -29,6 +29,19 @@ _LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LAST_CHUNK_QUIET_NS = 200_000_000
 _REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the request's end
+
+
+def open_request(first: Record, head: RequestHead) -> OpenRequest:
+    return OpenRequest(
+        first.service_pid,
+        Role.SERVER if first.role == 2 else Role.CLIENT,
+        first.family,
+        first.remote_address,
+        first.remote_port,
+        head.method,
+        head.target,
+        head.fields.host,
+    )
 
 
 class Run:
@@ -90,6 +103,13 @@ class Run:
     def unreported_count(self) -> int:
         """Requests that have given no exchange yet; a head that is not whole is one."""
         return 0 if self._is_ended else max(1, len(self._requests.messages)) - self._reported
+
+    @property
+    def open_requests(self) -> list[OpenRequest]:
+        """Those whose head is whole: before that nobody knows what they ask for."""
+        if self._is_ended:
+            return []
+        return [open_request(self._first, message.head) for message in self._requests.messages[self._reported :]]
 
     @property
     def is_settled(self) -> bool:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import NamedTuple
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 DETAIL_LIMIT_CHARACTERS = 200
@@ -27,7 +28,7 @@ class Attempt(NamedTuple):
 
     result: Result
     detail: str = ""
-    rejected_spans: int = 0  # of a batch that was delivered
+    rejected: int = 0  # spans or data points of a batch that was delivered
     retry_after_seconds: float | None = None
 
 
@@ -43,10 +44,14 @@ def too_large(detail: object) -> Attempt:
     return Attempt(Result.TOO_LARGE, printable_detail(detail))
 
 
-def delivered(response: ExportTraceServiceResponse) -> Attempt:
+def delivered(response: ExportTraceServiceResponse | ExportMetricsServiceResponse) -> Attempt:
     """A batch that was taken, but for what partial_success says."""
     partial = response.partial_success
-    return Attempt(Result.DELIVERED, printable_detail(partial.error_message), max(0, partial.rejected_spans))
+    if isinstance(response, ExportTraceServiceResponse):
+        rejected = response.partial_success.rejected_spans
+    else:
+        rejected = response.partial_success.rejected_data_points
+    return Attempt(Result.DELIVERED, printable_detail(partial.error_message), max(0, rejected))
 
 
 def printable_detail(detail: object) -> str:

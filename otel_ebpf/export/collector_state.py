@@ -5,22 +5,32 @@ Out:  what to say, if anything
 Owns: what was said last, and when
 """
 
+from typing import NamedTuple
+
 from otel_ebpf.export.attempts import Attempt, Result
 
 QUIET_SECONDS = 10.0  # between messages, for a collector that comes and goes
 
 _WORDS = {
-    Result.TRY_AGAIN.value: "takes no spans now",
-    Result.REFUSED.value: "refuses spans",
-    Result.TOO_LARGE.value: "refuses large spans",
-    "partly": "rejects some spans",
+    Result.TRY_AGAIN.value: "takes no {} now",
+    Result.REFUSED.value: "refuses {}",
+    Result.TOO_LARGE.value: "refuses large {}",
+    "partly": "rejects some {}",
 }
 
 
+class SignalWords(NamedTuple):
+    """What is said of one signal."""
+
+    items: str
+    kept: str  # what becomes of what is not taken
+    refused: str
+
+
 class CollectorState:
-    def __init__(self, endpoint: str, queue_bytes: int) -> None:
+    def __init__(self, endpoint: str, words: SignalWords) -> None:
         self._endpoint = endpoint
-        self._queue_bytes = queue_bytes
+        self._words = words
         self.last = "nothing was sent yet"  # how the newest attempt ended, for people
         self._reported = "well"
         self._complained_at = float("-inf")
@@ -30,9 +40,11 @@ class CollectorState:
     def message(self, attempt: Attempt, now: float, dropped: int) -> str | None:
         """What to say after this attempt, None when nothing is new or the last complaint is a moment old."""
         state = "well" if attempt.result is Result.DELIVERED else attempt.result.value
-        if attempt.rejected_spans:
+        if attempt.rejected:
             state = "partly"
-        self.last = "takes spans" if state == "well" else _WORDS[state] + (attempt.detail and f": {attempt.detail}")
+        items = self._words.items
+        told = _WORDS.get(state, "takes {}").format(items)
+        self.last = told if state == "well" else told + (attempt.detail and f": {attempt.detail}")
         before = self._reported
         if state == before or (state != "well" and now < self._complained_at + QUIET_SECONDS):
             return None
@@ -43,18 +55,15 @@ class CollectorState:
             return (
                 None
                 if before == "partly"
-                else f"the collector at {self._endpoint} takes spans again after {seconds:.0f} s; "
-                f"{lost} were dropped from the queue meanwhile."
+                else f"the collector at {self._endpoint} takes {items} again after {seconds:.0f} s"
+                + (f"; {lost} were dropped from the queue meanwhile." if items == "spans" else ".")
             )
         self._complained_at = now
         if before == "well":
             self._ill_since = now
         if state == "partly":
-            count = attempt.rejected_spans
-            return f"the collector at {self._endpoint} rejects spans ({count} of a batch): {attempt.detail}"
+            count = attempt.rejected
+            return f"the collector at {self._endpoint} rejects {items} ({count} of a batch): {attempt.detail}"
         if attempt.result in (Result.REFUSED, Result.TOO_LARGE):
-            return f"the collector at {self._endpoint} refuses spans: {attempt.detail}. They are counted as rejected."
-        return (
-            f"the collector at {self._endpoint} takes no spans: {attempt.detail}. "
-            f"Trying again; up to {self._queue_bytes // 1024} KiB of spans are kept meanwhile."
-        )
+            return f"the collector at {self._endpoint} refuses {items}: {attempt.detail}. {self._words.refused}"
+        return f"the collector at {self._endpoint} takes no {items}: {attempt.detail}. Trying again; {self._words.kept}"

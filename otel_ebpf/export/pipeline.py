@@ -1,7 +1,7 @@
-"""The way of the data on the unprivileged side: ring -> records -> exchanges -> sampler -> spans -> printer and sender.
+"""The way of the data on the unprivileged side: ring -> records -> exchanges -> sampler -> spans, and measurements of all.
 
 In:   Inputs (the kernel's shared memory, clocks), frames of the probe
-Out:  lines to the printer, encoded spans to the queue
+Out:  lines to the printer, encoded spans to the queue, measurements to the meters
 Owns: the assembler, the services, and the ledger of what became of every request
 
 One `tick` is one pass over what has come; it never waits for the network.
@@ -14,13 +14,16 @@ from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.exchanges.ledger import NOT_SAMPLED, UNKNOWN_SERVICE, Ledger
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.inputs import Inputs
+from otel_ebpf.export.measuring import Measuring
 from otel_ebpf.export.otlp import SpanEncoder
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.services import Service, Services
+from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
 from otel_ebpf.records.kinds import Counter, CounterReading, LedgerReading
 from otel_ebpf.telemetry.evidence import evidence_of
+from otel_ebpf.telemetry.metrics import Meter
 from otel_ebpf.telemetry.sampling import Sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 
@@ -45,6 +48,7 @@ class Pipeline:
         sample: Sampler,
         printer: Console | None,
         sink: SpanSink | None,
+        measuring: Measuring | None = None,
     ) -> None:
         self.ledger = Ledger()
         self.assembler = Assembler(ledger=self.ledger)
@@ -59,6 +63,7 @@ class Pipeline:
         self._printer = printer
         self._sink = sink
         self._wants_evidence = builder.shows_evidence or (printer is not None and printer.wants_evidence)
+        self._measuring = measuring
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
         self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
@@ -101,6 +106,8 @@ class Pipeline:
             self._clock_at_ns = now_ns
             self._offset_ns = self.inputs.clock_offset_ns()
             self.services.forget_gone(now_ns)
+        if self._measuring is not None:
+            self._measuring.begin_tick(now_ns, self._offset_ns)
         record_count = self.inputs.drain(self._take_record, until)
         self.records += record_count
         self._done += self.assembler.watch(self.inputs.read_progress, now_ns)
@@ -115,6 +122,11 @@ class Pipeline:
         if self._printer is not None:
             self._printer.flush(now_ns / 1e9)
         return record_count
+
+    def snapshot(self, meter: Meter) -> Snapshot:
+        """What has been measured, for other threads; to be called between two passes."""
+        assert self._measuring is not None
+        return self._measuring.snapshot(meter, self.assembler.open_requests, self._service_of)
 
     def finish(self) -> None:
         """After the last pass: nothing is held back any more, what is still open is counted."""
@@ -159,9 +171,15 @@ class Pipeline:
             service = self.services.unknown()
         self._send_as(service, exchange)
 
+    def _service_of(self, service_pid: int) -> Service:
+        return self.services.find(service_pid) or self.services.unknown()
+
     def _send_as(self, service: Service, exchange: Exchange) -> None:
         route = service.routes.route_of(exchange)
         place = self._sample(exchange)
+        if self._measuring is not None:
+            ids = None if place is None or self._sink is None else place[:2]  # of a span that is sent
+            self._measuring.record(service, exchange, route, ids)
         if place is None:
             self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
             return

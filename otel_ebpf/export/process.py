@@ -13,15 +13,18 @@ import signal
 import socket
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from otel_ebpf import __version__
-from otel_ebpf.config import Settings
+from otel_ebpf.config import MetricsSettings, Settings
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.export.accounts import host_line, service_lines, status_document
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.facts import Facts
 from otel_ebpf.export.host import read_host_facts
-from otel_ebpf.export.inputs import Inputs, LiveInputs, RecordingInputs, no_endpoints
+from otel_ebpf.export.inputs import Inputs, LiveInputs, RecordingInputs
+from otel_ebpf.export.measuring import Measuring
+from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.redaction import Redaction
 from otel_ebpf.export.sender import Sender, SenderOptions
@@ -34,6 +37,9 @@ from otel_ebpf.records.ring import RingReader
 from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
 from otel_ebpf.telemetry.routes import RouteRules
 from otel_ebpf.telemetry.sampling import SamplerRules
+
+if TYPE_CHECKING:
+    from otel_ebpf.export.metrics_sender import MetricsSender
 
 _BUSY_TICK_MS = 20
 _IDLE_TICK_MS = 50
@@ -56,6 +62,10 @@ class Exporter:
                 schedule_delay_ms=settings.schedule_delay_ms,
             )
             self._sender = Sender(settings.otlp, __version__, _report, options)
+        self._measuring: Measuring | None = None
+        self._metrics_sender: MetricsSender | None = None
+        if (settings.metrics.otlp or settings.metrics.prometheus) and not settings.is_disabled:
+            self._measure(settings.metrics)
         self._printer: Console | None = None
         if settings.trace_printer != "disabled":
             self._printer = Console(settings.trace_printer, sys.stdout, sys.stdout.isatty(), time.monotonic())
@@ -84,20 +94,41 @@ class Exporter:
         inputs = self._inputs(ring, progress)
         sink = self._sender.queue if self._sender else None
         facts = self._facts
-        pipeline = Pipeline(inputs, facts.services(), facts.builder(), facts.sample(), self._printer, sink)
+        pipeline = Pipeline(
+            inputs, facts.services(), facts.builder(), facts.sample(), self._printer, sink, self._measuring
+        )
         if self._sender is not None:
             self._sender.start()
+        if self._metrics_sender is not None:
+            self._metrics_sender.start()
         channel.send(b"ready")
         if self._status is not None:
             self._status.document = lambda: status_document(pipeline, ring, self._sender)
-        shutdown = _work(pipeline, channel, terminated, self._status)
+        shutdown = _work(pipeline, channel, terminated, self._status, self._measuring)
         self._finish(pipeline, shutdown)
         if shutdown is None and not terminated:
             raise PeerLostError("the probe has ended", "What it had attached is detached; start the agent again.")
         return 0
 
+    def _measure(self, settings: MetricsSettings) -> None:
+        methods = frozenset(method.encode() for method in self._settings.known_methods)
+        self._measuring = Measuring(settings, methods)
+        if settings.otlp is not None and self._measuring.for_otlp is not None:
+            from otel_ebpf.export.metrics_sender import MetricsSender  # with the metrics SDK: 5 MB
+
+            self._metrics_sender = MetricsSender(
+                settings, settings.otlp, self._measuring.for_otlp, self._measuring.desk, __version__, _report
+            )
+
+    def _own_endpoints(self) -> frozenset[Endpoint]:
+        found: frozenset[Endpoint] = frozenset()
+        for sender in (self._sender, self._metrics_sender):
+            if sender is not None:
+                found |= sender.own_endpoints()
+        return found
+
     def _inputs(self, ring: RingReader, progress: ProgressTable) -> Inputs:
-        live = LiveInputs(ring, progress, self._sender.own_endpoints if self._sender else no_endpoints)
+        live = LiveInputs(ring, progress, self._own_endpoints)
         if self._recording is None:
             return live
         writer = RecordingWriter(os.fdopen(self._recording.descriptor, "wb"))
@@ -115,7 +146,12 @@ class Exporter:
         pipeline.finish()
         if isinstance(pipeline.inputs, RecordingInputs):
             pipeline.inputs.flush()  # before the collector is waited for
-        counts = self._sender.stop(max(0.0, left_seconds - _SUMMARY_SECONDS)) if self._sender else None
+        left_seconds = max(0.0, left_seconds - _SUMMARY_SECONDS)
+        if self._metrics_sender is not None:
+            self._metrics_sender.begin_stop(pipeline.snapshot(self._metrics_sender.meter), left_seconds)
+        counts = self._sender.stop(left_seconds) if self._sender else None
+        if self._metrics_sender is not None:
+            self._metrics_sender.join()
         for line in (*service_lines(pipeline), host_line(pipeline, counts)):
             _report(line)
 
@@ -130,7 +166,11 @@ def _receive_maps(channel: socket.socket) -> list[int] | None:
 
 
 def _work(
-    pipeline: Pipeline, channel: socket.socket, terminated: list[int], status: StatusServer | None
+    pipeline: Pipeline,
+    channel: socket.socket,
+    terminated: list[int],
+    status: StatusServer | None,
+    measuring: Measuring | None,
 ) -> Shutdown | None:
     """Ticks until told to end; None when the probe has gone without a word."""
     channel.setblocking(False)
@@ -158,6 +198,8 @@ def _work(
         wait_ms = _BUSY_TICK_MS if pipeline.tick(produced) else _IDLE_TICK_MS
         if status is not None:
             status.serve()
+        if measuring is not None:
+            measuring.desk.serve(pipeline.snapshot)
     return None
 
 

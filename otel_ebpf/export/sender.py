@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
 from otel_ebpf.export.attempts import Attempt, Report, Result, try_again
-from otel_ebpf.export.collector_state import CollectorState
+from otel_ebpf.export.collector_state import CollectorState, SignalWords
 from otel_ebpf.export.otlp import encode_batch, encode_scope, split_request
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.queue import DEFAULT_LIMIT_BYTES, SpanQueue
+from otel_ebpf.export.signals import TRACES_SIGNAL, Signal
+from otel_ebpf.otlp_settings import OtlpSettings
 
 FIRST_BACK_OFF_SECONDS = 1.0
 LAST_BACK_OFF_SECONDS = 30.0
@@ -73,7 +74,9 @@ class Sender:
         self._options = options
         self._scope = encode_scope(version)
         self._report = report
-        self._state = CollectorState(settings.endpoint_for_people, options.queue_bytes)
+        kept = f"up to {options.queue_bytes // 1024} KiB of spans are kept meanwhile."
+        words = SignalWords("spans", kept, "They are counted as rejected.")
+        self._state = CollectorState(settings.endpoint_for_people, words)
         self._transport = make_transport(settings)
         self._thread = threading.Thread(target=self._run, name="otlp-sender", daemon=True)
         self._stopping = threading.Event()
@@ -160,11 +163,11 @@ class Sender:
                 first, second = split_request(request, half)
                 pieces += [(second, span_count - half), (first, half)]
                 continue
-            rejected = min(attempt.rejected_spans, span_count) if attempt.result is Result.DELIVERED else span_count
+            rejected = min(attempt.rejected, span_count) if attempt.result is Result.DELIVERED else span_count
             self._rejected += rejected
             self._exported += span_count - rejected
             is_anything_taken = is_anything_taken or attempt.result is Result.DELIVERED
-            if worst.result is Result.DELIVERED and not worst.rejected_spans:
+            if worst.result is Result.DELIVERED and not worst.rejected:
                 worst = attempt
         # A collector for which even single spans are too large would get a request for each span, without a pause.
         return Delivery(worst, 0, is_going_on=is_anything_taken or worst.result is not Result.TOO_LARGE)
@@ -193,12 +196,12 @@ def back_off_seconds(failures_in_row: int, retry_after_seconds: float | None, ji
     return min(doubled, LAST_BACK_OFF_SECONDS) * spread
 
 
-def make_transport(settings: OtlpSettings) -> Transport:
+def make_transport(settings: OtlpSettings, signal: Signal = TRACES_SIGNAL) -> Transport:
     """The transport for a protocol; only its modules are imported, gRPC's cost 8 MB."""
     if settings.protocol != "grpc":
         from otel_ebpf.export.transport_http import HttpTransport
 
-        return HttpTransport(settings)
+        return HttpTransport(settings, signal)
     try:
         from otel_ebpf.export.transport_grpc import GrpcTransport
     except ImportError as error:
@@ -206,4 +209,4 @@ def make_transport(settings: OtlpSettings) -> Transport:
             f"OTLP over gRPC is not installed: {error}.",
             "pip install opentelemetry-exporter-otlp-proto-grpc, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
         ) from error
-    return GrpcTransport(settings)
+    return GrpcTransport(settings, signal)

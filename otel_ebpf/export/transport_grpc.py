@@ -1,6 +1,6 @@
 """One OTLP/gRPC call at a time, through the official exporter's channel, fed with encoded bytes.
 
-In:   the bytes of an ExportTraceServiceRequest
+In:   the bytes of an Export…ServiceRequest
 Out:  Attempt
 Owns: the channel to the collector
 
@@ -16,16 +16,13 @@ import grpc._channel  # type: ignore[import-untyped]  # grpc imports it with the
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
 from otel_ebpf.export.attempts import Attempt, delivered, refused, too_large, try_again
 from otel_ebpf.export.own_connections import Endpoint, OwnConnections, SocketScan
+from otel_ebpf.export.signals import TRACES_SIGNAL, Signal
 from otel_ebpf.export.trust import read_pem, read_trusted
-
-EXPORT_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+from otel_ebpf.otlp_settings import OtlpSettings
 
 # OTLP specification, "OTLP/gRPC Response". RESOURCE_EXHAUSTED counts only with a RetryInfo.
 RETRYABLE = frozenset(
@@ -48,37 +45,39 @@ CHANNEL_OPTIONS = (
 
 
 class GrpcTransport:
-    """Sends batches over gRPC."""
+    """Sends batches of one signal over gRPC."""
 
-    def __init__(self, settings: OtlpSettings) -> None:
+    def __init__(self, settings: OtlpSettings, signal: Signal = TRACES_SIGNAL) -> None:
+        self._signal = signal
+        self._exporter_class = signal.exporter_class("grpc")
         self._settings = settings
         self._own = OwnConnections()
         self._scan = SocketScan()
         self._credentials = None if settings.insecure else _credentials(settings)
-        if not callable(getattr(OTLPSpanExporter, "_initialize_channel_and_stub", None)):
+        if not callable(getattr(self._exporter_class, "_initialize_channel_and_stub", None)):
             raise _wrong_version()
 
     def start(self) -> None:
         """Makes the channel, and with it gRPC's threads."""
         settings = self._settings
         is_gzip = settings.compression == "gzip"
-        self._exporter = OTLPSpanExporter(
+        self._exporter = self._exporter_class(
             endpoint=settings.endpoint,
             insecure=settings.insecure,
             credentials=self._credentials,
             headers=settings.headers,
             timeout=settings.timeout_ms / 1000,
             compression=grpc.Compression.Gzip if is_gzip else grpc.Compression.NoCompression,
-            channel_options=(*CHANNEL_OPTIONS, *_proxy_options(settings.proxy)),  # type: ignore[arg-type]  # declared as one pair, read as many
+            channel_options=(*CHANNEL_OPTIONS, *_proxy_options(settings.proxy)),  # declared as one pair, read as many
         )
         channel = getattr(self._exporter, "_channel", None)
         self._metadata = getattr(self._exporter, "_headers", None)
         if channel is None or self._metadata is None:
             raise _wrong_version()
         self._export = channel.unary_unary(
-            EXPORT_METHOD,
+            self._signal.grpc_method,
             request_serializer=None,
-            response_deserializer=ExportTraceServiceResponse.FromString,
+            response_deserializer=self._signal.response.FromString,
         )
 
     def attempt(self, request: bytes, timeout_seconds: float) -> Attempt:
@@ -150,6 +149,6 @@ def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:
 
 def _wrong_version() -> AgentError:
     return AgentError(
-        "the installed opentelemetry-exporter-otlp-proto-grpc cannot be fed with encoded spans.",
+        "the installed opentelemetry-exporter-otlp-proto-grpc cannot be fed with encoded bytes.",
         "Install the version that otel-ebpf asks for: pip install 'opentelemetry-exporter-otlp-proto-grpc~=1.45.0'.",
     )

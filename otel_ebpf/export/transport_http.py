@@ -1,6 +1,6 @@
 """One OTLP/HTTP request at a time, through the official exporter, fed with encoded bytes.
 
-In:   the bytes of an ExportTraceServiceRequest
+In:   the bytes of an Export…ServiceRequest
 Out:  Attempt
 Owns: the connection to the collector
 
@@ -26,14 +26,13 @@ import urllib3.exceptions
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
 from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
 from otel_ebpf.export.attempts import Attempt, delivered, parse_retry_after, refused, too_large, try_again
 from otel_ebpf.export.own_connections import Endpoint, OwnConnections, endpoints_of
+from otel_ebpf.export.signals import TRACES_SIGNAL, Response, Signal
 from otel_ebpf.export.trust import client_context
+from otel_ebpf.otlp_settings import OtlpSettings
 
 CONTENT_TOO_LARGE = 413  # RFC 9110 15.5.14
 RETRYABLE = frozenset((429, 502, 503, 504))  # OTLP specification, "Retryable Response Codes"
@@ -173,13 +172,14 @@ def _pools(proxy: str | None, **options: Any) -> urllib3.PoolManager:
 
 
 class HttpTransport:
-    """Sends batches as http/protobuf."""
+    """Sends batches of one signal as http/protobuf."""
 
-    def __init__(self, settings: OtlpSettings) -> None:
+    def __init__(self, settings: OtlpSettings, signal: Signal = TRACES_SIGNAL) -> None:
+        self._signal = signal
         self._own = OwnConnections()
         self._connection = CollectorConnection(settings, self._own)
         self._is_compressed = settings.compression == "gzip"
-        exporter = OTLPSpanExporter(
+        exporter = signal.exporter_class("http")(
             endpoint=settings.endpoint,
             headers={**basic_authorization(settings.endpoint), **dict(settings.headers)},
             timeout=settings.timeout_ms / 1000,
@@ -189,7 +189,7 @@ class HttpTransport:
         submit = getattr(getattr(exporter, "_client", None), "_submit", None)
         if not callable(submit):
             raise AgentError(
-                "the installed opentelemetry-exporter-otlp-proto-http cannot be fed with encoded spans.",
+                "the installed opentelemetry-exporter-otlp-proto-http cannot be fed with encoded bytes.",
                 "Install the version that it asks for: pip install 'opentelemetry-exporter-otlp-proto-http~=1.45.0'.",
             )
         self._submit = submit
@@ -204,7 +204,9 @@ class HttpTransport:
         answer = self._submit(body, timeout_seconds)
         if answer.status_code is None:
             return try_again(describe_error(answer.error))
-        return judge_answer(answer.status_code, answer.reason or "", answer.headers(), answer.content())
+        return judge_answer(
+            self._signal.response, answer.status_code, answer.reason or "", answer.headers(), answer.content()
+        )
 
     def own_endpoints(self) -> frozenset[Endpoint]:
         self._connection.note_open()
@@ -226,15 +228,15 @@ def basic_authorization(endpoint: str) -> dict[str, str]:
     return {"authorization": "Basic " + b64encode(credentials.encode("utf-8")).decode("ascii")}
 
 
-def judge_answer(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Attempt:
+def judge_answer(response: Response, status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Attempt:
     """What an HTTP answer means for the batch."""
     if 200 <= status < 300:
         try:
-            return delivered(ExportTraceServiceResponse.FromString(body))
+            return delivered(response.FromString(body))
         except DecodeError:
-            return delivered(ExportTraceServiceResponse())  # taken, and answered in some other language
+            return delivered(response())  # taken, and answered in some other language
     if 300 <= status < 400:
-        # Followed, a redirect would become a GET without the spans. It may be a proxy's passing fault: not lost yet.
+        # Followed, a redirect would become a GET without the body. It may be a proxy's passing fault: not lost yet.
         return try_again(f"{status} redirect to {headers.get('location', 'nowhere')}, which is not followed")
     if status in RETRYABLE:
         return try_again(f"{status} {reason}", parse_retry_after(headers.get("retry-after"), time()))

@@ -11,8 +11,8 @@ virtual environment is not.
 import ssl
 from pathlib import Path
 
-from otel_ebpf.config import OtlpSettings
 from otel_ebpf.errors import AgentError
+from otel_ebpf.otlp_settings import OtlpSettings
 
 SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine

@@ -173,7 +173,7 @@ class SpanBuilder:
         trace_state = (validate_tracestate(tracestate) or b"") if tracestate else b""
 
         start_ns = unix_ns(exchange.request_start_ns, offset_ns)
-        end_ns = unix_ns(exchange.end_ns if outcome is Outcome.COMPLETE else _end_ns(exchange), offset_ns)
+        end_ns = unix_ns(exchange.end_ns if outcome is Outcome.COMPLETE else exchange.last_ns, offset_ns)
         return SpanData(
             series,
             trace_id,
@@ -289,10 +289,3 @@ def _mark_truncated(
     names = [name for name, is_cut in cut if is_cut]
     if names:
         attributes.append((TRUNCATED, b",".join(names)))
-
-
-def _end_ns(exchange: Exchange) -> int:
-    """Where nobody saw the end, the last byte is the last that is known."""
-    if exchange.outcome is Outcome.UNKNOWN and exchange.response_end_ns is not None:
-        return exchange.response_end_ns
-    return exchange.end_ns

@@ -1,7 +1,7 @@
-"""Collectors for tests: receive OTLP over HTTP or gRPC with the official classes and keep every span.
+"""Collectors for tests: receive OTLP over HTTP or gRPC with the official classes and keep all of it.
 
 In:   exports of the agent
-Out:  Spans, in the order of arrival
+Out:  Spans and metrics, in the order of arrival
 Owns: one listening port
 
 A strict parser on purpose: a batch that the official classes refuse is answered with 400 and remembered as a fault.
@@ -19,6 +19,14 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -93,6 +101,7 @@ class Sink:
     endpoint: str
     protocol: str
     requests: list[ExportTraceServiceRequest] = field(default_factory=list)
+    metrics: list[ExportMetricsServiceRequest] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     arrived: threading.Condition = field(default_factory=threading.Condition)
     span_count: int = 0
@@ -107,6 +116,11 @@ class Sink:
             if self.keeps_spans:
                 self.requests.append(request)
             self.span_count += sum(len(scope.spans) for part in request.resource_spans for scope in part.scope_spans)
+            self.arrived.notify_all()
+
+    def take_metrics(self, request: ExportMetricsServiceRequest) -> None:
+        with self.arrived:
+            self.metrics.append(request)
             self.arrived.notify_all()
 
     @property
@@ -153,8 +167,11 @@ def http_handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
             if status is None:
                 try:
                     plain_body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-                    sink.take(ExportTraceServiceRequest.FromString(plain_body))
-                    status, answer = 200, ExportTraceServiceResponse().SerializeToString()
+                    if self.path == "/v1/metrics":
+                        sink.take_metrics(ExportMetricsServiceRequest.FromString(plain_body))
+                    else:
+                        sink.take(ExportTraceServiceRequest.FromString(plain_body))
+                    status = 200  # an empty answer is one of either kind, in which everything was taken
                 except (DecodeError, OSError) as error:
                     sink.faults.append(repr(error))
                     status = 400
@@ -199,8 +216,16 @@ def grpc_sink() -> Iterator[Sink]:
             sink.take(request)
             return ExportTraceServiceResponse()
 
+    class MetricsServicer(MetricsServiceServicer):
+        def Export(  # noqa: N802 (the service's own name)
+            self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
+        ) -> ExportMetricsServiceResponse:
+            sink.take_metrics(request)
+            return ExportMetricsServiceResponse()
+
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
     add_TraceServiceServicer_to_server(Servicer(), server)
+    add_MetricsServiceServicer_to_server(MetricsServicer(), server)
     assert server.add_insecure_port(f"127.0.0.1:{port}") == port
     server.start()
     try:

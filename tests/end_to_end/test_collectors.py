@@ -44,18 +44,22 @@ def test_compressed_spans_arrive(prefix: str, stage: Stage) -> None:
 
 @contextmanager
 def real_collector(folder: Path, protocol: str) -> Iterator[tuple[Sink, Path]]:
-    """The OpenTelemetry Collector of tests/collector, with a file exporter; (where it listens, its file)."""
+    """The OpenTelemetry Collector of tests/collector; where it listens, and its file of spans. Metrics lie beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     port, health, output = free_port(), free_port(), folder / "spans.jsonl"
     receiver = "grpc" if protocol == "grpc" else "http"
+    metrics = output.with_name("metrics.jsonl")
     configuration = {
         "extensions": {"health_check": {"endpoint": f"127.0.0.1:{health}"}},
         "receivers": {"otlp": {"protocols": {receiver: {"endpoint": f"127.0.0.1:{port}"}}}},
-        "exporters": {"file": {"path": str(output)}},
+        "exporters": {"file": {"path": str(output)}, "file/metrics": {"path": str(metrics)}},
         "service": {
             "telemetry": {"metrics": {"level": "none"}},
             "extensions": ["health_check"],
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
+            "pipelines": {
+                "traces": {"receivers": ["otlp"], "exporters": ["file"]},
+                "metrics": {"receivers": ["otlp"], "exporters": ["file/metrics"]},
+            },
         },
     }
     (folder / "collector.yaml").write_text(json.dumps(configuration))  # JSON is YAML

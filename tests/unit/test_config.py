@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_ebpf.config import GRPC, HTTP_PROTOBUF, NOT_USED, OBI_NAMES, SETTINGS, OtlpSettings, Settings
+from otel_ebpf.config import NOT_USED, OBI_NAMES, SETTINGS, Settings
 from otel_ebpf.errors import SettingsError
+from otel_ebpf.otlp_settings import GRPC, HTTP_PROTOBUF, OtlpSettings
 
 BY_NAME = {name: setting for setting in SETTINGS for name in setting.names}
 
@@ -104,7 +105,9 @@ def test_an_unknown_name_is_warned_about_with_the_one_that_was_meant() -> None:
 
 
 def test_a_name_of_obi_is_told_apart_from_a_mistake() -> None:
-    assert ["OTEL_EBPF_PROMETHEUS_PORT is known to OBI, not supported here"] == warnings(OTEL_EBPF_PROMETHEUS_PORT="1")
+    assert ["OTEL_EBPF_KUBE_CLUSTER_NAME is known to OBI, not supported here"] == warnings(
+        OTEL_EBPF_KUBE_CLUSTER_NAME="1"
+    )
 
 
 def test_a_standard_name_without_effect_is_warned_about() -> None:
@@ -282,6 +285,79 @@ def test_an_exporter_without_an_endpoint_sends_to_this_host(protocol: str, expec
 
     assert found is not None
     assert found.endpoint == expected
+
+
+# --- Metrics ---
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318/v1/metrics"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, "http://c:4317"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"}, None),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/t"}, None),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m:1/x"}, "http://m:1/x"),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, "http://localhost:4318/v1/metrics"),
+    ],
+)
+def test_metrics_are_sent_where_an_endpoint_is_named_for_them(environ: dict[str, str], endpoint: str | None) -> None:
+    """The common one, or their own; that of traces is for traces alone."""
+    found = settings(**environ).metrics.otlp
+
+    assert endpoint == (found and found.endpoint)
+
+
+def test_each_signal_has_names_of_its_own_that_win_over_the_common_ones() -> None:
+    found = settings(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://c:4318",
+        OTEL_EXPORTER_OTLP_HEADERS="a=1",
+        OTEL_EXPORTER_OTLP_METRICS_HEADERS="a=2",
+        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+        OTEL_EXPORTER_OTLP_METRICS_COMPRESSION="none",
+        OTEL_EXPORTER_OTLP_METRICS_PROTOCOL="grpc",
+        OTEL_EXPORTER_OTLP_METRICS_TIMEOUT="7000",
+        OTEL_METRIC_EXPORT_TIMEOUT="5000",
+    )
+    traces, of_metrics = found.otlp, found.metrics.otlp
+
+    assert traces is not None
+    assert of_metrics is not None
+    assert ((("a", "1"),), "gzip", HTTP_PROTOBUF, 10_000) == (
+        traces.headers,
+        traces.compression,
+        traces.protocol,
+        traces.timeout_ms,
+    )
+    assert ((("a", "2"),), "none", GRPC, 5000) == (
+        of_metrics.headers,
+        of_metrics.compression,
+        of_metrics.protocol,
+        of_metrics.timeout_ms,
+    )
+    assert "http://c:4318" == of_metrics.endpoint
+
+
+def test_what_is_measured_and_in_which_form() -> None:
+    plain = settings().metrics
+    assert (("duration",), 60_000, 300_000_000_000) == (plain.http, plain.interval_ms, plain.ttl_ns)
+    assert (False, "cumulative", "trace_based") == (plain.is_exponential, plain.temporality, plain.exemplar_filter)
+
+    found = settings(
+        OTEL_EBPF_HTTP_METRICS="duration, body_size",
+        OTEL_METRIC_EXPORT_INTERVAL="1000",
+        OTEL_EBPF_METRICS_TTL="10m",
+        OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION="BASE2_EXPONENTIAL_BUCKET_HISTOGRAM",
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="Delta",
+    ).metrics
+    assert (("duration", "body_size"), 1000, 600_000_000_000) == (found.http, found.interval_ms, found.ttl_ns)
+    assert (True, "delta") == (found.is_exponential, found.temporality)
+
+
+def test_a_wrong_common_endpoint_is_told_once() -> None:
+    """Though it is wrong for both signals."""
+    assert 1 == len(refusal(OTEL_EXPORTER_OTLP_ENDPOINT="c:4318").remedy.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "otel_ebpf"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # What each folder may import of the package, besides itself.
-FOR_ALL = {"errors", "config", "setting_values", "__init__"}
+FOR_ALL = {"errors", "config", "setting_values", "otlp_settings", "__init__"}
 ALLOWED = {
     "records": FOR_ALL,
     "exchanges": FOR_ALL | {"records"},
@@ -23,7 +23,8 @@ ALLOWED = {
     "status_text": set(),
     "setting_values": set(),
     "proxies": set(),
-    "config": {"errors", "proxies", "setting_values"},
+    "config": {"errors", "otlp_settings", "proxies", "setting_values", "__init__"},
+    "otlp_settings": {"proxies"},
 }
 # Where they are put together; nothing imports these but one another.
 ROOTS = {"cli", "supervisor", "__main__", "__init__"}
@@ -33,6 +34,7 @@ STANDARD_LIBRARY_ONLY = (
     "probe",
     "errors",
     "config",
+    "otlp_settings",
     "proxies",
     "setting_values",
     "status_socket",

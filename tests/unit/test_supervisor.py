@@ -32,7 +32,8 @@ def test_the_start_says_how_to_try_it_when_nothing_is_there_to_watch():
     assert not any("curl" in line for line in start_lines(settings, [Target(7, 7, "it listens", 1)]))
 
 
-def test_the_start_names_the_collector():
+def test_the_start_names_the_collector_of_each_signal():
     settings, _ = Settings.from_environ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
 
-    assert any("http://c:4318/v1/traces" in line for line in start_lines(settings, []))
+    for path in ("v1/traces", "v1/metrics"):
+        assert any(f"http://c:4318/{path}" in line for line in start_lines(settings, []))

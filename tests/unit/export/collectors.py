@@ -11,6 +11,15 @@ from gzip import decompress
 from typing import Any, BinaryIO
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceRequest,
@@ -21,7 +30,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 
-from otel_ebpf.config import OtlpSettings
+from otel_ebpf.otlp_settings import OtlpSettings
 
 FIRST_PORT, LAST_PORT = 21_000, 31_000  # below the range that the kernel gives to clients
 DEADLINE_SECONDS = 20.0
@@ -74,9 +83,15 @@ class Received:
         lines = self.head.decode("latin-1").split("\r\n")[1:]
         return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
 
+    @property
+    def plain_body(self) -> bytes:
+        return decompress(self.body) if self.headers.get("content-encoding") == "gzip" else self.body
+
     def names(self) -> list[str]:
-        body = decompress(self.body) if self.headers.get("content-encoding") == "gzip" else self.body
-        return span_names(ExportTraceServiceRequest.FromString(body))
+        return span_names(ExportTraceServiceRequest.FromString(self.plain_body))
+
+    def metrics(self) -> ExportMetricsServiceRequest:
+        return ExportMetricsServiceRequest.FromString(self.plain_body)
 
 
 def span_names(request: ExportTraceServiceRequest) -> list[str]:
@@ -210,6 +225,7 @@ class GrpcCollector(TraceServiceServicer):
         self.port = port
         self.behaviours = behaviours
         self.received: list[ExportTraceServiceRequest] = []
+        self.metrics = GrpcMetrics()
         self.metadata: list[dict[str, str]] = []
 
     @property
@@ -224,6 +240,25 @@ class GrpcCollector(TraceServiceServicer):
         self.metadata.append(dict(context.invocation_metadata()))
         behave = self.behaviours.pop(0) if len(self.behaviours) > 1 else self.behaviours[0]
         return behave(context)
+
+
+class GrpcMetrics(MetricsServiceServicer):
+    """Takes metrics."""
+
+    def __init__(self) -> None:
+        self.received: list[ExportMetricsServiceRequest] = []
+
+    def Export(  # noqa: N802
+        self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
+    ) -> ExportMetricsServiceResponse:
+        self.received.append(request)
+        return ExportMetricsServiceResponse()
+
+
+def partial_metrics(rejected: int, message: str) -> ExportMetricsServiceResponse:
+    return ExportMetricsServiceResponse(
+        partial_success=ExportMetricsPartialSuccess(rejected_data_points=rejected, error_message=message)
+    )
 
 
 def take(context: grpc.ServicerContext) -> ExportTraceServiceResponse:
@@ -248,6 +283,7 @@ def grpc_collector(
     with ThreadPoolExecutor(4) as pool:
         server = grpc.server(pool, options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", most_bytes)))
         add_TraceServiceServicer_to_server(collector, server)
+        add_MetricsServiceServicer_to_server(collector.metrics, server)
         address = f"127.0.0.1:{collector.port}"
         if credentials is None:
             server.add_insecure_port(address)

@@ -1,4 +1,4 @@
-"""A program: builds a sender, gives up all rights to files, sends, and says what it still wanted to read.
+"""A program: builds senders of spans and of metrics, gives up all rights to files, sends, and says what it still wanted to read.
 
 Arguments: protocol, endpoint of a collector, endpoint of none, an empty folder. Prints one JSON object.
 """
@@ -9,18 +9,32 @@ import stat
 import sys
 import time
 
-from otel_ebpf.config import OtlpSettings
+from otel_ebpf.export.metrics_sender import MetricsSender
 from otel_ebpf.export.otlp import SpanEncoder, encode_resource
 from otel_ebpf.export.sender import Sender, SenderOptions
+from otel_ebpf.otlp_settings import OtlpSettings
+from tests.unit.export.measurements import Measured, metrics_settings
 from tests.unit.telemetry.examples import exchange, span_of
 
 
-def sender_for(protocol: str, endpoint: str) -> Sender:
-    settings = OtlpSettings(
+def settings_for(protocol: str, endpoint: str) -> OtlpSettings:
+    return OtlpSettings(
         endpoint=endpoint, protocol=protocol, headers=(), timeout_ms=2000, compression="gzip", certificate=None,
         client_key=None, client_certificate=None, insecure=True,
     )  # fmt: skip
-    return Sender(settings, "1", lambda message: None, SenderOptions(schedule_delay_ms=10))
+
+
+def sender_for(protocol: str, endpoint: str) -> Sender:
+    return Sender(settings_for(protocol, endpoint), "1", lambda message: None, SenderOptions(schedule_delay_ms=10))
+
+
+def metrics_sender_for(protocol: str, endpoint: str) -> tuple[MetricsSender, Measured]:
+    otlp = settings_for(protocol, endpoint)
+    settings = metrics_settings(otlp, prometheus=None)
+    measured = Measured(settings)
+    meter = measured.measuring.for_otlp
+    assert meter is not None
+    return MetricsSender(settings, otlp, meter, measured.measuring.desk, "1", lambda message: None), measured
 
 
 def drop_rights(root: str) -> None:
@@ -38,6 +52,7 @@ def drop_rights(root: str) -> None:
 def main() -> None:
     protocol, taking, absent, folder = sys.argv[1:]
     senders = [sender_for(protocol, taking), sender_for(protocol, absent)]
+    metrics_sender, measured = metrics_sender_for(protocol, taking)
     span = SpanEncoder().encode_span(span_of(exchange()))
     resource = encode_resource({"service.name": "x"})
     loaded = set(sys.modules)
@@ -48,13 +63,22 @@ def main() -> None:
     for sender in senders:
         sender.start()
         sender.queue.put(resource, [span])
+    metrics_sender.start()
+    measured.record(exchange())
+    metrics_sender.begin_stop(measured.snapshot(metrics_sender.meter), 10.0)
+    metrics_sender.join()
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and not (senders[0].counts().exported and senders[1]._failures_in_row):
         time.sleep(0.01)
     endpoints = len(senders[0].own_endpoints())
     counts = [sender.stop(1.0) for sender in senders]
     imported = sorted(set(sys.modules) - loaded)
-    print(json.dumps({"counts": counts, "imported": imported, "wanted": failures, "endpoints": endpoints}))
+    points = metrics_sender.exported
+    print(
+        json.dumps(
+            {"counts": counts, "points": points, "imported": imported, "wanted": failures, "endpoints": endpoints}
+        )
+    )
 
 
 class Recorder:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from otel_ebpf.config import OtlpSettings
 from otel_ebpf.export.otlp import SpanEncoder, encode_resource
 from otel_ebpf.export.sender import SendCounts, Sender, SenderOptions
+from otel_ebpf.otlp_settings import OtlpSettings
 from otel_ebpf.telemetry.spans import Series
 from tests.unit.telemetry.examples import exchange, span_of
 

@@ -1,4 +1,4 @@
-"""What the sender still needs once its process may read nothing."""
+"""What the senders still need once its process may read nothing."""
 
 import json
 import subprocess
@@ -28,5 +28,6 @@ def test_sender_works_without_access_to_any_file(protocol: str, tmp_path: Path):
         report = json.loads(done.stdout)
 
     assert [[1, 0, 0, 0], [0, 0, 0, 1]] == report["counts"]
+    assert 1 == report["points"]
     assert ([], []) == (report["imported"], report["wanted"])
     assert report["endpoints"] > 0

@@ -12,12 +12,13 @@ from otel_ebpf.export.attempts import (
     refused,
     try_again,
 )
-from otel_ebpf.export.collector_state import CollectorState
+from otel_ebpf.export.collector_state import CollectorState, SignalWords
 from otel_ebpf.export.sender import back_off_seconds, make_transport
 from otel_ebpf.export.trust import client_context, read_trusted
 from tests.unit.export.collectors import partial, settings
 
 TAKEN = Attempt(Result.DELIVERED)
+SPANS = SignalWords("spans", "they are kept meanwhile.", "They are counted as rejected.")
 
 
 def test_back_off_doubles_to_half_a_minute():
@@ -62,7 +63,7 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
 
 
 def test_state_is_told_once_however_many_batches_fail():
-    state = CollectorState("http://c", 1 << 20)
+    state = CollectorState("http://c", SPANS)
     told = [state.message(attempt, now, 0) for now, attempt in enumerate([TAKEN, *[try_again("x")] * 50, TAKEN, TAKEN])]
 
     assert 2 == len([message for message in told if message])
@@ -71,7 +72,7 @@ def test_state_is_told_once_however_many_batches_fail():
 
 
 def test_recovery_tells_what_was_dropped():
-    state = CollectorState("http://c", 1 << 20)
+    state = CollectorState("http://c", SPANS)
     state.message(try_again("x"), 0, 5)
 
     assert "7 were dropped" in str(state.message(TAKEN, 1, 7))
@@ -79,7 +80,7 @@ def test_recovery_tells_what_was_dropped():
 
 def test_collector_that_comes_and_goes_is_told_twice_in_ten_seconds_at_most():
     """Never a message a batch."""
-    state = CollectorState("http://c", 1 << 20)
+    state = CollectorState("http://c", SPANS)
     attempts = [(tenth / 10, try_again("x") if tenth % 2 else TAKEN) for tenth in range(100)]
 
     assert 2 == len([message for message in (state.message(attempt, now, 0) for now, attempt in attempts) if message])
@@ -87,7 +88,7 @@ def test_collector_that_comes_and_goes_is_told_twice_in_ten_seconds_at_most():
 
 
 def test_the_last_attempt_is_known_also_when_no_message_told_of_it():
-    state = CollectorState("http://c", 1 << 20)
+    state = CollectorState("http://c", SPANS)
     seen = [state.last]
     for attempt in (TAKEN, try_again("no route"), TAKEN, refused("401"), delivered(partial(2, "old"))):
         state.message(attempt, 0, 0)
@@ -104,7 +105,7 @@ def test_the_last_attempt_is_known_also_when_no_message_told_of_it():
 
 
 def test_change_of_the_failure_is_told():
-    state = CollectorState("http://c", 1 << 20)
+    state = CollectorState("http://c", SPANS)
     state.message(try_again("x"), 0, 0)
 
     assert "refuses" in str(state.message(refused("401"), 11, 0))
@@ -112,7 +113,7 @@ def test_change_of_the_failure_is_told():
 
 
 def test_end_of_partial_success_is_no_news():
-    state = CollectorState("http://c", 1 << 20)
+    state = CollectorState("http://c", SPANS)
     state.message(delivered(partial(2, "x")), 0, 0)
 
     assert state.message(TAKEN, 20, 0) is None
