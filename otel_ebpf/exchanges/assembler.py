@@ -10,6 +10,7 @@ Pure: the time and the readings are passed in.
 from collections import Counter
 from collections.abc import Callable
 
+from otel_ebpf.exchanges.counted_run import CountedRun
 from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
 from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
@@ -23,7 +24,8 @@ from otel_ebpf.records.progress import Progress
 _ALL_RUNS_EVERY_NS = 1_000_000_000
 _LOOKS_AFTER_LOSS = 3
 
-AnyRun = PlainRun | Run
+OpenRun = PlainRun | Run
+AnyRun = OpenRun | CountedRun
 ReadProgress = Callable[[int, int], Progress | None]
 
 
@@ -33,7 +35,7 @@ class Assembler:
         self.stray_records = 0  # of exchanges whose beginning is not known
         self._max_connections = max_connections
         self._runs: dict[int, AnyRun] = {}
-        self._waiting: dict[int, AnyRun] = {}  # a response has begun, and its end is still to come
+        self._waiting: dict[int, OpenRun] = {}  # a response has begun, and its end is still to come
         self._readings: dict[int, Readings] = {}  # by connection: where the table told more than the ring
         self._all_runs_at_ns = 0
         self._overtaken: dict[int, tuple[int, int, int]] = {}  # by connection: what was read at the last look
@@ -80,6 +82,12 @@ class Assembler:
             if record.kind != Kind.END:
                 self.stray_records += 1
             return []
+        if isinstance(run, CountedRun):
+            if record.kind != Kind.END:
+                self.stray_records += 1
+            elif record.reason != EndReason.NEXT_REQUEST:
+                self._forget(run)
+            return []
         if record.kind == Kind.END:
             return self._end(run, EndReason(record.reason), record)
         return self._feed_run(run, record)
@@ -90,7 +98,7 @@ class Assembler:
         if now_ns - self._all_runs_at_ns > _ALL_RUNS_EVERY_NS:
             self._all_runs_at_ns = now_ns
             self._drop_overtaken(read_progress)
-            runs = [run for run in self._runs.values() if not run.is_settled]
+            runs = [run for run in self._runs.values() if not isinstance(run, CountedRun) and not run.is_settled]
         done: list[Exchange] = []
         for run in runs:
             progress = read_progress(run.connection, run.position)
@@ -123,7 +131,7 @@ class Assembler:
             self._lose("open at the end", run.service_pid, run.unreported_count)
             self._forget(run)
 
-    def _believed(self, run: AnyRun, progress: Progress, now_ns: int) -> Progress | None:
+    def _believed(self, run: OpenRun, progress: Progress, now_ns: int) -> Progress | None:
         readings = self._readings.get(run.connection)
         if readings is None:
             if not run.would_guess(progress):
@@ -134,21 +142,24 @@ class Assembler:
     def _begin(self, record: Record) -> list[Exchange]:
         done: list[Exchange] = []
         previous = self._runs.get(record.connection)
-        extra = 0
+        extra = unread_bytes = 0
         if previous is not None:
             if _was_lost(previous, record.position, record.lost):
                 self._forget_counted(previous)
-            elif not previous.is_settled:
-                previous, done = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
-            extra = previous.extra
-            self._forget(previous)
-            if previous.unread_request_bytes:
-                # An early answer: these bytes are the rest of the body before, whatever they look like.
-                self._lose("not a request but the rest of a body", record.service_pid)
-                return done
+                extra = previous.extra
+            else:
+                if not previous.is_settled and not isinstance(previous, CountedRun):
+                    previous, done = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+                extra, unread_bytes = previous.extra, previous.unread_request_bytes
+                self._forget(previous)
         elif len(self._runs) >= self._max_connections:
             self._evict()
-        run: AnyRun | None = None
+        if unread_bytes:
+            # An early answer: these bytes are the rest of the body before, whatever they look like.
+            self._lose("not a request but the rest of a body", record.service_pid)
+            self._runs[record.connection] = CountedRun.of(record, extra)
+            return done
+        run: OpenRun | None = None
         try:
             run = PlainRun.begin(record, extra)
             if run is None:
@@ -156,11 +167,12 @@ class Assembler:
                 run.feed(record)
         except NotHttpError:
             self._lose("not HTTP", record.service_pid)
+            self._runs[record.connection] = CountedRun.of(record, extra)
             return done
         self._runs[record.connection] = run
         return done
 
-    def _feed_run(self, run: AnyRun, record: Record) -> list[Exchange]:
+    def _feed_run(self, run: OpenRun, record: Record) -> list[Exchange]:
         try:
             done = run.feed(record)
             if done is None:
@@ -169,6 +181,7 @@ class Assembler:
         except NotHttpError:
             self._lose("not HTTP", run.service_pid, run.unreported_count)
             self._forget(run)
+            self._runs[record.connection] = CountedRun.of(record, run.extra)
             return []
         if record.kind == Kind.RESPONSE and not run.is_settled:
             self._waiting[run.connection] = run
@@ -176,7 +189,7 @@ class Assembler:
             self._waiting.pop(run.connection, None)
         return done
 
-    def _end(self, run: AnyRun, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:
+    def _end(self, run: OpenRun, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:
         done: list[Exchange] = []
         if record is not None:
             run, done = self._advance(run, record)
@@ -193,7 +206,7 @@ class Assembler:
         return done
 
     def _finish(
-        self, run: AnyRun, reason: EndReason, at_ns: int, flags: int = 0, *, is_late: bool = False
+        self, run: OpenRun, reason: EndReason, at_ns: int, flags: int = 0, *, is_late: bool = False
     ) -> tuple[Run, list[Exchange]]:
         full = self._with_readers(run)
         done = full.end(reason, at_ns, flags, is_late=is_late)
@@ -201,21 +214,22 @@ class Assembler:
             self._lose("head never complete", full.service_pid)
         return full, done
 
-    def _advance(self, run: AnyRun, progress: Progress | Record) -> tuple[AnyRun, list[Exchange]]:
+    def _advance(self, run: OpenRun, progress: Progress | Record) -> tuple[OpenRun, list[Exchange]]:
         done = run.advance(progress)
         if done is None:
             run = self._with_readers(run)
             done = run.advance(progress)
         return run, done
 
-    def _with_readers(self, run: AnyRun) -> Run:
+    def _with_readers(self, run: OpenRun) -> Run:
         """The same run, able to follow what is not plain; from now on it stands in the tables."""
         if isinstance(run, Run):
             return run
         full = run.with_readers()
-        for table in (self._runs, self._waiting):
-            if run.connection in table:
-                table[run.connection] = full
+        if run.connection in self._runs:
+            self._runs[run.connection] = full
+        if run.connection in self._waiting:
+            self._waiting[run.connection] = full
         return full
 
     def _drop_overtaken(self, read_progress: ReadProgress) -> None:
@@ -250,6 +264,9 @@ class Assembler:
         """The kernel has counted the run as one loss; requests pipelined behind the first are lost with it."""
         self._lose(RING_FULL, run.service_pid, max(0, run.unreported_count - 1))
         self._forget(run)
+        self._runs[run.connection] = CountedRun(
+            run.connection, run.position, run.service_pid, run.extra, (run.lost + 1) & 0xFF
+        )
 
     def _forget(self, run: AnyRun) -> None:
         if self._runs.pop(run.connection, None) is not None:
@@ -283,5 +300,5 @@ def _is_lost(run: AnyRun, progress: Progress) -> bool:
     Counts are modulo 256: to be believed of a later exchange when no record of the connection is still to be read.
     """
     if progress.position == run.position:
-        return progress.is_lost
+        return progress.is_lost and progress.lost_count != run.lost
     return _was_lost(run, progress.position, progress.lost_count - progress.is_lost)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from otel_ebpf.exchanges.assembler import Assembler, ReadProgress
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
-from otel_ebpf.records.kinds import EndReason, RecordFlag
+from otel_ebpf.records.kinds import EndReason, Kind, RecordFlag
 from otel_ebpf.records.layouts import MAX_HEAD_BYTES
 from tests.unit.exchanges.kernel_model import MS, Connection
 
@@ -292,6 +292,7 @@ def test_every_loss_is_counted_for_the_service_it_happened_to():
     for connection, service_pid in ((1, 10), (2, 20), (3, 10)):
         assembler.feed(get._replace(connection=connection, service_pid=service_pid))
     assembler.feed(get._replace(connection=4, service_pid=30, payload=b"HELO mail\r\n"))
+    assembler.feed(get._replace(connection=4, kind=Kind.END, reason=EndReason.CLOSED))
     pipelined = get._replace(
         connection=5, service_pid=30, payload=GET + GET, request_bytes=2 * len(GET), total_bytes=2 * len(GET)
     )
