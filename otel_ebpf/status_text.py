@@ -19,7 +19,7 @@ def status_lines(document: bytes) -> list[str]:
         lines = [*_host(status), *(line for service in status["services"] for line in _service(service))]
         if status["services_left_out"]:
             lines.append(f"and {int(status['services_left_out'])} services more")
-    except (LookupError, TypeError, AttributeError, RecursionError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ValueError) as error:
         raise ValueError(f"unreadable: {error!r}") from error
     return ["".join(char if char.isprintable() else "?" for char in line) for line in lines]
 

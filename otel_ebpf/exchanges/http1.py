@@ -198,7 +198,8 @@ def _request_without_line(data: bytes, begin: int, start: int, is_cut: bool) -> 
         raise NotHttpError(f"not a request line: {piece[:60]!r}")
     if not is_cut:
         return None
-    method, _, target = piece.partition(b" ")
+    method, _, rest = piece.partition(b" ")
+    target = rest.partition(b" ")[0]  # perhaps not all of it, but nothing of the version
     if not target:
         raise NotHttpError(f"not a request line: {piece[:60]!r}")
     return RequestHead(method, target, b"", _read_fields(b""), UNREADABLE, len(data) - start)

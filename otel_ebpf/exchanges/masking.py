@@ -13,7 +13,7 @@ import re
 from otel_ebpf.exchanges.http1 import CHUNKED, WANTED_FIELDS, NotHttpError, RequestHead, ResponseHead
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
-from otel_ebpf.exchanges.run import Run
+from otel_ebpf.exchanges.run import LAST_CHUNK_AND_REQUEST, Run
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
@@ -25,6 +25,7 @@ _BLANKED = bytes(byte if byte in b"\r\n" else ord("x") for byte in range(256))
 _QUERY_VALUE = re.compile(rb"=[^&;\r\n]*")
 _AUTHORITY = re.compile(rb"(\S+ [^/?\s]*://)([^/?@\s]*)(@?)")
 _NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
+_NOTHING = slice(0, 0)
 _LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")  # what of a response's last bytes says that it has ended
 
 
@@ -66,7 +67,7 @@ class RunMask:
         self._is_http = True
 
     def feed(self, record: Record) -> bytes:
-        payload, total_bytes = record.payload, record.total_bytes
+        payload, total_bytes, last_chunk = record.payload, record.total_bytes, _NOTHING
         if not self._is_http:
             return bytes(len(payload))
         if record.kind == Kind.RESPONSE:
@@ -77,12 +78,20 @@ class RunMask:
             direction, end = self._requests, record.request_bytes
             if record.flags & RecordFlag.PAYLOAD_IS_END:
                 total_bytes = len(payload)
+                last_chunk = self._last_chunk(payload)
         direction.begin(end - total_bytes, record.at_monotonic_ns)
         try:
             self._run.feed(record)
         except NotHttpError:
             self._is_http = False
-        return direction.mask(payload, self._is_http)
+        masked = direction.mask(payload, self._is_http)
+        return masked[: last_chunk.start] + payload[last_chunk] + masked[last_chunk.stop :]
+
+    def _last_chunk(self, payload: bytes) -> slice:
+        """Where in the last bytes of a call a body of unknown length ends, as Run finds it."""
+        message = self._run.readers[0].open_message
+        found = LAST_CHUNK_AND_REQUEST.search(payload) if message and message.framing == CHUNKED else None
+        return slice(found.start(), found.end()) if found else _NOTHING
 
     def advance(self, progress: Progress, now_ns: int) -> None:
         believed = self._readings.believed(self._run, progress, now_ns)  # as the assembler does

@@ -81,6 +81,11 @@ class Reader(Generic[Head]):
     def open_message(self) -> Message[Head] | None:
         return self.messages[-1] if self.messages and not self.messages[-1].is_complete else None
 
+    @property
+    def is_in_head(self) -> bool:
+        """Of a head a piece is here."""
+        return bool(self._pending)
+
     def feed(self, offset: int, payload: bytes, total_bytes: int, at_ns: int) -> None:
         """One call moved total_bytes, payload is their beginning. Raises NotHttpError where no message begins."""
         if offset > self.offset:

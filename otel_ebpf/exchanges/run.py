@@ -25,7 +25,7 @@ from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
-_LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
+LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _LAST_CHUNK_QUIET_NS = 200_000_000
 _REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the request's end
@@ -49,6 +49,8 @@ class Run:
 
     __slots__ = (
         "_are_chunks_followed",
+        "_begins_with_head",
+        "_doubted",
         "_first",
         "_flags",
         "_is_ended",
@@ -68,6 +70,8 @@ class Run:
         self._reported = 0
         self._is_ended = False
         self._are_chunks_followed = False
+        self._begins_with_head = True
+        self._doubted: Message[ResponseHead] | None = None  # what the kernel says of chunks may not be of this one
         self._tail = b""
         self._requests: Reader[RequestHead] = Reader(parse_request_head, lambda head: head.framing)
         self._responses: Reader[ResponseHead] = Reader(parse_response_head, self._framing_of_response)
@@ -143,8 +147,7 @@ class Run:
         if not self.has_head:
             self._requests.take_cut_head()  # answered before it was whole
         self._tail = record.tail
-        offset = record.response_bytes - record.total_bytes
-        self._responses.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
+        self._feed_response(record)
         return self._take_complete()
 
     def _behind_chunks(self, record: Record) -> bytes:
@@ -155,7 +158,7 @@ class Run:
         message = self._requests.open_message
         if message is None or message.framing != CHUNKED:
             return record.payload
-        end = _LAST_CHUNK_AND_REQUEST.search(record.payload)
+        end = LAST_CHUNK_AND_REQUEST.search(record.payload)
         if end is None:
             return record.payload
         rest = record.payload[end.end() :]
@@ -164,17 +167,36 @@ class Run:
         message.inferred |= Inferred.REQUEST_END_BY_LAST_CHUNK
         return rest
 
+    def _feed_response(self, record: Record) -> None:
+        """The kernel follows the chunks behind the first head of a call that begins like one. So what it says is not
+        about a response that begins further on; and once there is a record about a body, it took that for a head."""
+        reader, begun = self._responses, len(self._responses.messages)
+        if not reader.is_in_head:
+            self._begins_with_head = reader.open_message is None
+        offset = record.response_bytes - record.total_bytes
+        reader.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
+        message = reader.open_message
+        if message is not None and not (self._begins_with_head and message is reader.messages[begun]):
+            self._doubted = message
+            if self._are_chunks_followed:
+                self._are_chunks_followed = False
+                message.body_bytes = None
+
     def advance(self, progress: Progress | Record) -> list[Exchange]:
         """The kernel has counted so many bytes; returns the exchanges that are complete by that."""
         self._tail = progress.tail
         self._requests.skip_to(progress.request_bytes, progress.request_last_monotonic_ns)
         self._responses.skip_to(progress.response_bytes, progress.response_last_monotonic_ns)
         message = self._responses.open_message
-        if message is not None and message.framing == CHUNKED and progress.flags & RecordFlag.CHUNKS_FOLLOWED:
-            # The kernel has read every size line: this is exact, where the last bytes alone could deceive.
-            self._are_chunks_followed = True
-            message.body_bytes = progress.chunk_payload_bytes
-            message.is_complete = bool(progress.flags & RecordFlag.CHUNKS_ENDED)
+        if message is not None and message.framing == CHUNKED:
+            if progress.flags & RecordFlag.CHUNKS_FOLLOWED and message is not self._doubted:
+                # The kernel has read every size line: this is exact, where the last bytes alone could deceive.
+                self._are_chunks_followed = True
+                message.body_bytes = progress.chunk_payload_bytes
+                message.is_complete = bool(progress.flags & RecordFlag.CHUNKS_ENDED)
+            elif self._are_chunks_followed:
+                self._are_chunks_followed = False  # given up: what was counted until then is not the size
+                message.body_bytes = None
         return self._take_complete()
 
     def would_guess(self, progress: Progress) -> bool:

@@ -39,7 +39,7 @@ _NOT_ALPHANUMERIC = re.compile(rb"[^A-Za-z0-9]+")
 
 @lru_cache(maxsize=4096)
 def generic(segment: bytes) -> bytes:
-    """What a route says in the place of this segment; of its own answers it gives each back."""
+    """What a route says in the place of this segment."""
     if _WORD.match(segment):
         return segment if len(segment) <= LONGEST_NAME_BYTES else ID
     if segment in PLACEHOLDERS or not segment or _VERSION.match(segment):

@@ -4,6 +4,7 @@ import copy
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,6 +90,19 @@ def test_nothing_that_a_process_calls_itself_reaches_the_terminal_as_a_command()
     services = [{**DOCUMENT["services"][0], "name": "\x1b[2Jevil\r\n"}]
 
     assert all(line.isprintable() for line in status_lines(changed(services=services)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ring": {**DOCUMENT["ring"], "size_bytes": 0}},
+        {"ring": {**DOCUMENT["ring"], "used_bytes": 10**400}},
+        {"host": {**NUMBERS, "captured": float("-inf")}},
+    ],
+)
+def test_numbers_that_cannot_be_are_a_value_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="unreadable"):
+        status_lines(changed(**changes))
 
 
 @given(st.one_of(st.binary(max_size=50), st.sampled_from(sorted(DOCUMENT)).map(lambda key: changed(**{key: [1]}))))

@@ -56,9 +56,9 @@ class Chunks:
             if self.has_ended:
                 self.is_followed = False
             elif self._is_last:
-                self._trailer, data = self._trailer + data, b""
-                self.has_ended = self._trailer == b"\r\n" or self._trailer.endswith(END_OF_HEAD)
-                self.is_followed = self.has_ended or self._trailer[:2] != b"\r\n"
+                taken = max(0, 2 - len(self._trailer)) or len(data)
+                self._trailer, data = self._trailer + data[:taken], data[taken:]
+                self.has_ended = self._trailer == b"\r\n" or (not data and self._trailer.endswith(END_OF_HEAD))
             elif self._left:
                 taken = min(self._left, len(data))
                 self._left, data = self._left - taken, data[taken:]

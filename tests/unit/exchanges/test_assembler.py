@@ -533,3 +533,36 @@ def test_a_request_read_in_one_call_with_the_last_chunk_of_an_upload_is_found():
         (exchange.target, exchange.status) for exchange in connection.exchanges
     ]
     assert [None, 0] == [exchange.request_body_bytes for exchange in connection.exchanges]
+
+
+def test_the_size_of_a_chunked_response_is_not_that_of_its_end_alone():
+    """A piece of the body begins as a head does: the kernel takes it for one and counts chunks anew behind it."""
+    connection = Connection().request(GET).response(CHUNKED_HEAD).response(b"3\r\n")
+    connection.response(b"H").response(b"\r\n").response(b"\r\n")
+    connection.response(b"2\r\nok\r\n").response(b"0\r\n\r\n").wait(300)
+
+    exchange = only(connection)
+
+    assert (200, Outcome.COMPLETE) == (exchange.status, exchange.outcome)
+    assert exchange.response_body_bytes in (None, 5)
+
+
+def test_a_count_of_chunks_that_was_given_up_is_no_size():
+    """A size line with an extension is not read by the kernel: what it counted before is not all."""
+    connection = Connection().request(GET).response(CHUNKED_HEAD).response(b"5\r\nhello\r\n").wait(100)
+    connection.response(b"5;a=b\r\nworld\r\n").response(b"0\r\n\r\n").wait(100).request(GET)
+
+    assert [(Outcome.COMPLETE, None)] == [
+        (exchange.outcome, exchange.response_body_bytes) for exchange in connection.exchanges
+    ]
+
+
+def test_the_size_of_a_chunked_response_is_not_that_of_the_one_before():
+    """Both came in one call; the kernel has followed the first, which has trailers."""
+    first = CHUNKED_HEAD + b"2\r\nok\r\n0\r\nA: b\r\n\r\n"
+    second = CHUNKED_HEAD + b"1770\r\n" + b"x" * 6000 + b"\r\n0\r\n\r\n"
+    connection = Connection().request(GET + GET).response(first + second).wait(300)
+
+    assert [(200, 2), (200, None)] == [
+        (exchange.status, exchange.response_body_bytes) for exchange in connection.exchanges
+    ]

@@ -214,3 +214,19 @@ def test_a_chunked_body_keeps_its_framing_however_it_is_cut(chunks: list[bytes],
 )
 def test_of_the_last_bytes_only_the_last_chunk_is_kept(tail: bytes, expected: bytes):
     assert expected == mask_tail(tail)
+
+
+def test_a_request_found_behind_the_last_chunk_of_an_upload_is_found_in_a_redacted_recording_too():
+    """Of such a call only the end is captured: without the last chunk nothing would say that a request begins there."""
+    upload = b"PUT /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    further = b"GET /next HTTP/1.1\r\nCookie: " + SECRET + b"\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    redacted = Redacted()
+    plain, hidden = Connection(), Connection(assembler=redacted)
+    for connection in (plain, hidden):
+        connection.request(upload).response(answer).request(b"1388\r\n" + b"u" * 3000)
+        connection.request(SECRET * 300 + b"u" * 200 + b"\r\n0\r\n\r\n" + further).response(answer)
+
+    assert [b"/up", b"/next"] == [exchange.target for exchange in plain.exchanges]
+    assert plain.exchanges == hidden.exchanges
+    assert SECRET not in redacted.seen

@@ -43,6 +43,14 @@ def test_a_head_in_pieces_of_one_byte_is_read_a_few_times_over_not_once_a_byte()
     assert read_bytes < 5 * len(head)
 
 
+@pytest.mark.parametrize("version", [b"", b" ", b" HT", b" HTTP/1.1", b" HTTP/1.1\r"])
+def test_a_start_line_that_breaks_off_has_its_target_and_no_more(version: bytes):
+    head = parse_request_head(b"GET /a" + version, is_cut=True)
+
+    assert head is not None
+    assert (b"GET", b"/a", b"") == (head.method, head.target, head.version)
+
+
 @pytest.mark.parametrize("piece_bytes", [1, 7, 1000])
 def test_twice_as_many_chunks_are_twice_the_work(piece_bytes: int):
     def work(chunks: int) -> int:
