@@ -5,7 +5,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check format bench collector setup-check setup-test python
+.PHONY: help setup run test check fuzz format bench collector setup-check setup-test setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,13 +30,16 @@ format: setup-check ## write the formatting that `check` asks for
 test: setup-test ## all tests: kernel and end-to-end ones too; a missing part is a failure
 	@$(AS_ROOT) env OTEL_EBPF_TESTS=all $(VENV)/python -m pytest $(PYTEST_ARGS)
 
+fuzz: setup-fuzz ## look for input that breaks the parsers; FUZZ_ARGS='--seconds 600 http1'
+	@$(VENV)/python -m tests.fuzz $(FUZZ_ARGS)
+
 bench: setup-test ## what the agent costs, side by side with none
 	@$(AS_ROOT) $(VENV)/python -m tests.bench $(BENCH_ARGS)
 
 collector: setup-test ## build the OpenTelemetry Collector that the tests use; prints its path
 	@$(VENV)/python -m tools.go_build tests/collector
 
-setup-check setup-test: setup-%: python
+setup-check setup-test setup-fuzz: setup-%: python
 	@$(PYTHON) tools/setup.py $*
 
 # The one thing that setup.py cannot install: what it runs on.

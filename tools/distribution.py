@@ -1,6 +1,6 @@
 """Installs what this checkout needs from the distribution: Debian 12, Ubuntu 24.04 and what is like them.
 
-In:   what for: `run`, `check` or `test`
+In:   what for: `run`, `check`, `test` or `fuzz`
 Out:  the packages are there, or SetupError with the command to run by hand
 Owns: the table of packages
 
@@ -50,7 +50,7 @@ TEST = {
     "nodejs": has_program("node"),
     "wrk": has_program("wrk"),
 }
-NEEDED = {"run": RUN, "check": CHECK, "test": TEST}
+NEEDED = {"run": RUN, "check": CHECK, "test": TEST, "fuzz": CHECK}
 
 
 def install_missing(level: str) -> None:

@@ -1,6 +1,7 @@
 """Makes this checkout ready: distribution packages, then .venv with this package in it.
 
-In:   what for: `run`, `check` (adds what tests without root need) or `test` (adds the servers and clients of all tests)
+In:   what for: `run`, `check` (adds what tests without root need), `test` (adds the servers and clients of all tests)
+      or `fuzz` (adds the fuzzer to `check`)
 Out:  .venv/bin/otel-ebpf; exit 0, or 1 with the command to run by hand
 Owns: .venv and the stamp in it
 
@@ -23,7 +24,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 VENV = CHECKOUT / ".venv"
 DISTRIBUTION_PYTHON = Path("/usr/bin/python3")
 STAMP = VENV / ".installed"
-EXTRAS = {"run": "", "check": "[test]", "test": "[test]"}
+EXTRAS = {"run": "", "check": "[test]", "test": "[test]", "fuzz": "[test,fuzz]"}  # each holds those before it
 
 
 def wanted_stamp(extras: str) -> str:
@@ -38,8 +39,8 @@ def wanted_stamp(extras: str) -> str:
 
 
 def is_installed(level: str) -> bool:
-    """All extras hold what no extras need."""
-    enough = {EXTRAS[level], "[test]"}
+    """By this level or a later one."""
+    enough = list(EXTRAS.values())[list(EXTRAS).index(level) :]
     return (
         STAMP.exists()
         and STAMP.read_text() in {wanted_stamp(extras) for extras in enough}

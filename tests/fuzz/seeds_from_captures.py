@@ -1,0 +1,100 @@
+"""Inputs that come from elsewhere in the tests: what the kernel said once, made again for each run.
+
+In:   tests/captures, examples of the unit tests
+Out:  the first inputs of a target
+Owns: nothing
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+
+from otel_ebpf.records.decode import DecodeError, decode_record
+from otel_ebpf.records.frames import CounterReading, Hooks, LedgerReading, ServiceIdentity, Shutdown, encode_frame
+from otel_ebpf.records.recording import Entry, EntryKind, RecordingReader
+from tests.captures.replaying import CAPTURES
+
+_LARGEST_RECORDING_BYTES = 6000
+
+
+def first_seeds(name: str) -> Iterator[bytes]:
+    make: Callable[[], Iterator[bytes]] | None = _MADE.get(name)
+    return iter(()) if make is None else make()
+
+
+def _recordings() -> Iterator[bytes]:
+    for path in sorted(CAPTURES.glob("*.recording")):
+        if path.stat().st_size < _LARGEST_RECORDING_BYTES:
+            yield path.read_bytes()
+
+
+def _entries() -> Iterator[Entry]:
+    for recording in _recordings():
+        yield from RecordingReader(io.BytesIO(recording)).entries()
+
+
+def _samples() -> Iterator[bytes]:
+    for entry in _entries():
+        if entry.kind is EntryKind.SAMPLE:
+            yield b"\0\0" + entry.payload
+        elif entry.kind is EntryKind.SLOT:
+            yield b"\0\0" + entry.payload[4:]
+
+
+def _streams() -> Iterator[bytes]:
+    """What was captured of each call, as a request and as a response, cut in none and in three places."""
+    for sample in _samples():
+        try:
+            payload = decode_record(sample, 2, len(sample) - 2).payload
+        except DecodeError:
+            continue
+        if payload:
+            begin = 0 if payload.startswith(b"HTTP") else 1
+            yield bytes((begin, 0)) + bytes(8) + payload
+            yield bytes((begin, 0, 3, 20, 0, 40, 0, 80, 0, 0)) + payload
+
+
+def _frames() -> Iterator[bytes]:
+    identity = ServiceIdentity(7, 8, b"x", b"/x", (b"x",), {"OTEL_SERVICE_NAME": b"x"}, b"/", "", (80,), "root")
+    yield from map(
+        encode_frame,
+        (identity, CounterReading((1, 2)), LedgerReading(((7, 1, 5),)), Hooks("raw tracepoint"), Shutdown("end", 1)),
+    )
+
+
+def _parents() -> Iterator[bytes]:
+    yield b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    yield b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"
+    yield b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE, a@b=1"
+
+
+def _texts() -> Iterator[bytes]:
+    for limit in (3, 5, 200):
+        yield bytes((limit, 0)) + "aä€😀".encode() + b"\xe2\x82\xff\xf0\x9f"
+
+
+def _documents() -> Iterator[bytes]:
+    numbers = {"began": 3, "spans": 2, "open": 1, "losses": {"not HTTP": 1}, "captured": 0.5}
+    ring = {"size_bytes": 8192, "used_bytes": 1, "records": 2, "process_events_lost": 1}
+    collector = {"endpoint": "http://c", "state": "takes spans", "exported": 1, "rejected": 0, "dropped": 0}
+    document = {
+        "version": "1",
+        "hooks": "raw tracepoint",
+        "host": numbers,
+        "ring": ring,
+        "collector": collector | {"waiting_spans": 1, "waiting_bytes": 2048},
+        "services": [{"name": "s", "processes": 1, "not_visible": {"TLS": 1}, **numbers}],
+        "services_left_out": 2,
+    }
+    yield json.dumps(document).encode()
+
+
+_MADE: dict[str, Callable[[], Iterator[bytes]]] = {
+    "decode": _samples,
+    "frames": _frames,
+    "recording": _recordings,
+    "http1": _streams,
+    "trace_context": _parents,
+    "text": _texts,
+    "status": _documents,
+}
