@@ -33,6 +33,7 @@ from otel_ebpf.setting_values import (
     parse_file,
     parse_globs,
     parse_headers,
+    parse_listen,
     parse_methods,
     parse_pids,
     parse_ports,
@@ -49,6 +50,7 @@ from otel_ebpf.setting_values import (
 _ROOT_SAMPLERS = ("always_on", "always_off", "traceidratio")
 SAMPLERS = (*_ROOT_SAMPLERS, *(f"parentbased_{name}" for name in _ROOT_SAMPLERS))
 EXPLICIT_BUCKETS = "explicit_bucket_histogram"
+DEFAULT_PROMETHEUS = Listen("localhost", 9464)  # the specification's, for OTEL_METRICS_EXPORTER=prometheus
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class MetricsSettings:
 
     otlp: OtlpSettings | None  # None: nothing is sent
     prometheus: Listen | None  # where it is scraped
+    prometheus_path: str
     http: tuple[str, ...]  # of `duration`, `body_size`, `active_requests`
     interval_ms: int
     ttl_ns: int
@@ -81,6 +84,7 @@ class Settings:
     status_socket: str | None  # where `otel-ebpf status` asks
     otlp: OtlpSettings | None  # of spans; None: they are not sent
     metrics: MetricsSettings
+    health: Listen | None  # where the agent tells how it is
     schedule_delay_ms: int
     max_export_batch_size: int
     max_queue_spans: int | None  # None: bounded in bytes alone
@@ -252,9 +256,10 @@ SETTINGS = (
     ),
     Setting(
         "OTEL_METRICS_EXPORTER",
-        any_of("otlp", "none"),
+        any_of("otlp", "prometheus", "none"),
         None,
-        "`otlp` or `none`. Unset: `otlp` when an endpoint is set",
+        "`otlp`, `prometheus` (at `localhost:9464` unless `OTEL_EBPF_PROMETHEUS_PORT` says where), both, or `none`. "
+        "Unset: `otlp` when an endpoint is set, `prometheus` when a port is",
     ),
     Setting(
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
@@ -284,7 +289,7 @@ SETTINGS = (
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
         one_of(EXPLICIT_BUCKETS, "base2_exponential_bucket_histogram"),
         EXPLICIT_BUCKETS,
-        "The conventions' buckets, or exponential ones that adapt",
+        "The conventions' buckets, or exponential ones that adapt, over OTLP; Prometheus always gets the conventions'",
     ),
     Setting(
         "OTEL_METRICS_EXEMPLAR_FILTER",
@@ -300,6 +305,19 @@ SETTINGS = (
     ),
     Setting(
         "OTEL_EBPF_METRICS_TTL", parse_duration_ns, "5m", "A series that nothing has come to for so long is forgotten"
+    ),
+    Setting(
+        "OTEL_EBPF_PROMETHEUS_PORT",
+        parse_listen,
+        None,
+        "Where Prometheus scrapes: a port, on all addresses of the host, or `address:port`",
+    ),
+    Setting("OTEL_EBPF_PROMETHEUS_PATH", parse_absolute, "/metrics", "Its path"),
+    Setting(
+        "OTEL_EBPF_HEALTH_CHECK_PORT",
+        parse_listen,
+        None,
+        "Where the agent tells how it is, at `/livez` and `/readyz`: a port or `address:port`; it may be Prometheus's",
     ),
     Setting(
         "OTEL_TRACES_SAMPLER",
@@ -368,7 +386,7 @@ BPF_BUFFER_SIZE_MSSQL BPF_BUFFER_SIZE_MYSQL BPF_BUFFER_SIZE_POSTGRES BPF_BUFFER_
 BPF_DEBUG BPF_FS_PATH BPF_HIGH_REQUEST_VOLUME BPF_HTTP_REQUEST_TIMEOUT BPF_MAX_TRANSACTION_TIME
 BPF_METRIC_SCRAPE_INTERVAL BPF_TC_BACKEND BPF_TRACK_REQUEST_HEADERS BPF_WAKEUP_LEN CHANNEL_BUFFER_LEN
 CHANNEL_SEND_TIMEOUT CHANNEL_SEND_TIMEOUT_PANIC CONFIG_PATH DISCOVERY_POLL_INTERVAL ENFORCE_SYS_CAPS
-EXCLUDE_OTEL_INSTRUMENTED_SERVICES EXECUTABLE_NAME EXECUTABLE_PATH HEALTH_CHECK_PORT HEURISTIC_SQL_DETECT HOSTNAME
+EXCLUDE_OTEL_INSTRUMENTED_SERVICES EXECUTABLE_NAME EXECUTABLE_PATH HEURISTIC_SQL_DETECT HOSTNAME
 HOST_ID HTTP_ENRICHMENT_ENABLED HTTP_ENRICHMENT_OBFUSCATION_STRING INTERNAL_METRICS_EXPORTER
 INTERNAL_METRICS_PROMETHEUS_PATH INTERNAL_METRICS_PROMETHEUS_PORT JAVAAGENT_ENABLED KUBE_CLUSTER_NAME
 KUBE_INFORMERS_RESYNC KUBE_INFORMERS_SYNC_TIMEOUT KUBE_METADATA_ENABLE KUBE_META_CACHE_ADDRESS
@@ -376,7 +394,7 @@ KUBE_META_RESTRICT_LOCAL_NODE LOG_CONFIG LOG_FORMAT LOG_LEVEL METRICS_FEATURES M
 METRICS_REPORT_CACHE_LEN METRIC_SPAN_NAMES_LIMIT MIN_PROCESS_AGE NAME_RESOLVER_SOURCES
 NETWORK_CACHE_ACTIVE_TIMEOUT NETWORK_CACHE_MAX_FLOWS NETWORK_METRICS NETWORK_SOURCE NODEJS_ENABLED
 OTLP_TRACES_BATCH_MAX_SIZE OTLP_TRACES_BATCH_TIMEOUT OTLP_TRACES_QUEUE_SIZE OVERRIDE_BPF_LOOP_ENABLED PROFILE_PORT
-PROMETHEUS_EXEMPLAR_FILTER PROMETHEUS_PATH PROMETHEUS_PORT RENAME_UNRESOLVED_HOSTS RENAME_UNRESOLVED_HOSTS_INCOMING
+PROMETHEUS_EXEMPLAR_FILTER RENAME_UNRESOLVED_HOSTS RENAME_UNRESOLVED_HOSTS_INCOMING
 RENAME_UNRESOLVED_HOSTS_OUTGOING SENSITIVE_QUERY_PARAMS_ADD SENSITIVE_QUERY_PARAMS_REMOVE SERVICE_NAME
 SERVICE_NAMESPACE SKIP_GO_SPECIFIC_TRACERS TRACES_INSTRUMENTATIONS
 """
@@ -429,6 +447,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         status_socket=values["OTEL_EBPF_STATUS_SOCKET"],
         otlp=otlp,
         metrics=_metrics(values),
+        health=values["OTEL_EBPF_HEALTH_CHECK_PORT"],
         schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
         max_queue_spans=values["OTEL_BSP_MAX_QUEUE_SIZE"],
@@ -445,9 +464,16 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
 
 
 def _metrics(values: Mapping[str, Any]) -> MetricsSettings:
+    exporters = values["OTEL_METRICS_EXPORTER"]
+    prometheus = values["OTEL_EBPF_PROMETHEUS_PORT"]
+    if exporters and "prometheus" in exporters:
+        prometheus = prometheus or DEFAULT_PROMETHEUS
+    elif exporters:
+        prometheus = None
     return MetricsSettings(
         otlp=otlp_settings.resolve(values, METRICS),
-        prometheus=None,
+        prometheus=prometheus,
+        prometheus_path=values["OTEL_EBPF_PROMETHEUS_PATH"],
         http=values["OTEL_EBPF_HTTP_METRICS"],
         interval_ms=values["OTEL_METRIC_EXPORT_INTERVAL"],
         ttl_ns=values["OTEL_EBPF_METRICS_TTL"],

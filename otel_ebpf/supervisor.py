@@ -141,6 +141,9 @@ def start_lines(settings: Settings, targets: list[Target]) -> list[str]:
         lines.append(
             f"sending metrics to {settings.metrics.otlp.endpoint_for_people} by {settings.metrics.otlp.protocol}"
         )
+    if settings.metrics.prometheus is not None:
+        host, port = settings.metrics.prometheus
+        lines.append(f"Prometheus scrapes {host or 'any address'}, port {port}, {settings.metrics.prometheus_path}")
     if not targets:
         lines.append("nothing to watch is running yet. Start a service, for example: python3 -m http.server 8000")
         lines.append("and ask it something: curl http://127.0.0.1:8000/")

@@ -16,30 +16,32 @@ import time
 from typing import TYPE_CHECKING
 
 from otel_ebpf import __version__
-from otel_ebpf.config import MetricsSettings, Settings
+from otel_ebpf.config import Settings
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.export.accounts import host_line, service_lines, status_document
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.facts import Facts
+from otel_ebpf.export.health import ENDING, Health
 from otel_ebpf.export.host import read_host_facts
 from otel_ebpf.export.inputs import Inputs, LiveInputs, RecordingInputs
-from otel_ebpf.export.measuring import Measuring
 from otel_ebpf.export.own_connections import Endpoint
+from otel_ebpf.export.pages import MakePage, PageServer
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.redaction import Redaction
 from otel_ebpf.export.sender import Sender, SenderOptions
 from otel_ebpf.export.status import StatusServer
 from otel_ebpf.records.decode import DecodeError
-from otel_ebpf.records.frames import MAX_FRAME_BYTES, Shutdown, decode_frame
+from otel_ebpf.records.frames import MAX_FRAME_BYTES, Frame, Shutdown, decode_frame
 from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.recording import EntryKind, OpenRecording, RecordingWriter
 from otel_ebpf.records.ring import RingReader
+from otel_ebpf.setting_values import Listen
 from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
 from otel_ebpf.telemetry.routes import RouteRules
 from otel_ebpf.telemetry.sampling import SamplerRules
 
 if TYPE_CHECKING:
-    from otel_ebpf.export.metrics_sender import MetricsSender
+    from otel_ebpf.export.metrics_output import MetricsOutput
 
 _BUSY_TICK_MS = 20
 _IDLE_TICK_MS = 50
@@ -62,10 +64,9 @@ class Exporter:
                 schedule_delay_ms=settings.schedule_delay_ms,
             )
             self._sender = Sender(settings.otlp, __version__, _report, options)
-        self._measuring: Measuring | None = None
-        self._metrics_sender: MetricsSender | None = None
-        if (settings.metrics.otlp or settings.metrics.prometheus) and not settings.is_disabled:
-            self._measure(settings.metrics)
+        self._metrics = _metrics_output(settings)
+        self._health = Health()
+        self._page_servers = self._listen(settings)
         self._printer: Console | None = None
         if settings.trace_printer != "disabled":
             self._printer = Console(settings.trace_printer, sys.stdout, sys.stdout.isatty(), time.monotonic())
@@ -87,45 +88,54 @@ class Exporter:
         terminated: list[int] = []
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the probe tells when to end
         signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
+        for server in self._page_servers:
+            server.start()
         descriptors = _receive_maps(channel)
         if descriptors is None:
             return 0  # the probe could not start, and has said why
         ring, progress = RingReader(descriptors[0], self._settings.ring_bytes), ProgressTable(descriptors[1])
         inputs = self._inputs(ring, progress)
         sink = self._sender.queue if self._sender else None
-        facts = self._facts
-        pipeline = Pipeline(
-            inputs, facts.services(), facts.builder(), facts.sample(), self._printer, sink, self._measuring
-        )
+        facts, measuring = self._facts, self._metrics.measuring if self._metrics else None
+        pipeline = Pipeline(inputs, facts.services(), facts.builder(), facts.sample(), self._printer, sink, measuring)
         if self._sender is not None:
             self._sender.start()
-        if self._metrics_sender is not None:
-            self._metrics_sender.start()
+        if self._metrics is not None:
+            self._metrics.start()
         channel.send(b"ready")
         if self._status is not None:
             self._status.document = lambda: status_document(pipeline, ring, self._sender)
-        shutdown = _work(pipeline, channel, terminated, self._status, self._measuring)
+        self._health.details = lambda: self._details(pipeline)
+        self._health.problems = lambda: _problems(pipeline)
+        self._health.begin_work()
+        shutdown = self._work(pipeline, channel, terminated)
+        self._health.phase = ENDING
         self._finish(pipeline, shutdown)
         if shutdown is None and not terminated:
             raise PeerLostError("the probe has ended", "What it had attached is detached; start the agent again.")
         return 0
 
-    def _measure(self, settings: MetricsSettings) -> None:
-        methods = frozenset(method.encode() for method in self._settings.known_methods)
-        self._measuring = Measuring(settings, methods)
-        if settings.otlp is not None and self._measuring.for_otlp is not None:
-            from otel_ebpf.export.metrics_sender import MetricsSender  # with the metrics SDK: 5 MB
+    def _listen(self, settings: Settings) -> list[PageServer]:
+        """The ports that pages are served at; one for both kinds where both settings name the same."""
+        by_place: dict[Listen, tuple[str, dict[str, MakePage]]] = {}
+        for where, setting, pages in (
+            (settings.metrics.prometheus, "OTEL_EBPF_PROMETHEUS_PORT", self._metrics.pages if self._metrics else {}),
+            (settings.health, "OTEL_EBPF_HEALTH_CHECK_PORT", self._health.pages()),
+        ):
+            if where is not None and not settings.is_disabled:
+                by_place.setdefault(where, (setting, {}))[1].update(pages)
+        return [PageServer(where, setting, pages) for where, (setting, pages) in by_place.items()]
 
-            self._metrics_sender = MetricsSender(
-                settings, settings.otlp, self._measuring.for_otlp, self._measuring.desk, __version__, _report
-            )
+    def _details(self, pipeline: Pipeline) -> dict[str, object]:
+        return {
+            "hooks": pipeline.hooks.backend,
+            "collector": None if self._sender is None else self._sender.collector_state,
+            "metrics_collector": self._metrics.collector_state if self._metrics else None,
+        }
 
     def _own_endpoints(self) -> frozenset[Endpoint]:
-        found: frozenset[Endpoint] = frozenset()
-        for sender in (self._sender, self._metrics_sender):
-            if sender is not None:
-                found |= sender.own_endpoints()
-        return found
+        senders = (self._sender, self._metrics)
+        return frozenset().union(*(sender.own_endpoints() for sender in senders if sender is not None))
 
     def _inputs(self, ring: RingReader, progress: ProgressTable) -> Inputs:
         live = LiveInputs(ring, progress, self._own_endpoints)
@@ -135,6 +145,33 @@ class Exporter:
         writer.write(EntryKind.START, self._facts.encode())
         redaction = Redaction(self._facts) if self._recording.is_redacted else None
         return RecordingInputs(live, progress, writer, redaction, _report)
+
+    def _work(self, pipeline: Pipeline, channel: socket.socket, terminated: list[int]) -> Shutdown | None:
+        """Ticks until told to end; None when the probe has gone without a word."""
+        channel.setblocking(False)
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
+        if self._status is not None:
+            poll.register(self._status.listener, select.POLLIN)
+        wait_ms = _IDLE_TICK_MS
+        while not terminated:
+            is_told = poll.poll(wait_ms)
+            produced = pipeline.produced
+            if is_told:
+                with contextlib.suppress(BlockingIOError, ConnectionResetError):
+                    while packet := channel.recv(MAX_FRAME_BYTES):
+                        frame = _decode(packet)
+                        pipeline.take_frame(frame)
+                        if isinstance(frame, Shutdown):
+                            return frame
+                    return None
+            wait_ms = _BUSY_TICK_MS if pipeline.tick(produced) else _IDLE_TICK_MS
+            self._health.beat()
+            if self._status is not None:
+                self._status.serve()
+            if self._metrics is not None:
+                self._metrics.serve(pipeline.snapshot)
+        return None
 
     def _finish(self, pipeline: Pipeline, shutdown: Shutdown | None) -> None:
         """Sends what there is, within the deadline."""
@@ -147,13 +184,23 @@ class Exporter:
         if isinstance(pipeline.inputs, RecordingInputs):
             pipeline.inputs.flush()  # before the collector is waited for
         left_seconds = max(0.0, left_seconds - _SUMMARY_SECONDS)
-        if self._metrics_sender is not None:
-            self._metrics_sender.begin_stop(pipeline.snapshot(self._metrics_sender.meter), left_seconds)
+        if self._metrics is not None:
+            self._metrics.begin_stop(pipeline.snapshot, left_seconds)
         counts = self._sender.stop(left_seconds) if self._sender else None
-        if self._metrics_sender is not None:
-            self._metrics_sender.join()
+        if self._metrics is not None:
+            self._metrics.join()
         for line in (*service_lines(pipeline), host_line(pipeline, counts)):
             _report(line)
+
+
+def _metrics_output(settings: Settings) -> "MetricsOutput | None":
+    """None when nobody wants metrics."""
+    if settings.is_disabled or not (settings.metrics.otlp or settings.metrics.prometheus):
+        return None
+    from otel_ebpf.export.metrics_output import MetricsOutput  # with the metrics SDK: 5 MB
+
+    methods = frozenset(method.encode() for method in settings.known_methods)
+    return MetricsOutput(settings.metrics, methods, _report)
 
 
 def _receive_maps(channel: socket.socket) -> list[int] | None:
@@ -165,42 +212,19 @@ def _receive_maps(channel: socket.socket) -> list[int] | None:
     return descriptors
 
 
-def _work(
-    pipeline: Pipeline,
-    channel: socket.socket,
-    terminated: list[int],
-    status: StatusServer | None,
-    measuring: Measuring | None,
-) -> Shutdown | None:
-    """Ticks until told to end; None when the probe has gone without a word."""
-    channel.setblocking(False)
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    if status is not None:
-        poll.register(status.listener, select.POLLIN)
-    wait_ms = _IDLE_TICK_MS
-    while not terminated:
-        is_told = poll.poll(wait_ms)
-        produced = pipeline.produced
-        if is_told:
-            with contextlib.suppress(BlockingIOError, ConnectionResetError):
-                while packet := channel.recv(MAX_FRAME_BYTES):
-                    try:
-                        frame = decode_frame(packet)
-                    except DecodeError as error:
-                        raise AgentError(
-                            f"the probe said something unreadable: {error}", "This is a defect."
-                        ) from error
-                    pipeline.take_frame(frame)
-                    if isinstance(frame, Shutdown):
-                        return frame
-                return None
-        wait_ms = _BUSY_TICK_MS if pipeline.tick(produced) else _IDLE_TICK_MS
-        if status is not None:
-            status.serve()
-        if measuring is not None:
-            measuring.desk.serve(pipeline.snapshot)
-    return None
+def _decode(packet: bytes) -> Frame:
+    try:
+        return decode_frame(packet)
+    except DecodeError as error:
+        raise AgentError(f"the probe said something unreadable: {error}", "This is a defect.") from error
+
+
+def _problems(pipeline: Pipeline) -> list[str]:
+    """What keeps requests from being seen. Called in another thread, which a list of the accounts makes safe."""
+    processes = sum(account.processes for account in list(pipeline.ledger.accounts.values()))
+    if processes and not pipeline.hooks.backend:
+        return [f"{processes} processes are to be watched, and no hook is attached"]
+    return []
 
 
 def _status_server(path: str | None) -> StatusServer | None:

@@ -355,6 +355,30 @@ def test_what_is_measured_and_in_which_form() -> None:
     assert (True, "delta") == (found.is_exponential, found.temporality)
 
 
+@pytest.mark.parametrize(
+    ("environ", "where"),
+    [
+        ({}, None),
+        ({"OTEL_EBPF_PROMETHEUS_PORT": "9000"}, ("", 9000)),
+        ({"OTEL_EBPF_PROMETHEUS_PORT": "127.0.0.1:9000"}, ("127.0.0.1", 9000)),
+        ({"OTEL_EBPF_PROMETHEUS_PORT": "[::1]:9000"}, ("::1", 9000)),
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, ("localhost", 9464)),
+        ({"OTEL_METRICS_EXPORTER": "prometheus,otlp", "OTEL_EBPF_PROMETHEUS_PORT": "9000"}, ("", 9000)),
+        ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EBPF_PROMETHEUS_PORT": "9000"}, None),
+        ({"OTEL_METRICS_EXPORTER": "none", "OTEL_EBPF_PROMETHEUS_PORT": "9000"}, None),
+    ],
+)
+def test_prometheus_is_served_where_a_port_says_or_the_exporter_is_named(
+    environ: dict[str, str], where: tuple[str, int] | None
+) -> None:
+    assert where == settings(**environ).metrics.prometheus
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "http://a:1", "a b:1", ":", "::1", "1:", "[::1]", "+1"])
+def test_what_is_no_place_to_listen_is_refused(text: str) -> None:
+    assert "127.0.0.1:9464" in refusal(OTEL_EBPF_HEALTH_CHECK_PORT=text).remedy
+
+
 def test_a_wrong_common_endpoint_is_told_once() -> None:
     """Though it is wrong for both signals."""
     assert 1 == len(refusal(OTEL_EXPORTER_OTLP_ENDPOINT="c:4318").remedy.splitlines())

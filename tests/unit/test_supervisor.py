@@ -37,3 +37,9 @@ def test_the_start_names_the_collector_of_each_signal():
 
     for path in ("v1/traces", "v1/metrics"):
         assert any(f"http://c:4318/{path}" in line for line in start_lines(settings, []))
+
+
+def test_the_start_says_where_prometheus_scrapes():
+    settings, _ = Settings.from_environ({"OTEL_EBPF_PROMETHEUS_PORT": "9464"})
+
+    assert "Prometheus scrapes any address, port 9464, /metrics" in start_lines(settings, [])

@@ -23,6 +23,7 @@ def metrics_settings(otlp: OtlpSettings | None = None, **changes: Any) -> Metric
     plain = {
         "otlp": otlp,
         "prometheus": Listen("127.0.0.1", 9464),
+        "prometheus_path": "/metrics",
         "http": ("duration",),
         "interval_ms": 60_000,
         "ttl_ns": 300 * NS,
