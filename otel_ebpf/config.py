@@ -32,6 +32,8 @@ from otel_ebpf.setting_values import (
     parse_exporters,
     parse_file,
     parse_globs,
+    parse_header_globs,
+    parse_header_names,
     parse_headers,
     parse_listen,
     parse_methods,
@@ -95,6 +97,9 @@ class Settings:
     unmatched_routes: str  # "heuristic", "wildcard" or "unset"
     attribute_value_length_limit: int | None  # characters
     attribute_count_limit: int
+    request_headers: tuple[str, ...]  # that are captured
+    response_headers: tuple[str, ...]
+    sanitized_headers: tuple[str, ...]
     shows_evidence: bool  # on spans
     is_disabled: bool  # OTEL_SDK_DISABLED
 
@@ -370,6 +375,20 @@ SETTINGS = (
         "false",
         "`true`: spans say in `otel_ebpf.evidence.*` which of their fields were inferred, and from what",
     ),
+    Setting(
+        "OTEL_EBPF_CAPTURE_REQUEST_HEADERS",
+        parse_header_names,
+        "",
+        "Headers of requests that spans show, such as `content-type,x-request-id`. Those that hold credentials by their names "
+        "(`authorization`, `cookie`, `x-api-key` and the like) are shown as `REDACTED`",
+    ),
+    Setting("OTEL_EBPF_CAPTURE_RESPONSE_HEADERS", parse_header_names, "", "The same of responses"),
+    Setting(
+        "OTEL_EBPF_CAPTURE_SANITIZE_HEADERS",
+        parse_header_globs,
+        "",
+        "What else is shown as `REDACTED` of those headers, such as `x-customer,x-internal-*`",
+    ),
     Setting("OTEL_SDK_DISABLED", parse_boolean, "false", "`true`: `run` ends at once, having watched nothing"),
 )
 
@@ -458,6 +477,9 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         unmatched_routes=values["OTEL_EBPF_ROUTES_UNMATCHED"],
         attribute_value_length_limit=values["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
         attribute_count_limit=values["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"],
+        request_headers=values["OTEL_EBPF_CAPTURE_REQUEST_HEADERS"],
+        response_headers=values["OTEL_EBPF_CAPTURE_RESPONSE_HEADERS"],
+        sanitized_headers=values["OTEL_EBPF_CAPTURE_SANITIZE_HEADERS"],
         shows_evidence=values["OTEL_EBPF_SPAN_EVIDENCE"],
         is_disabled=values["OTEL_SDK_DISABLED"],
     )

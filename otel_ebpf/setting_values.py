@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 PortRange = tuple[int, int]  # first and last, both included
 
 _MAX_GLOBS = 1000
+_MAX_HEADERS = 64
 _MAX_ROUTES = 1000
 _MAX_ROUTES_BYTES = 32_768
 NO_LIMIT_MS = 3_600_000  # a timeout of 0 means none; an hour bounds it all the same
@@ -247,6 +248,22 @@ def _lines_of_file(path: str) -> list[str]:
     except (OSError, ValueError):
         raise ValueError(allowed) from None
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def parse_header_names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(_items(text.lower())))
+    if len(names) > _MAX_HEADERS or not all(re.fullmatch(r"[!#$%&'+.^_`|~0-9a-z-]{1,256}", name) for name in names):
+        raise ValueError(f"at most {_MAX_HEADERS} names of headers, each in full, such as content-type,x-request-id")
+    return names
+
+
+def parse_header_globs(text: str) -> tuple[str, ...]:
+    globs = tuple(dict.fromkeys(_items(text.lower())))
+    if len(globs) > _MAX_HEADERS or not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}", glob) for glob in globs):
+        raise ValueError(
+            f"at most {_MAX_HEADERS} names of headers, with * for any characters, such as x-customer,x-internal-*"
+        )
+    return globs
 
 
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:

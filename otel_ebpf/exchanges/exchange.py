@@ -4,7 +4,7 @@ Pure data. Times are CLOCK_MONOTONIC nanoseconds, sizes are bytes, text is the b
 known is None, and `unknown` says why.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
 from typing import NamedTuple
 
@@ -87,6 +87,10 @@ class Exchange:
     outcome: Outcome
     unknown: Unknown
     inferred: Inferred
+    # All header lines of either head, as captured. Secrets are among them: only telemetry/headers.py looks at them, and they
+    # are no part of what is compared or shown.
+    request_headers: bytes = field(default=b"", compare=False, repr=False)
+    response_headers: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def last_ns(self) -> int:

@@ -60,12 +60,14 @@ class RequestHead(NamedTuple):
     fields: Fields
     framing: int
     length: int  # bytes of the head, its empty line included; of a cut head, what was captured
+    headers: bytes  # the lines behind the first; of a cut head, those that are whole
 
 
 class ResponseHead(NamedTuple):
     status: int
     framing: int  # by the headers alone; see response_framing
     length: int
+    headers: bytes
 
     @property
     def is_interim(self) -> bool:
@@ -98,14 +100,15 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
         raise NotHttpError(f"not a request line: {data[begin : begin + 60]!r}")
     if end < 0 and not is_cut:
         return None
-    fields = _fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1])
+    headers = data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]
+    fields = _fields(headers)
     framing = fields.framing
     if framing == UNTIL_CLOSE:
         framing = 0  # a request without a length has no body: RFC 9112 section 6.3, item 7
     if end < 0 and framing == 0:
         framing = UNREADABLE
     method, target, version = match.groups()
-    return RequestHead(method, target, version, fields, framing, (end if end >= 0 else len(data)) - start)
+    return RequestHead(method, target, version, fields, framing, (end if end >= 0 else len(data)) - start, headers)
 
 
 def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> ResponseHead | None:
@@ -122,10 +125,11 @@ def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) ->
     end = end_of_head(data, start)
     if end < 0 and not is_cut:
         return None
-    framing = _fields(data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]).framing
+    headers = data[line_end + 1 : end if end >= 0 else data.rfind(b"\n") + 1]
+    framing = _fields(headers).framing
     if end < 0 and framing == UNTIL_CLOSE:
         framing = UNREADABLE
-    return ResponseHead(int(match[2]), framing, (end if end >= 0 else len(data)) - start)
+    return ResponseHead(int(match[2]), framing, (end if end >= 0 else len(data)) - start, headers)
 
 
 def response_framing(head: ResponseHead, method: bytes) -> int:
@@ -202,7 +206,7 @@ def _request_without_line(data: bytes, begin: int, start: int, is_cut: bool) -> 
     target = rest.partition(b" ")[0]  # perhaps not all of it, but nothing of the version
     if not target:
         raise NotHttpError(f"not a request line: {piece[:60]!r}")
-    return RequestHead(method, target, b"", _read_fields(b""), UNREADABLE, len(data) - start)
+    return RequestHead(method, target, b"", _read_fields(b""), UNREADABLE, len(data) - start, b"")
 
 
 def _fields(block: bytes) -> Fields:

@@ -4,8 +4,9 @@ In:   records of one connection and readings of its progress, as the assembler g
 Out:  the captured bytes of each record, of the same length
 Owns: a Run of its own for each connection, which tells heads from bodies
 
-Kept are start lines but for the values in the query, header names, the values that http1.py reads, and the framing of
-chunks. Everything else becomes `x`, one for each byte. Bytes that are not HTTP become zeros, which are not HTTP either.
+Kept are start lines but for the values in the query, header names, the values that http1.py reads and those of the fields
+that are shown (but for queries and credentials in URLs), and the framing of chunks. Everything else becomes `x`, one for
+each byte. Bytes that are not HTTP become zeros, which are not HTTP either.
 """
 
 import re
@@ -18,12 +19,16 @@ from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
 KEPT_FIELDS = WANTED_FIELDS | {b"connection"}
+NOTHING: frozenset[bytes] = frozenset()
 _MAX_CONNECTIONS = 65_536
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _BLANKED = bytes(byte if byte in b"\r\n" else ord("x") for byte in range(256))
 _QUERY_VALUE = re.compile(rb"=[^&;\r\n]*")
 _AUTHORITY = re.compile(rb"(\S+ [^/?\s]*://)([^/?@\s]*)(@?)")
+_URL_AUTHORITY = re.compile(rb"(?<=://)[^/?#@\s]*(?:(?=@)|\Z)")
+_URL_QUERY = re.compile(rb"[?#]")
+_URL_VALUE = re.compile(rb"=[^&;#\r\n]*")  # a fragment may have keys and values as well
 _NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
 _NOTHING = slice(0, 0)
 _LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")  # what of a response's last bytes says that it has ended
@@ -32,7 +37,8 @@ _LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")  # what of a response's last byt
 class Masks:
     """All connections; those that have been silent for the longest are forgotten first."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: frozenset[bytes] = NOTHING) -> None:
+        self._shown = shown
         self._runs: dict[int, RunMask] = {}
 
     def feed(self, record: Record) -> bytes:
@@ -41,7 +47,7 @@ class Masks:
             self._runs.pop(record.connection, None)
             if len(self._runs) >= _MAX_CONNECTIONS:
                 del self._runs[next(iter(self._runs))]
-            self._runs[record.connection] = RunMask(record)
+            self._runs[record.connection] = RunMask(record, self._shown)
         run = self._runs.get(record.connection)
         if run is None or run.position != record.position:
             return bytes(len(record.payload))
@@ -57,12 +63,12 @@ class Masks:
 
 
 class RunMask:
-    def __init__(self, first: Record) -> None:
+    def __init__(self, first: Record, shown: frozenset[bytes]) -> None:
         self.position = first.position
         self._run = Run(first, 0)
         requests, responses = self._run.readers
-        self._requests = DirectionMask(requests)
-        self._responses = DirectionMask(responses)
+        self._requests = DirectionMask(requests, shown)
+        self._responses = DirectionMask(responses, shown)
         self._readings = Readings()
         self._is_http = True
 
@@ -106,8 +112,9 @@ class RunMask:
 class DirectionMask:
     """Looks at one reader before and after it was fed: by that, which bytes of the piece were what."""
 
-    def __init__(self, reader: "Reader[RequestHead] | Reader[ResponseHead]") -> None:
+    def __init__(self, reader: "Reader[RequestHead] | Reader[ResponseHead]", shown: frozenset[bytes]) -> None:
         self._reader = reader
+        self._shown = shown
         self._seen_count = 0
         self._open: Message[RequestHead] | Message[ResponseHead] | None = None
         self._open_bytes = 0
@@ -165,7 +172,7 @@ class DirectionMask:
         for part in _LINES.findall(piece):
             seen = len(self._line)
             self._line += part
-            masked += mask_line(self._line, self._is_start_line)[seen:]
+            masked += mask_line(self._line, self._is_start_line, self._shown)[seen:]
             if part.endswith(b"\n"):
                 self._is_start_line = self._is_start_line and not self._line.strip(b"\r\n")
                 self._line = b""
@@ -226,7 +233,7 @@ class ChunkMask:
             self._is_trailer = True
 
 
-def mask_line(line: bytes, is_start_line: bool) -> bytes:
+def mask_line(line: bytes, is_start_line: bool, shown: frozenset[bytes] = NOTHING) -> bytes:
     """One line of a head, perhaps only its beginning: what follows does not change what is kept of that."""
     if is_start_line:
         before, mark, query = line.partition(b"?")
@@ -236,8 +243,11 @@ def mask_line(line: bytes, is_start_line: bool) -> bytes:
     name, colon, value = line.partition(b":")
     if line.startswith((b" ", b"\t")):  # obs-fold: the value before goes on
         return line.translate(_BLANKED)
-    if name.lower() in KEPT_FIELDS:
+    name_in_lower_case = name.lower()
+    if name_in_lower_case in KEPT_FIELDS:
         return line
+    if name_in_lower_case in shown:
+        return name + colon + _mask_urls(value)
     blank = value[:1] if value[:1] in (b" ", b"\t") else b""
     return name + colon + blank + value[len(blank) :].translate(_BLANKED)
 
@@ -248,6 +258,15 @@ def _mask_credentials(line: bytes) -> bytes:
     if match is None or not (match[3] or match.end() == len(line)):
         return line
     return match[1] + re.sub(rb"[^:]", b"x", match[2]) + match[3] + line[match.end() :]
+
+
+def _mask_urls(value: bytes) -> bytes:
+    """In any text: `<https://user:secret@host/?a=b>; rel=next`; a URL that is not whole may go on with @."""
+    value = _URL_AUTHORITY.sub(lambda found: re.sub(rb"[^:]", b"x", found[0]), value)
+    at = _URL_QUERY.search(value)
+    if at is None:
+        return value
+    return value[: at.end()] + _URL_VALUE.sub(lambda found: b"=" + b"x" * (len(found[0]) - 1), value[at.end() :])
 
 
 def mask_tail(tail: bytes) -> bytes:

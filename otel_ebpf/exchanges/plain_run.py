@@ -159,7 +159,7 @@ class PlainRun:
             return []
         self.is_settled = True
         first, head = self._first, self._head
-        method, target, version, fields, body_bytes, _ = head
+        method, target, version, fields, body_bytes, _, headers = head
         return [
             Exchange(
                 first.connection,
@@ -194,5 +194,7 @@ class PlainRun:
                 Outcome.COMPLETE,
                 Unknown.NOTHING,
                 _NOTHING if first.flags & _ROLE_BY_CONNECTION else _ROLE_BY_REQUEST,
+                headers,
+                response_head.headers,
             )
         ]

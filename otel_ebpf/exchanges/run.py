@@ -349,6 +349,8 @@ class Run:
             outcome,
             unknown,
             inferred,
+            head.headers,
+            b"" if response is None else response.head.headers,
         )
 
 

@@ -17,7 +17,7 @@ from time import localtime, strftime
 from typing import NamedTuple, Protocol
 
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
-from otel_ebpf.telemetry.attributes import address_text, redact_query, split_target
+from otel_ebpf.telemetry.attributes import address_text, redact_query, split_target, without_credentials
 from otel_ebpf.telemetry.spans import SpanData
 
 PATH_LIMIT_CHARACTERS = 1024
@@ -116,7 +116,9 @@ def text_line(printed: Printed, is_coloured: bool) -> str:
     """`12:00:01.250 shop  → GET  /items/7  200  3.21 ms  10.0.0.1:4711`: → was served, ← was called."""
     exchange, span, service = printed
     target = split_target(exchange.method, exchange.target)
-    path = escaped((target.path if target.path is not None else exchange.target)[: PATH_LIMIT_CHARACTERS * 4])
+    path = escaped(
+        (target.path if target.path is not None else without_credentials(exchange.target))[: PATH_LIMIT_CHARACTERS * 4]
+    )
     if len(path) > PATH_LIMIT_CHARACTERS:
         path = path[:PATH_LIMIT_CHARACTERS] + "…"
     status = str(exchange.status) if exchange.status is not None else "---"

@@ -11,6 +11,7 @@ from typing import Any
 
 from otel_ebpf.export.services import Services
 from otel_ebpf.records.decode import DecodeError
+from otel_ebpf.telemetry.headers import HeaderRules
 from otel_ebpf.telemetry.places import Places
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.routes import RouteRules
@@ -32,10 +33,11 @@ class Facts:
     routes: RouteRules = field(default_factory=RouteRules)
     sampler: SamplerRules = field(default_factory=SamplerRules)
     shows_evidence: bool = False
+    headers: HeaderRules = field(default_factory=HeaderRules)
 
     def builder(self) -> SpanBuilder:
         methods = frozenset(method.encode() for method in self.known_methods)
-        return SpanBuilder(self.value_length_limit, self.count_limit, methods, self.shows_evidence)
+        return SpanBuilder(self.value_length_limit, self.count_limit, methods, self.shows_evidence, self.headers)
 
     def places(self) -> Places:
         return Places(IdSource(self.seed))
@@ -61,8 +63,10 @@ def decode_facts(payload: bytes) -> Facts:
             found["routes"] = _decode_routes(found["routes"])
         if "sampler" in found:
             found["sampler"] = SamplerRules(**found["sampler"])
+        if "headers" in found:
+            found["headers"] = _decode_headers(found["headers"])
         facts = Facts(**found)
-        facts.sample()
+        facts.sample(), facts.builder()  # which raise for values that cannot be
         texts = (facts.version, *asdict(facts.host).values(), *facts.known_methods)
         are_texts = bool("".join(texts).encode("utf-8"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -72,6 +76,10 @@ def decode_facts(payload: bytes) -> Facts:
     if not (are_texts and are_limits and type(facts.shows_evidence) is bool and 0 < len(facts.seed) <= _MAX_SEED_BYTES):
         raise DecodeError("START has a value of the wrong type")
     return facts
+
+
+def _decode_headers(found: dict[str, Any]) -> HeaderRules:
+    return HeaderRules(**{direction: tuple(str(name) for name in names) for direction, names in found.items()})
 
 
 def _decode_routes(found: dict[str, Any]) -> RouteRules:

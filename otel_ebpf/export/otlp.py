@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from struct import Struct
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
@@ -35,6 +35,8 @@ _KEY_VALUE_KEY = b"\x0a"
 _KEY_VALUE_VALUE = b"\x12"
 _ANY_STRING = b"\x0a"
 _ANY_INT = b"\x18"
+_ANY_ARRAY = b"\x2a"
+_ARRAY_VALUE = b"\x0a"
 
 # trace_id, span_id, start and end time, flags; the second has parent_span_id before the times. A root's parent must be
 # absent: eight zero bytes would name a span.
@@ -80,6 +82,12 @@ class AttributeFrames:
         prefix = length_prefix(length)
         return self._frame(1 + len(prefix) + length, _ANY_STRING + prefix)
 
+    def array(self, texts: Iterable[bytes]) -> bytes:
+        """All of an attribute whose value is an array."""
+        values = b"".join(framed(_ARRAY_VALUE, framed(_ANY_STRING, text)) for text in texts)
+        prefix = length_prefix(len(values))
+        return self._frame(1 + len(prefix) + len(values), _ANY_ARRAY + prefix) + values
+
     def _frame(self, any_value_length: int, begin: bytes) -> bytes:
         inner = length_prefix(any_value_length)
         outer = length_prefix(len(self._field) + len(inner) + any_value_length)
@@ -117,6 +125,8 @@ class SpanEncoder:
                 number = VARINTS[value] if 0 <= value < 16384 else varint(value & 0xFFFFFFFFFFFFFFFF)
                 parts.append(frames.ints[len(number)])
                 parts.append(number)
+            elif isinstance(value, tuple):
+                parts.append(frames.array(value))
             else:
                 length = len(value)
                 parts.append(frames.texts[length] if length < 128 else frames.text_frame(length))
@@ -152,11 +162,17 @@ def series_template(series: Series) -> bytes:
     return template
 
 
-def key_value(key: str, value: bytes | str | int) -> KeyValue:
+def key_value(key: str, value: bytes | str | int | tuple[bytes, ...]) -> KeyValue:
     """An attribute as the official class; bytes are UTF-8 text."""
+    return KeyValue(key=key, value=_any_value(value))
+
+
+def _any_value(value: bytes | str | int | tuple[bytes, ...]) -> AnyValue:
     if isinstance(value, int):
-        return KeyValue(key=key, value=AnyValue(int_value=value))
-    return KeyValue(key=key, value=AnyValue(string_value=value.decode("utf-8") if isinstance(value, bytes) else value))
+        return AnyValue(int_value=value)
+    if isinstance(value, tuple):
+        return AnyValue(array_value=ArrayValue(values=map(_any_value, value)))
+    return AnyValue(string_value=value.decode("utf-8") if isinstance(value, bytes) else value)
 
 
 def encode_resource(attributes: Mapping[str, str | int]) -> bytes:

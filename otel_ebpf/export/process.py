@@ -37,6 +37,7 @@ from otel_ebpf.records.recording import EntryKind, OpenRecording, RecordingWrite
 from otel_ebpf.records.ring import RingReader
 from otel_ebpf.setting_values import Listen
 from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
+from otel_ebpf.telemetry.headers import HeaderRules
 from otel_ebpf.telemetry.routes import RouteRules
 from otel_ebpf.telemetry.sampling import SamplerRules
 
@@ -81,6 +82,7 @@ class Exporter:
             routes=RouteRules(settings.routes, settings.unmatched_routes),
             sampler=SamplerRules(settings.sampler, settings.sampler_rate),
             shows_evidence=settings.shows_evidence,
+            headers=HeaderRules(settings.request_headers, settings.response_headers, settings.sanitized_headers),
         )
 
     def run(self, channel: socket.socket) -> int:

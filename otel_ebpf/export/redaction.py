@@ -22,7 +22,7 @@ from otel_ebpf.telemetry.resource import resource_attributes
 class Redaction:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._masks = Masks()
+        self._masks = Masks(facts.headers.shown)
 
     def frame(self, frame: Frame) -> Frame:
         if not isinstance(frame, ServiceIdentity):

@@ -29,11 +29,12 @@ from otel_ebpf.telemetry.attributes import (
     without_credentials,
 )
 from otel_ebpf.telemetry.clock import unix_ns
+from otel_ebpf.telemetry.headers import HeaderRules, Headers
 from otel_ebpf.telemetry.places import SpanPlace
 from otel_ebpf.telemetry.text import cut_characters, exceeds, utf8
 from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED, validate_tracestate
 
-Value = bytes | int
+Value = bytes | int | tuple[bytes, ...]
 Attributes = tuple[tuple[str, Value], ...]
 
 URL_LIMIT_BYTES = 8192
@@ -43,7 +44,7 @@ AUTHORITY_LIMIT_BYTES = 512
 UTF8_GROWTH = 3  # a wrong byte becomes the three of U+FFFD, a secret of five bytes the thirteen of a redacted one
 TRUNCATED = "otel_ebpf.truncated"  # names of the attributes that hold the beginning of what was sent, with commas
 DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
-MOST_ATTRIBUTES = 28  # that are ever given to one span, evidence included
+MOST_ATTRIBUTES = 28  # that are ever given to one span, evidence included, without captured headers
 CACHE_LIMIT = 4096  # hosts and methods are the sender's choice
 
 
@@ -87,11 +88,15 @@ class SpanBuilder:
         count_limit: int = DEFAULT_COUNT_LIMIT,
         known_methods: frozenset[bytes] = KNOWN_METHODS,
         shows_evidence: bool = False,
+        header_rules: HeaderRules | None = None,
     ) -> None:
         self.shows_evidence = shows_evidence
+        self._headers = Headers(header_rules or HeaderRules())
         self._value_length_limit = value_length_limit
         self._count_limit = count_limit
-        self._is_limited = value_length_limit is not None or count_limit < MOST_ATTRIBUTES
+        self._is_limited = (
+            value_length_limit is not None or count_limit < MOST_ATTRIBUTES + self._headers.most_attributes
+        )
         self._known_methods = known_methods
         self._series: dict[tuple[object, ...], tuple[Series, bytes]] = {}
         self._addresses: dict[tuple[int, bytes], bytes | None] = {}
@@ -158,13 +163,18 @@ class SpanBuilder:
             attributes.append(("http.request.body.size", exchange.request_body_bytes))
         if exchange.response_body_bytes is not None:
             attributes.append(("http.response.body.size", exchange.response_body_bytes))
+        captured, truncated = self._headers.of(exchange)
+        attributes += captured
         user_agent = exchange.user_agent
         if (
-            exchange.request_bytes > URL_LIMIT_BYTES // UTF8_GROWTH
+            truncated
+            or exchange.request_bytes > URL_LIMIT_BYTES // UTF8_GROWTH
             or not exchange.version
             or (user_agent is not None and len(user_agent) > HEADER_LIMIT_BYTES // UTF8_GROWTH)
         ):
-            _mark_truncated(attributes, exchange, path, query, full)
+            names = _truncated(exchange, path, query, full) + truncated
+            if names:
+                attributes.append((TRUNCATED, b",".join(names)))
         if evidence and self.shows_evidence:
             attributes += evidence
         dropped = self._apply_limits(series, attributes) if self._is_limited else 0
@@ -248,7 +258,7 @@ class SpanBuilder:
         limit = self._value_length_limit
         if limit is None:
             return attributes
-        return [(key, cut_characters(value, limit) if isinstance(value, bytes) else value) for key, value in attributes]
+        return [(key, _cut(value, limit)) for key, value in attributes]
 
     def _apply_limits(self, series: Series, attributes: list[tuple[str, Value]]) -> int:
         """Cuts `attributes` to the limits, returns how many were dropped; those of the series come first."""
@@ -257,6 +267,12 @@ class SpanBuilder:
         dropped = max(0, len(attributes) - room)
         del attributes[room:]
         return dropped + series.dropped_attributes_count
+
+
+def _cut(value: Value, limit: int) -> Value:
+    if isinstance(value, tuple):
+        return tuple(cut_characters(text, limit) for text in value)
+    return cut_characters(value, limit) if isinstance(value, bytes) else value
 
 
 def _server_attributes(
@@ -275,9 +291,7 @@ def _server_attributes(
         attributes.append(("user_agent.original", utf8(exchange.user_agent, HEADER_LIMIT_BYTES)))
 
 
-def _mark_truncated(
-    attributes: list[tuple[str, Value]], exchange: Exchange, path: bytes | None, query: bytes | None, full: bytes | None
-) -> None:
+def _truncated(exchange: Exchange, path: bytes | None, query: bytes | None, full: bytes | None) -> tuple[bytes, ...]:
     is_target_cut = not exchange.version  # the version stands behind it
     if exchange.role is Role.CLIENT:
         cut = [] if full is None else [(b"url.full", is_target_cut or exceeds(full, URL_LIMIT_BYTES))]
@@ -286,6 +300,4 @@ def _mark_truncated(
         query_is_cut = exceeds(query or b"", URL_LIMIT_BYTES) or (is_target_cut and query is not None)
         agent_is_cut = exceeds(exchange.user_agent or b"", HEADER_LIMIT_BYTES)
         cut = [(b"url.path", path_is_cut), (b"url.query", query_is_cut), (b"user_agent.original", agent_is_cut)]
-    names = [name for name, is_cut in cut if is_cut]
-    if names:
-        attributes.append((TRUNCATED, b",".join(names)))
+    return tuple(name for name, is_cut in cut if is_cut)

@@ -27,7 +27,7 @@ from tests.services.servers import calls_for
 RUN = [str(VENV_BIN / "otel-ebpf"), "run"]
 
 
-def recording_agent(stage: Stage, port: int, *options: str) -> tuple[Agent, Path]:
+def recording_agent(stage: Stage, port: int, *options: str, **settings: str) -> tuple[Agent, Path]:
     """The test ends it."""
     path = stage.new_folder("recording")
     running = running_agent(
@@ -37,6 +37,7 @@ def recording_agent(stage: Stage, port: int, *options: str) -> tuple[Agent, Path
         is_ended_by_test=True,
         OTEL_EBPF_OPEN_PORT=str(port),
         OTEL_EBPF_CACHE_DIR=str(stage.bytecode_cache),
+        **settings,
     )
     return stage.ends.enter_context(running), path
 

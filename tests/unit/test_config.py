@@ -525,3 +525,28 @@ def test_an_argument_that_the_sampler_does_not_take_is_warned_about() -> None:
         OTEL_TRACES_SAMPLER="always_on", OTEL_TRACES_SAMPLER_ARG="0.5"
     )
     assert [] == warnings(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
+
+
+# --- Captured headers ---
+
+
+def test_headers_are_named_in_any_case_and_once() -> None:
+    found = settings(
+        OTEL_EBPF_CAPTURE_REQUEST_HEADERS="Content-Type, x-request-id,content-type",
+        OTEL_EBPF_CAPTURE_RESPONSE_HEADERS="Server",
+        OTEL_EBPF_CAPTURE_SANITIZE_HEADERS="X-Customer,x-*-id",
+    )
+
+    assert ("content-type", "x-request-id") == found.request_headers
+    assert (("server",), ("x-customer", "x-*-id")) == (found.response_headers, found.sanitized_headers)
+
+
+@pytest.mark.parametrize("text", ["*", "x-*", "a b", "x:", ",".join(f"x-{number}" for number in range(65))])
+def test_headers_are_captured_by_their_full_names_alone(text: str) -> None:
+    """Semantic conventions: including all headers can be a security risk."""
+    for name in ("OTEL_EBPF_CAPTURE_REQUEST_HEADERS", "OTEL_EBPF_CAPTURE_RESPONSE_HEADERS"):
+        assert "at most 64 names" in refusal(**{name: text}).remedy
+
+
+def test_what_is_no_glob_of_a_header_is_refused() -> None:
+    assert "x-internal-*" in refusal(OTEL_EBPF_CAPTURE_SANITIZE_HEADERS="a b").remedy

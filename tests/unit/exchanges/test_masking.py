@@ -11,9 +11,11 @@ from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.exchanges.masking import KEPT_FIELDS, ChunkMask, Masks, mask_line, mask_tail
 from otel_ebpf.records.kinds import EndReason, Record
 from otel_ebpf.records.progress import Progress
+from otel_ebpf.telemetry.headers import HeaderRules, Headers
 from tests.unit.exchanges.kernel_model import Connection
 
 SECRET = b"S3CR3T"
+SHOWN = HeaderRules(("x-shown", "referer"), ("x-shown",))
 
 
 class Redacted(Assembler):
@@ -21,7 +23,7 @@ class Redacted(Assembler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.masks = Masks()
+        self.masks = Masks(SHOWN.shown)
         self.seen = b""
 
     def feed(self, record: Record) -> list[Exchange]:
@@ -55,6 +57,8 @@ headers = st.sampled_from(
         b"Host: shop",
         b"X-Folded: a\r\n " + SECRET,
         b"Accept: */*",
+        b"X-SHOWN: to all",
+        b"Referer: http://me:" + SECRET + b"@shop/?token=" + SECRET + b"#session=" + SECRET,
     ]
 )
 bodies = st.binary(max_size=40).map(lambda data: data + SECRET) | st.just(b"")
@@ -122,6 +126,10 @@ def test_redacted_records_give_the_same_exchanges_and_hold_no_secret(data: st.Da
     redacted.end(EndReason.CLOSED)
 
     assert [masked(exchange) for exchange in plain.exchanges] == redacted.exchanges
+    shown = Headers(SHOWN)
+    assert [shown.of(exchange) for exchange in plain.exchanges] == [
+        shown.of(exchange) for exchange in redacted.exchanges
+    ]
 
 
 def test_redaction_knows_of_what_was_only_counted():
@@ -174,6 +182,21 @@ def test_no_secret_of_whole_messages_is_left(messages: list[tuple[bytes, bytes]]
 )
 def test_values_of_headers_are_overwritten_unless_they_are_read(line: bytes, expected: bytes):
     assert expected == mask_line(line, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"X-Shown: a=b; c\r\n", b"X-Shown: a=b; c\r\n"),
+        (b"x-shown:http://me:pw@host/a=b?c=d&e#f=g\r\n", b"x-shown:http://xx:xx@host/a=b?c=x&e#f=x\r\n"),
+        (b"x-shown: <http://a@h>, <http://b@h>", b"x-shown: <http://x@h>, <http://x@h>"),
+        (b"x-shown: http://me:p", b"x-shown: http://xx:x"),
+        (b"x-shown: http://host/me:pw@x", b"x-shown: http://host/me:pw@x"),
+        (b"x-shown-not: a", b"x-shown-not: x"),
+    ],
+)
+def test_values_of_headers_that_are_shown_stay_but_for_queries_and_credentials(line: bytes, expected: bytes):
+    assert expected == mask_line(line, False, frozenset([b"x-shown"]))
 
 
 @pytest.mark.parametrize(

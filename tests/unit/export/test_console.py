@@ -140,6 +140,11 @@ def test_json_keeps_secrets_to_itself():
     assert ("h", "token=REDACTED") == (json.loads(line)["host"], json.loads(line)["query"])
 
 
+def test_text_keeps_secrets_to_itself():
+    for target, method in ((b"http://user:hunter2@h/x?token=hunter2", b"GET"), (b"user:hunter2@h:443", b"CONNECT")):
+        assert "hunter2" not in printed("text", client_exchange(target=target, method=method))[0]
+
+
 def test_counter_is_a_line_a_second():
     stream = io.StringIO()
     console = Console("counter", stream, now_seconds=0.0)

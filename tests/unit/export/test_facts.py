@@ -7,6 +7,7 @@ import pytest
 
 from otel_ebpf.export.facts import Facts, decode_facts
 from otel_ebpf.records.decode import DecodeError
+from otel_ebpf.telemetry.headers import HeaderRules
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.routes import RouteRules
 from otel_ebpf.telemetry.sampling import SamplerRules
@@ -20,6 +21,7 @@ FACTS = Facts(
     known_methods=("GET", "PURGE"),
     routes=RouteRules((("shop", "/cart/{cart}"),), "unset"),
     sampler=SamplerRules("parentbased_traceidratio", 0.1),
+    headers=HeaderRules(("accept",), ("content-type", "server"), ("x-*",)),
 )
 
 
@@ -27,11 +29,12 @@ def test_what_is_written_is_read_again() -> None:
     assert FACTS == decode_facts(FACTS.encode())
 
 
-def test_a_recording_from_before_samplers_has_the_default_one() -> None:
+def test_a_recording_from_before_a_setting_has_its_default() -> None:
     without = json.loads(FACTS.encode())
-    del without["sampler"]
+    del without["sampler"], without["headers"]
 
-    assert replace(FACTS, sampler=SamplerRules()) == decode_facts(json.dumps(without).encode())
+    expected = replace(FACTS, sampler=SamplerRules(), headers=HeaderRules())
+    assert expected == decode_facts(json.dumps(without).encode())
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,14 @@ def test_a_recording_from_before_samplers_has_the_default_one() -> None:
 )
 def test_what_is_no_sampler_is_no_recording(sampler: object) -> None:
     changed = json.loads(FACTS.encode()) | {"sampler": sampler}
+
+    with pytest.raises(DecodeError, match="START"):
+        decode_facts(json.dumps(changed).encode())
+
+
+@pytest.mark.parametrize("headers", [{"request": 7}, {"other": []}, {"request": ["\ud800"]}, [], 1])
+def test_what_names_no_headers_is_no_recording(headers: object) -> None:
+    changed = json.loads(FACTS.encode()) | {"headers": headers}
 
     with pytest.raises(DecodeError, match="START"):
         decode_facts(json.dumps(changed).encode())

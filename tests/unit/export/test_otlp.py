@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
@@ -23,7 +23,12 @@ from tests.unit.telemetry.examples import client_exchange, exchange, span_of
 UTF8 = st.text(max_size=200).map(str.encode) | st.sampled_from(
     [b"", b"x" * 127, b"x" * 128, b"x" * 16_384, b"x" * 70_000]
 )
-VALUES = UTF8 | st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 127, 128, 16_383, 16_384, 2**32])
+VALUES = (
+    UTF8
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.sampled_from([0, 127, 128, 16_383, 16_384, 2**32])
+    | st.lists(UTF8, max_size=4).map(tuple)
+)
 ATTRIBUTES = st.lists(st.tuples(st.text(max_size=20) | st.just("k" * 300), VALUES), max_size=8).map(tuple)
 SPANS = st.builds(
     SpanData,
@@ -40,7 +45,10 @@ SPANS = st.builds(
 )
 
 
-def official_attribute(key: str, value: bytes | int) -> KeyValue:
+def official_attribute(key: str, value: bytes | int | tuple[bytes, ...]) -> KeyValue:
+    if isinstance(value, tuple):
+        texts = [AnyValue(string_value=text.decode()) for text in value]
+        return KeyValue(key=key, value=AnyValue(array_value=ArrayValue(values=texts)))
     if isinstance(value, int):
         return KeyValue(key=key, value=AnyValue(int_value=value))
     return KeyValue(key=key, value=AnyValue(string_value=value.decode()))

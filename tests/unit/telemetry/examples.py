@@ -68,7 +68,7 @@ def build(builder: SpanBuilder, changed: Exchange, route: bytes | None = None) -
     return builder.build(changed, PLACES.of(changed), 0, route)
 
 
-def attributes_of(changed: Exchange, **limits: Any) -> dict[str, bytes | int]:
+def attributes_of(changed: Exchange, **limits: Any) -> dict[str, Any]:
     span = span_of(changed, **limits)
     return dict(span.series.attributes + span.attributes)
 
