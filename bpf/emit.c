@@ -41,6 +41,29 @@ static __always_inline void fill_record(struct record *record, const struct conn
   record->chunk_payload_bytes = chunk_payload(connection);
 }
 
+// A number for a connection whose slot no open one has. One that goes on would write over how this one ends.
+static __always_inline u64 new_connection_id(struct scratch *scratch_area) {
+  u64 id = 0;
+  for (int tries = 0; tries < MAX_SLOT_TRIES; tries++) {
+    id = ++scratch_area->connections_made << CPU_BITS | bpf_get_smp_processor_id();
+    u32 slot = id & (PROGRESS_SLOTS - 1);
+    u64 *owner = slot_owners.lookup(&slot);
+    if (owner && !*owner) break;
+  }
+  return id;
+}
+
+static __always_inline void set_slot_owner(u64 id, u64 before, u64 after) {
+  u32 slot = id & (PROGRESS_SLOTS - 1);
+  u64 *owner = slot_owners.lookup(&slot);
+  if (owner && *owner == before) *owner = after;
+}
+
+static __always_inline void forget_connection(u64 sock, const struct connection *connection) {
+  set_slot_owner(connection->id, connection->id, 0);
+  connections.delete(&sock);
+}
+
 static __always_inline void write_progress(const struct connection *connection, u8 ended) {
   u32 slot = connection->id & (PROGRESS_SLOTS - 1);
   volatile struct progress *progress_slot = progress.lookup(&slot);

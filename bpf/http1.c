@@ -271,7 +271,7 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   if (!family) return 0;
   struct connection *fresh = &scratch_area->fresh;
   __builtin_memset(fresh, 0, sizeof(*fresh));
-  fresh->id = ++scratch_area->connections_made << CPU_BITS | bpf_get_smp_processor_id();
+  fresh->id = new_connection_id(scratch_area);
   fresh->position = -1;
   fresh->role = role;
   fresh->family = family;
@@ -281,6 +281,7 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   // Also when there is no room: an answer on this connection is then no news of an older request.
   descriptors.update(&descriptor_key, &sock);
   if (connections.update(&sock, fresh)) return 0;
+  set_slot_owner(fresh->id, 0, fresh->id);
   return connections.lookup(&sock);
 }
 

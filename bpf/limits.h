@@ -16,6 +16,7 @@
 #define MAX_SERVICES 2048  // in the ledger; 144 bytes each
 #endif
 #define PROGRESS_SLOTS 16384     // 64 bytes each; a power of two
+#define MAX_SLOT_TRIES 8         // for one that no open connection has
 #define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe
 #define MAX_IOVECS 128            // pieces of one call among which its last byte is found; a power of two
 #define MAX_CAPTURED_PIECES 8     // that are copied; heads were in the first one in all servers measured

@@ -107,6 +107,13 @@ BPF_TABLE("array", u32, u64, selected_ports, 1024);
 // progress: see struct progress. Mapped read-only by the exporter.
 BPF_F_TABLE("array", u32, struct progress, progress, PROGRESS_SLOTS, BPF_F_MMAPABLE);
 
+// slot_owners: which open connection has a slot of `progress`. What a busy one writes would hide how another has ended.
+//   key     index of the slot
+//   value   number of the connection, 0: none
+//   written when a connection is added and removed
+//   full    after MAX_SLOT_TRIES slots that are taken the last one is shared
+BPF_TABLE("array", u32, u64, slot_owners, PROGRESS_SLOTS);
+
 BPF_TABLE("percpu_array", u32, u64, counters, COUNTERS);
 
 struct ledger_entry {
@@ -130,18 +137,18 @@ BPF_RINGBUF_OUTPUT(process_events, PROCESS_EVENT_PAGES);
 
 // The bytes that one call moved: where they lie in the process's memory.
 struct call {
-  u64 address;      // of the bytes, or of an array of struct iovec
-  u64 bytes;        // moved by the call
-  u32 pieces;       // 0: `address` is the bytes; else how many iovecs
-  u32 is_unread;    // 1: bytes that never were in the process's memory (sendfile)
-  u32 is_inbound;   // 1: read by the process, 0: written
+  u64 address;  // of the bytes, or of an array of struct iovec
+  u64 bytes;  // moved by the call
+  u32 pieces;  // 0: `address` is the bytes; else how many iovecs
+  u32 is_unread;  // 1: bytes that never were in the process's memory (sendfile)
+  u32 is_inbound;  // 1: read by the process, 0: written
   u32 padding;
 };
 
 // What is to be said of one call. One place sends it: the code that copies is inlined once.
 struct report {
-  u32 kind;         // enum record_kind; 0: nothing
-  u32 is_of_end;    // the call's last bytes are wanted, not its first
+  u32 kind;  // enum record_kind; 0: nothing
+  u32 is_of_end;  // the call's last bytes are wanted, not its first
   u32 limit_bytes;  // at most so many
   u32 padding;
 };
@@ -161,9 +168,9 @@ struct chunk_place {
 
 // What on_heads is to look at: bytes of a head that were copied to scratch->payload, and are not sent yet.
 struct head_block {
-  u64 offset;    // in the call
+  u64 offset;  // in the call
   u32 captured;  // bytes
-  u32 kind;      // of the record
+  u32 kind;  // of the record
   u64 head_end;  // in the block; 0: not in it
 };
 
@@ -181,9 +188,9 @@ struct scratch {
   struct head_block head_block;
   struct chunk_place chunk_place;
   struct iovec pieces[MAX_IOVECS];  // of the call in hand
-  u32 last_piece;               // that holds the call's last byte
+  u32 last_piece;  // that holds the call's last byte
   u32 padding;
-  u64 last_piece_bytes;         // of it that were moved
+  u64 last_piece_bytes;  // of it that were moved
   struct connection fresh;
   u64 connections_made;
 };

@@ -78,7 +78,10 @@ static __always_inline void on_new_connection(u32 descriptor, u8 role, u64 pid_t
   u64 sock = socket_of_descriptor(descriptor);
   if (!scratch_area || !sock) return;
   struct connection *stale = connections.lookup(&sock);
-  if (stale) end_exchange(stale, END_SOCKET_GONE);
+  if (stale) {
+    end_exchange(stale, END_SOCKET_GONE);
+    forget_connection(sock, stale);
+  }
   add_connection(scratch_area, sock, role, pid_tid >> 32 << 32 | descriptor, CONNECTION_BY_ACCEPT);
 }
 
@@ -95,7 +98,7 @@ static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
   if (is_still_open(sock)) return;
   u8 broken = connection->flags & CONNECTION_TIMED_OUT ? END_TIMED_OUT : END_RESET;
   end_exchange(connection, connection->flags & CONNECTION_RESET ? broken : END_CLOSED);
-  connections.delete(&sock);
+  forget_connection(sock, connection);
 }
 
 // A call on a connection that moved nothing: the end of the stream, a reset, or TCP's giving up.

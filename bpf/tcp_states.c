@@ -53,7 +53,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
       // A client that only shuts down its sending side still waits for the answer.
       if (connection->role == ROLE_SERVER || is_closed_here) {
         end_exchange(connection, END_CLOSED);
-        if (is_closed_here) connections.delete(&sock);
+        if (is_closed_here) forget_connection(sock, connection);
         else connection->state = STATE_FOREIGN;
       }
       break;
@@ -64,7 +64,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
         break;
       }
       end_exchange(connection, is_timeout(error) ? END_TIMED_OUT : error ? END_RESET : END_CLOSED);
-      connections.delete(&sock);
+      forget_connection(sock, connection);
       break;
   }
   return 0;
