@@ -167,7 +167,8 @@ def _print_export(settings: Settings) -> None:
         print("  without collector: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
     else:
         why = unreachable(settings.otlp)
-        state = "reachable" if why is None else f"not reachable now: {why}; spans wait in memory until it is"
+        where = "in memory" if settings.spool_folder is None else f"in {settings.spool_folder}"
+        state = "reachable" if why is None else f"not reachable now: {why}; spans wait {where} until it is"
         print(
             f"  {'ok' if why is None else 'MISSING':8}collector at {settings.otlp.endpoint_for_people} by {settings.otlp.protocol}: {state}"
         )

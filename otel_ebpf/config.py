@@ -90,6 +90,8 @@ class Settings:
     schedule_delay_ms: int
     max_export_batch_size: int
     max_queue_spans: int | None  # None: bounded in bytes alone
+    spool_folder: str | None  # None: what waits for the collector waits in memory
+    spool_bytes: int
     known_methods: tuple[str, ...]
     sampler: str
     sampler_rate: float | None  # None: the sampler's own default
@@ -191,6 +193,19 @@ SETTINGS = (
         size_bytes(1 << 16, 1 << 34),
         "16MiB",
         "Spans kept while the collector does not take them; the oldest leave first, counted",
+    ),
+    Setting(
+        "OTEL_EBPF_SPOOL_DIR",
+        parse_absolute,
+        None,
+        "A folder for spans that the collector does not take: there they outlive an outage, the agent and the host. Made if it is "
+        "missing, for the exporter's user alone; each agent needs its own",
+    ),
+    Setting(
+        "OTEL_EBPF_SPOOL_BYTES",
+        size_bytes(8 << 20, 1 << 44),
+        "1GiB",
+        "How large it may grow; then the oldest leave, counted",
     ),
     Setting("OTEL_EBPF_USER", parse_user, "nobody", "The unprivileged user of the exporter"),
     Setting(
@@ -470,6 +485,8 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         schedule_delay_ms=values["OTEL_BSP_SCHEDULE_DELAY"],
         max_export_batch_size=values["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"],
         max_queue_spans=values["OTEL_BSP_MAX_QUEUE_SIZE"],
+        spool_folder=values["OTEL_EBPF_SPOOL_DIR"],
+        spool_bytes=values["OTEL_EBPF_SPOOL_BYTES"],
         known_methods=values["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"],
         sampler=values["OTEL_TRACES_SAMPLER"],
         sampler_rate=values["OTEL_TRACES_SAMPLER_ARG"],

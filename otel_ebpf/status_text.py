@@ -39,7 +39,8 @@ def _host(status: dict[str, Any]) -> Iterator[str]:
         yield f"  collector {collector['endpoint']}: {collector['state']}"
         names = ("exported", "rejected", "dropped")
         counts = ", ".join(f"{collector[name]} {name}" for name in names if collector[name] or name == "exported")
-        yield f"            {counts}, {collector['waiting_spans']} waiting ({collector['waiting_bytes'] >> 10} KiB)"
+        counts += f", {collector['waiting']} waiting ({collector['waiting_bytes'] >> 10} KiB)"
+        yield f"            {counts}" + (f", {collector['on_disk']} on disk" if collector["on_disk"] else "")
 
 
 def _service(service: dict[str, Any]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
 from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.probe.private_folder import make_folder_for
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.probe.watcher import Watcher
@@ -46,6 +47,8 @@ _CHANNEL_TIMEOUT_SECONDS = 30.0  # an exporter that reads nothing for so long is
 def run(settings: Settings, record_to: Path | None = None, is_redacted: bool = False) -> int:
     """Runs until SIGTERM or SIGINT; returns 0 after a clean end."""
     require_rights(effective_capabilities())
+    if settings.spool_folder is not None and settings.otlp is not None:
+        make_folder_for(settings.spool_folder, *privileges.user_and_group(settings.user))
     recording = None if record_to is None else OpenRecording(open_new_file(record_to), is_redacted)
     try:
         return _run(settings, recording)

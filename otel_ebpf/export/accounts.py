@@ -36,7 +36,7 @@ def host_line(pipeline: Pipeline, counts: SendCounts | None) -> str:
     parts = [f"{total.began} requests began", f"{total.spans} spans", *_of_losses(total.losses)]
     if counts is not None:
         parts.append(f"{counts.exported} exported")
-        parts += [f"{count} {name}" for name, count in counts._asdict().items() if count and name != "exported"]
+        parts += [f"{count} {_words(name)}" for name, count in counts._asdict().items() if count and name != "exported"]
     return ", ".join(parts)
 
 
@@ -101,9 +101,12 @@ def _of_collector(sender: Sender) -> dict[str, object]:
         "endpoint": sender.endpoint_for_people,
         "state": sender.collector_state,
         **sender.counts()._asdict(),
-        "waiting_spans": sender.queue.waiting,
         "waiting_bytes": sender.queue.size_bytes,
     }
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _of_losses(losses: dict[str, int]) -> list[str]:

@@ -37,7 +37,7 @@ class CollectorState:
         self._ill_since = 0.0
         self._dropped_before = 0
 
-    def message(self, attempt: Attempt, now: float, dropped: int) -> str | None:
+    def message(self, attempt: Attempt, now: float, dropped: int, on_disk: int = 0) -> str | None:
         """What to say after this attempt, None when nothing is new or the last complaint is a moment old."""
         state = "well" if attempt.result is Result.DELIVERED else attempt.result.value
         if attempt.rejected:
@@ -51,13 +51,12 @@ class CollectorState:
         self._reported = state
         if state == "well":
             lost, self._dropped_before = dropped - self._dropped_before, dropped
+            if before == "partly":
+                return None
             seconds = now - self._ill_since
-            return (
-                None
-                if before == "partly"
-                else f"the collector at {self._endpoint} takes {items} again after {seconds:.0f} s"
-                + (f"; {lost} were dropped from the queue meanwhile." if items == "spans" else ".")
-            )
+            follow = f", {on_disk} follow from the disk" if on_disk else ""
+            meanwhile = f"; {lost} were dropped meanwhile{follow}" if items == "spans" else ""
+            return f"the collector at {self._endpoint} takes {items} again after {seconds:.0f} s{meanwhile}."
         self._complained_at = now
         if before == "well":
             self._ill_since = now

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_ebpf import __version__
@@ -29,6 +30,7 @@ from otel_ebpf.export.pages import MakePage, PageServer
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.redaction import Redaction
 from otel_ebpf.export.sender import Sender, SenderOptions
+from otel_ebpf.export.spool import Spool
 from otel_ebpf.export.status import StatusServer
 from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.records.frames import MAX_FRAME_BYTES, Frame, Shutdown, decode_frame
@@ -64,7 +66,10 @@ class Exporter:
                 batch_spans=settings.max_export_batch_size,
                 schedule_delay_ms=settings.schedule_delay_ms,
             )
-            self._sender = Sender(settings.otlp, __version__, _report, options)
+            spool = None
+            if settings.spool_folder is not None:
+                spool = Spool(Path(settings.spool_folder), settings.spool_bytes, _report)
+            self._sender = Sender(settings.otlp, __version__, _report, options, spool)
         self._metrics = _metrics_output(settings)
         self._health = Health()
         self._page_servers = self._listen(settings)

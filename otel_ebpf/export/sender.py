@@ -2,11 +2,15 @@
 
 In:   encoded spans (through `queue`)
 Out:  OTLP requests; counts of what became of the spans; messages when the collector's state changes
-Owns: the queue, the sender's thread, the back-off
+Owns: the queue, the sender's thread, the back-off and the pace
 
 Construct it while files can be read, `start` it after rights were dropped: construction reads certificates and imports
 all that is ever needed, and starts no thread. A batch that was not taken goes back to the head of the queue and is
 tried again until it is taken, refused, or pushed out by newer spans; nothing is lost without a count.
+
+With a spool it goes to the disk instead, and so does what comes later. While there is something on the disk, only that is sent,
+oldest first: the order stays. After an outage there is much to send, on every host at once, so between two of its batches there is
+a pause as long as the collector needed for the first.
 """
 
 import random
@@ -18,15 +22,19 @@ from typing import NamedTuple, Protocol
 from otel_ebpf.errors import AgentError
 from otel_ebpf.export.attempts import Attempt, Report, Result, try_again
 from otel_ebpf.export.collector_state import CollectorState, SignalWords
+from otel_ebpf.export.keeper import RETRY_SECONDS, Keeper
 from otel_ebpf.export.otlp import encode_batch, encode_scope, split_request
 from otel_ebpf.export.own_connections import Endpoint
-from otel_ebpf.export.queue import DEFAULT_LIMIT_BYTES, SpanQueue
+from otel_ebpf.export.queue import BATCH_BYTES, DEFAULT_LIMIT_BYTES, SpanQueue
 from otel_ebpf.export.signals import TRACES_SIGNAL, Signal
+from otel_ebpf.export.spool import Spool, SpoolError
 from otel_ebpf.otlp_settings import OtlpSettings
 
 FIRST_BACK_OFF_SECONDS = 1.0
 LAST_BACK_OFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0  # a collector that asks for more is asked again all the same
+PATIENCE_SECONDS = 1.0  # beyond the schedule delay: what a healthy collector needs to answer
+MOST_SECONDS_TO_KEEP = 0.5  # of the time to stop in, for what could not be sent
 ABORT_SECONDS = 0.2  # from the end of the deadline to the end of the thread
 
 
@@ -37,17 +45,21 @@ class SenderOptions:
     queue_bytes: int = DEFAULT_LIMIT_BYTES
     queue_spans: int | None = None  # OTEL_BSP_MAX_QUEUE_SIZE
     batch_spans: int = 512  # OTEL_BSP_MAX_EXPORT_BATCH_SIZE
-    batch_bytes: int = 2 * 1024 * 1024  # gRPC servers refuse more than 4 MiB by default
+    batch_bytes: int = BATCH_BYTES
     schedule_delay_ms: int = 500  # OTEL_BSP_SCHEDULE_DELAY
 
 
 class SendCounts(NamedTuple):
-    """What became of all spans that were put into the queue. While the sender runs, `failed` is 0."""
+    """What became of all spans that were put into the queue, and of those that were on the disk already: those together are
+    the sum of the others. While the sender runs, `failed` is 0; afterwards, `waiting` is."""
 
     exported: int
     rejected: int  # refused by the collector, whole batches and parts of them
-    dropped: int  # pushed out of the full queue
-    failed: int  # not sent when the sender stopped
+    dropped: int  # pushed out of the full queue or the full spool, or lost with a damaged one
+    failed: int  # not sent when the sender stopped, and not on the disk
+    waiting: int = 0  # in memory, those on their way included
+    on_disk: int = 0
+    found_on_disk: int = 0  # at the start
 
 
 class Transport(Protocol):
@@ -67,6 +79,7 @@ class Sender:
         version: str,
         report: Report,
         options: SenderOptions = SenderOptions(),
+        spool: Spool | None = None,
     ) -> None:
         """`report` gets one line a change of the collector's state, in the sender's thread."""
         self.queue = SpanQueue(options.queue_bytes, options.batch_spans, options.queue_spans)
@@ -74,7 +87,13 @@ class Sender:
         self._options = options
         self._scope = encode_scope(version)
         self._report = report
-        kept = f"up to {options.queue_bytes // 1024} KiB of spans are kept meanwhile."
+        self._keeper: Keeper | None = None
+        most_bytes, where = options.queue_bytes, "in memory"
+        if spool is not None:
+            patience_seconds = options.schedule_delay_ms / 1000 + PATIENCE_SECONDS
+            self._keeper = Keeper(self.queue, spool, self._scope, patience_seconds, report)
+            most_bytes, where = spool.limit_bytes, f"in {spool.folder}"
+        kept = f"up to {most_bytes >> 10} KiB of spans are kept {where} meanwhile."
         words = SignalWords("spans", kept, "They are counted as rejected.")
         self._state = CollectorState(settings.endpoint_for_people, words)
         self._transport = make_transport(settings)
@@ -84,14 +103,25 @@ class Sender:
         self._exported = 0
         self._rejected = 0
         self._failures_in_row = 0
+        self._spool_rests_until = float("-inf")  # after its disk has failed
         self._most_bytes = options.batch_bytes  # less once the collector has refused a request of that size
 
     def start(self) -> None:
         self._transport.start()
+        if self._keeper is not None:
+            self._keeper.start()
         self._thread.start()
 
     def counts(self) -> SendCounts:
-        return SendCounts(self._exported, self._rejected, self.queue.dropped, 0)
+        """Exact in the sum at any moment: read against the direction in which spans go, so that none counts twice."""
+        exported, rejected = self._exported, self._rejected
+        lost = on_disk = found = 0
+        if self._keeper is not None:
+            spool = self._keeper.spool
+            lost, on_disk, found = spool.dropped, spool.spans, spool.inherited
+        dropped = self.queue.dropped + lost
+        waiting = self.queue.accepted + found - exported - rejected - dropped - on_disk
+        return SendCounts(exported, rejected, dropped, 0, waiting, on_disk, found)
 
     @property
     def endpoint_for_people(self) -> str:
@@ -106,39 +136,89 @@ class Sender:
         return self._transport.own_endpoints()
 
     def stop(self, deadline_seconds: float) -> SendCounts:
-        """Sends what waits, as far as the time allows, and ends. Returns within the deadline and a fraction."""
-        self._deadline = monotonic() + deadline_seconds
+        """Sends what waits, as far as the time allows, or writes it to the disk, and ends. Returns within the deadline and a
+        fraction."""
+        end = monotonic() + deadline_seconds
+        self._deadline = end - (min(MOST_SECONDS_TO_KEEP, deadline_seconds / 2) if self._keeper else 0.0)
         self._stopping.set()
         self.queue.close()
         if self._thread.ident is not None:
-            self._thread.join(deadline_seconds)
+            self._thread.join(max(0.0, self._deadline - monotonic()))
             if self._thread.is_alive():
                 self._transport.abort()
                 self._thread.join(ABORT_SECONDS)
-        exported, rejected, dropped, _ = self.counts()
-        failed = self.queue.accepted - exported - rejected - dropped
+        if self._keeper is not None:
+            self._keeper.finish(max(ABORT_SECONDS, end - monotonic()))
+            self._keeper.spool.close()
         self._transport.close()
-        return SendCounts(exported, rejected, dropped, failed)
+        counts = self.counts()
+        return counts._replace(failed=counts.waiting, waiting=0)
 
     def _run(self) -> None:
-        while self.queue.wait_for_batch(self._options.schedule_delay_ms / 1000):
-            wait_seconds = self._send_one()
-            if wait_seconds:
-                self._stopping.wait(wait_seconds)
-        while self.queue.waiting and monotonic() < self._deadline:
-            if self._send_one():
+        delay_seconds = self._options.schedule_delay_ms / 1000
+        while not self._stopping.is_set():
+            if keeper := self._keeper_to_relieve():
+                wait_seconds = self._send_kept(keeper)
+            elif self.queue.wait_for_batch(delay_seconds):
+                wait_seconds = self._send_waiting()
+            else:
+                continue
+            self._stopping.wait(wait_seconds)
+        while self.queue.waiting and monotonic() < self._deadline and not self._keeper_to_relieve():
+            if self._send_waiting():
                 break  # the collector is not there; waiting for it would only delay the end
 
-    def _send_one(self) -> float:
-        """Sends the oldest batch; returns how long to wait before the next, 0 when all is well."""
+    def _keeper_to_relieve(self) -> Keeper | None:
+        """The keeper, while it has something, and its disk can be read."""
+        has_spans = self._keeper is not None and self._keeper.has_spans
+        return self._keeper if has_spans and self._spool_rests_until <= monotonic() else None
+
+    def _send_waiting(self) -> float:
+        """Sends the oldest batch in memory; returns how long to wait before the next, 0 when all is well."""
         batch = self.queue.take(self._options.batch_spans, self._most_bytes)
         if batch is None:
             return 0.0
-        delivery = self._deliver(encode_batch(batch.groups(), self._scope), len(batch.spans))
+        if keeper := self._keeper_to_relieve():  # it took what came before this batch at the same moment
+            keeper.keep(batch)
+            return 0.0
+        request = encode_batch(batch.groups(), self._scope)
+        delivery = self._deliver(request, len(batch.spans))
+        self._exported += delivery.exported
+        self._rejected += delivery.rejected
         if delivery.unsent_spans:
-            self.queue.put_back(batch.last(delivery.unsent_spans))
-        message = self._state.message(delivery.worst, monotonic(), self.queue.dropped)
-        if message:
+            left = batch.last(delivery.unsent_spans)
+            if self._keeper is None:
+                self.queue.put_back(left)
+            else:
+                self._keeper.keep(left)
+        return self._pause_after(delivery)
+
+    def _send_kept(self, keeper: Keeper) -> float:
+        """The same with the oldest batch on the disk, and a pause in any case."""
+        began = monotonic()
+        try:
+            kept = keeper.spool.oldest()
+        except SpoolError as error:
+            keeper.complain(error)
+            self._spool_rests_until = monotonic() + RETRY_SECONDS  # meanwhile, what waits in memory is sent
+            return 0.0
+        if kept is None:
+            return 0.0
+        delivery = self._deliver(kept.request, kept.span_count)
+        try:
+            keeper.spool.settle(kept, delivery.unsent_spans)
+        except SpoolError as error:
+            keeper.complain(error)
+            if delivery.unsent_spans:  # that a part of it was taken is not known there: it goes again, and counts then
+                delivery = delivery._replace(exported=0, rejected=0)
+        self._exported += delivery.exported
+        self._rejected += delivery.rejected
+        return self._pause_after(delivery) or (monotonic() - began) * random.uniform(0.8, 1.2)
+
+    def _pause_after(self, delivery: "Delivery") -> float:
+        counts = self.counts()
+        message = self._state.message(delivery.worst, monotonic(), counts.dropped, counts.on_disk)
+        if message and monotonic() < self._deadline:  # afterwards it is the agent that ends
             self._report(message)
         if delivery.is_going_on:
             self._failures_in_row = 0
@@ -148,29 +228,29 @@ class Sender:
         return back_off_seconds(self._failures_in_row, delivery.worst.retry_after_seconds)
 
     def _deliver(self, request: bytes, span_count: int) -> "Delivery":
-        """Sends a request and counts what became of it; one that is too large is sent again in halves."""
+        """Sends a request and says what became of it; one that is too large is sent again in halves."""
         pieces = [(request, span_count)]
         worst = Attempt(Result.DELIVERED)
-        is_anything_taken = False
+        exported = rejected = 0
         while pieces:
             request, span_count = pieces.pop()
             attempt = self._attempt(request)
             if attempt.result is Result.TRY_AGAIN:
-                return Delivery(attempt, span_count + sum(count for _, count in pieces), is_going_on=False)
+                unsent = span_count + sum(count for _, count in pieces)
+                return Delivery(attempt, exported, rejected, unsent, is_going_on=False)
             if attempt.result is Result.TOO_LARGE and span_count > 1:
                 self._most_bytes = min(self._most_bytes, len(request) // 2)
                 half = span_count // 2
                 first, second = split_request(request, half)
                 pieces += [(second, span_count - half), (first, half)]
                 continue
-            rejected = min(attempt.rejected, span_count) if attempt.result is Result.DELIVERED else span_count
-            self._rejected += rejected
-            self._exported += span_count - rejected
-            is_anything_taken = is_anything_taken or attempt.result is Result.DELIVERED
+            refused = min(attempt.rejected, span_count) if attempt.result is Result.DELIVERED else span_count
+            rejected += refused
+            exported += span_count - refused
             if worst.result is Result.DELIVERED and not worst.rejected:
                 worst = attempt
         # A collector for which even single spans are too large would get a request for each span, without a pause.
-        return Delivery(worst, 0, is_going_on=is_anything_taken or worst.result is not Result.TOO_LARGE)
+        return Delivery(worst, exported, rejected, 0, is_going_on=exported > 0 or worst.result is not Result.TOO_LARGE)
 
     def _attempt(self, request: bytes) -> Attempt:
         left = self._deadline - monotonic()
@@ -183,6 +263,8 @@ class Delivery(NamedTuple):
     """What became of a batch."""
 
     worst: Attempt  # of its pieces
+    exported: int
+    rejected: int
     unsent_spans: int  # at its end, to be sent again
     is_going_on: bool  # no pause is needed
 

@@ -35,7 +35,7 @@ _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 def drop_to_user(user: str) -> None:
     """Becomes the user, without any capability, group or way back; for root only."""
-    uid, gid = _user_and_group(user)
+    uid, gid = user_and_group(user)
     _require_one_thread("drop privileges")
     could_shrink_bounds = "CAP_SETPCAP" in effective_capabilities()
     try:
@@ -81,7 +81,8 @@ def set_process_name(name: str) -> None:
     _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
 
 
-def _user_and_group(user: str) -> tuple[int, int]:
+def user_and_group(user: str) -> tuple[int, int]:
+    """The numbers of an unprivileged user, by its name or number."""
     try:
         entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
         uid, gid = entry.pw_uid, entry.pw_gid

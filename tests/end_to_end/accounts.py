@@ -8,7 +8,7 @@ Owns: nothing
 import re
 from dataclasses import dataclass
 
-NOT_LOSSES = {"requests began", "spans", "exported"}
+NOT_LOSSES = {"requests began", "spans", "exported", "on disk", "found on disk"}
 
 
 @dataclass(frozen=True)

@@ -205,8 +205,8 @@ def http_sink(port: int = 0) -> Iterator[Sink]:
 
 
 @contextmanager
-def grpc_sink() -> Iterator[Sink]:
-    port = free_port()
+def grpc_sink(port: int = 0) -> Iterator[Sink]:
+    port = port or free_port()
     sink = Sink(f"http://127.0.0.1:{port}", "grpc")
 
     class Servicer(TraceServiceServicer):

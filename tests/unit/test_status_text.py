@@ -29,7 +29,9 @@ DOCUMENT: dict[str, Any] = {
         "rejected": 0,
         "dropped": 4,
         "failed": 0,
-        "waiting_spans": 5,
+        "waiting": 5,
+        "on_disk": 0,
+        "found_on_disk": 0,
         "waiting_bytes": 2048,
     },
     "services": [
@@ -70,6 +72,14 @@ def test_every_number_is_shown_with_its_name() -> None:
         "idle (pid 42), 1 process",
         "  requests  0 began, 0 spans",
     ] == status_lines(changed())
+
+
+def test_spans_on_the_disk_are_shown_when_there_are_some() -> None:
+    collector = {**DOCUMENT["collector"], "on_disk": 7}
+
+    assert "            980 exported, 4 dropped, 5 waiting (2 KiB), 7 on disk" in status_lines(
+        changed(collector=collector)
+    )
 
 
 def test_one_loss_in_a_million_is_not_rounded_to_all() -> None:

@@ -11,6 +11,10 @@ from gzip import decompress
 from typing import Any, BinaryIO
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
     ExportMetricsServiceRequest,
@@ -216,12 +220,13 @@ def http_collector(*answers: Answer, port: int | None = None, tls: Any = None) -
         thread.join(DEADLINE_SECONDS)
 
 
+Behaviour = Callable[[grpc.ServicerContext], ExportTraceServiceResponse]
+
+
 class GrpcCollector(TraceServiceServicer):
     """Answers each call by the next of `behaviours`, and by the last one again and again."""
 
-    def __init__(
-        self, port: int, behaviours: list[Callable[[grpc.ServicerContext], ExportTraceServiceResponse]]
-    ) -> None:
+    def __init__(self, port: int, behaviours: list[Behaviour]) -> None:
         self.port = port
         self.behaviours = behaviours
         self.received: list[ExportTraceServiceRequest] = []
@@ -272,9 +277,25 @@ def stall(context: grpc.ServicerContext) -> ExportTraceServiceResponse:
     return ExportTraceServiceResponse()
 
 
+def failing(code: grpc.StatusCode, details: str = "no", metadata: tuple[tuple[str, bytes], ...] = ()) -> Behaviour:
+    def behave(context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+        context.set_trailing_metadata(metadata)
+        context.abort(code, details)
+        raise AssertionError("abort raises")
+
+    return behave
+
+
+def retry_info(seconds: float) -> tuple[tuple[str, bytes], ...]:
+    """As collectors send it: google.rpc.Status with a RetryInfo among its details."""
+    packed = AnyMessage()
+    packed.Pack(RetryInfo(retry_delay=Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))))
+    return (("grpc-status-details-bin", Status(code=8, details=[packed]).SerializeToString()),)
+
+
 @contextmanager
 def grpc_collector(
-    *behaviours: Callable[[grpc.ServicerContext], ExportTraceServiceResponse],
+    *behaviours: Behaviour,
     port: int | None = None,
     credentials: grpc.ServerCredentials | None = None,
     most_bytes: int = 4 << 20,

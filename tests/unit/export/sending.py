@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from otel_ebpf.export.otlp import SpanEncoder, encode_resource
 from otel_ebpf.export.sender import SendCounts, Sender, SenderOptions
+from otel_ebpf.export.spool import Spool
 from otel_ebpf.otlp_settings import OtlpSettings
 from otel_ebpf.telemetry.spans import Series
 from tests.unit.telemetry.examples import exchange, span_of
@@ -35,10 +37,17 @@ class Sending:
 
 
 @contextmanager
-def sending(settings: OtlpSettings, is_started: bool = True, **options: Any) -> Iterator[Sending]:
+def sending(
+    settings: OtlpSettings,
+    is_started: bool = True,
+    spool_folder: Path | None = None,
+    spool_bytes: int = 64 << 20,
+    **options: Any,
+) -> Iterator[Sending]:
     messages: list[str] = []
     plain = {"schedule_delay_ms": 20, "batch_spans": 100}
-    sender = Sender(settings, "1.2.3", messages.append, SenderOptions(**{**plain, **options}))
+    spool = Spool(spool_folder, spool_bytes, messages.append) if spool_folder is not None else None
+    sender = Sender(settings, "1.2.3", messages.append, SenderOptions(**{**plain, **options}), spool)
     if is_started:
         sender.start()
     try:

@@ -118,6 +118,7 @@ def test_at_the_end_each_service_and_the_host_add_up() -> None:
     ] == service_lines(agent.pipeline)
     expected = "5 requests began, 3 spans, 1 lost, ring full, 1 open at the end, 3 exported, 2 dropped"
     assert expected == host_line(agent.pipeline, SENT)
+    assert host_line(agent.pipeline, SENT._replace(on_disk=4, found_on_disk=1)).endswith("4 on disk, 1 found on disk")
 
 
 def test_one_service_that_lost_nothing_needs_no_line_of_its_own() -> None:

@@ -2,43 +2,29 @@
 
 import socket
 import time
-from collections.abc import Callable
 
 import grpc
 import pytest
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from otel_ebpf.export import sender as sender_module
 from otel_ebpf.export.sender import SendCounts
-from tests.unit.export.collectors import free_port, grpc_collector, partial, settings, stall, take, wait_until
+from tests.unit.export.collectors import (
+    failing,
+    free_port,
+    grpc_collector,
+    partial,
+    retry_info,
+    settings,
+    stall,
+    take,
+    wait_until,
+)
 from tests.unit.export.sending import Sending, sending
-
-Behaviour = Callable[[grpc.ServicerContext], ExportTraceServiceResponse]
 
 
 @pytest.fixture(autouse=True)
 def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender_module, "FIRST_BACK_OFF_SECONDS", 0.05)
-
-
-def failing(code: grpc.StatusCode, details: str = "no", metadata: tuple[tuple[str, bytes], ...] = ()) -> Behaviour:
-    def behave(context: grpc.ServicerContext) -> ExportTraceServiceResponse:
-        context.set_trailing_metadata(metadata)
-        context.abort(code, details)
-        raise AssertionError("abort raises")
-
-    return behave
-
-
-def retry_info(seconds: float) -> tuple[tuple[str, bytes], ...]:
-    """As collectors send it: google.rpc.Status with a RetryInfo among its details."""
-    packed = AnyMessage()
-    packed.Pack(RetryInfo(retry_delay=Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))))
-    return (("grpc-status-details-bin", Status(code=8, details=[packed]).SerializeToString()),)
 
 
 def over_grpc(endpoint: str, **changes: object):  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_ebpf.export.sender import SendCounts
 from tests.unit.export.collectors import free_port, grpc_collector, http_collector
 
 
@@ -27,7 +28,7 @@ def test_sender_works_without_access_to_any_file(protocol: str, tmp_path: Path):
         assert 0 == done.returncode, done.stderr
         report = json.loads(done.stdout)
 
-    assert [[1, 0, 0, 0], [0, 0, 0, 1]] == report["counts"]
+    assert [SendCounts(1, 0, 0, 0), SendCounts(0, 0, 0, failed=1)] == [SendCounts(*row) for row in report["counts"]]
     assert 1 == report["points"]
     assert ([], []) == (report["imported"], report["wanted"])
     assert report["endpoints"] > 0
