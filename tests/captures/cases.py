@@ -1,22 +1,26 @@
 """What is captured: each case moves bytes between two sockets, and says what must be reported of it.
 
-The cases of tests/kernel/test_exchanges_on_the_wire.py and test_hard_http1.py, those that end with a connection, and what
-makes a replay hard.
+The cases of tests/kernel/test_exchanges_on_the_wire.py, test_hard_http1.py and test_endings.py, and what makes a replay
+hard.
 """
 
 import re
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from otel_ebpf.exchanges.exchange import Outcome, Role
+from tests.kernel.cut_wire import CutWire
+from tests.kernel.test_endings import CASES as ENDINGS
 from tests.kernel.test_exchanges_on_the_wire import CASES as WIRE_CASES
-from tests.kernel.test_exchanges_on_the_wire import COMPLETE, GET, OK, PLAIN, Expected, post
+from tests.kernel.test_exchanges_on_the_wire import COMPLETE, GET, OK, PLAIN, post
 from tests.kernel.test_hard_http1 import CASES as HARD_CASES
 from tests.kernel.test_hard_http1 import METHODS, get, plain
 from tests.kernel.test_heads import long_request
-from tests.kernel.wire import Wire
+from tests.kernel.test_timeouts import UNANSWERED, client_times_out, server_times_out
+from tests.kernel.wire import Expected, Wire
 
 
 class Case(NamedTuple):
@@ -24,57 +28,10 @@ class Case(NamedTuple):
     act: Callable[[Wire], None]
     server: list[Expected]
     client: list[Expected]
+    wire: Callable[[], Wire] = lambda: Wire(socket.AF_INET, Path())
 
     def expected(self, role: Role) -> list[Expected]:
         return self.server if role is Role.SERVER else self.client
-
-
-def until_close(wire: Wire) -> None:
-    """RFC 9112 section 6.3, item 8."""
-    wire.c(GET)
-    wire.s(b"HTTP/1.0 200 OK\r\n\r\n")
-    wire.s(b"bye" * 100)
-    wire.server.close()
-    wire.end_of_stream(wire.client)
-
-
-def client_leaves(wire: Wire) -> None:
-    wire.c(GET)
-    wire.client.close()
-    wire.end_of_stream(wire.server)
-    wire.server.close()
-
-
-def server_closes_in_mid_response(wire: Wire) -> None:
-    wire.c(GET)
-    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nabc")
-    wire.server.close()
-    wire.end_of_stream(wire.client)
-
-
-def server_closes_without_a_word(wire: Wire) -> None:
-    wire.c(GET)
-    wire.server.close()
-    wire.end_of_stream(wire.client)
-
-
-def reset_in_mid_response(wire: Wire) -> None:
-    wire.c(GET)
-    wire.s(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nabc")
-    wire.reset(wire.server)
-    try:
-        wire.client.recv(10)
-    except ConnectionResetError:
-        return
-    raise AssertionError("the client was not told of the reset")
-
-
-def half_closed(wire: Wire) -> None:
-    """The client says that it will send no more, as `nc -N` does."""
-    wire.c(GET)
-    wire.client.shutdown(socket.SHUT_WR)
-    wire.end_of_stream(wire.server)
-    wire.s(OK)
 
 
 def early_answer(wire: Wire) -> None:
@@ -97,19 +54,6 @@ def early_answer_then_more(wire: Wire) -> None:
     left = len(request) - 9_000 + len(GET)
     while left:
         left -= len(wire.server.recv(left))
-    wire.s(OK)
-
-
-def not_http(wire: Wire) -> None:
-    wire.c(b"EHLO wire\r\n")
-    wire.s(b"250 hello\r\n")
-    wire.c(GET)
-    wire.s(OK)
-
-
-def server_speaks_first(wire: Wire) -> None:
-    wire.s(b"220 wire ready\r\n")
-    wire.c(GET)
     wire.s(OK)
 
 
@@ -136,23 +80,6 @@ def methods(wire: Wire) -> None:
     for method in METHODS:
         wire.c(get(b"/a", method))
         wire.s(OK)
-
-
-def answer_to_nothing(wire: Wire) -> None:
-    """RFC 9110 section 15.5.9: a server may send 408 on an idle connection."""
-    wire.c(GET)
-    wire.s(OK)
-    wire.s(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-    wire.server.close()
-    wire.end_of_stream(wire.client)
-
-
-def chunks_that_break_off(wire: Wire) -> None:
-    wire.c(GET)
-    wire.s(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    wire.s(b"a\r\n01234")
-    wire.server.close()
-    wire.end_of_stream(wire.client)
 
 
 def head_of_64_kilobytes(wire: Wire) -> None:
@@ -191,6 +118,7 @@ def file_name(title: str) -> str:
 
 CASES: list[Case] = [
     *(same(act, *expected) for act, expected in WIRE_CASES if act.__name__ != "byte_by_byte"),
+    *(Case(case.name, case.act, case.server, case.client) for case in ENDINGS),
     # One capture for all methods.
     *(
         Case(file_name(title), act, expected, expected)
@@ -198,27 +126,20 @@ CASES: list[Case] = [
         if not title.startswith("method ")
     ),
     same(methods, *(plain(b"/a", method) for method in METHODS)),
-    same(answer_to_nothing, PLAIN),
-    same(chunks_that_break_off, (b"GET", b"/a", 200, 0, 5, Outcome.SERVER_CLOSED)),
     same(head_of_64_kilobytes, (b"GET", b"/a", 200, 0, 5, COMPLETE)),
     same(head_longer_than_is_read, (b"GET", b"/a", 200, None, 5, COMPLETE)),
     same(long_response_head, (b"GET", b"/a", 200, 0, 5, COMPLETE)),
     same(byte_by_byte, (b"GET", b"/a", 200, 0, 1, COMPLETE)),
-    same(until_close, (b"GET", b"/a", 200, 0, 300, COMPLETE)),
-    same(client_leaves, (b"GET", b"/a", None, 0, None, Outcome.CLIENT_CLOSED)),
-    same(server_closes_in_mid_response, (b"GET", b"/a", 200, 0, 3, Outcome.SERVER_CLOSED)),
-    same(server_closes_without_a_word, (b"GET", b"/a", None, 0, None, Outcome.SERVER_CLOSED)),
-    Case(
-        "reset_in_mid_response",
-        reset_in_mid_response,
-        [(b"GET", b"/a", 200, 0, 3, Outcome.SERVER_CLOSED)],
-        [(b"GET", b"/a", 200, 0, 3, Outcome.RESET)],
-    ),
-    same(half_closed, PLAIN),
     same(early_answer, (b"POST", b"/up", 413, 20_000, 0, COMPLETE)),
     same(early_answer_then_more, (b"POST", b"/up", 413, 10_000, 0, COMPLETE), PLAIN),
-    same(not_http),
-    same(server_speaks_first),
+    Case("client_times_out", client_times_out, [PLAIN], [PLAIN, UNANSWERED], CutWire),
+    Case(
+        "server_times_out",
+        server_times_out,
+        [(b"GET", b"/a", 200, 0, 3, Outcome.TIMEOUT)],
+        [(b"GET", b"/a", None, 0, None, Outcome.CLIENT_CLOSED)],  # when the wire is closed: it has waited till then
+        CutWire,
+    ),
     same(slow_answer, (b"GET", b"/a", 200, 0, 300, COMPLETE)),
     same(secrets, (b"POST", b"/login?token=SECRET&a=1", 200, 15, 6, COMPLETE)),
 ]

@@ -10,7 +10,6 @@ To be run when the structs of bpf/records.h change: a recording holds them as th
 import io
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -60,7 +59,7 @@ def capture(case: Case, watched: Watched, folder: Path) -> tuple[bytes, list[Exc
     seen = SeenExchanges()
     pipeline = Pipeline(inputs, FACTS.services(), FACTS.builder(), FACTS.sample(), seen, None)
     pipeline.take_frame(identity())
-    wire = Wire(socket.AF_INET, folder)
+    wire = case.wire()
     passing = PassingWire(wire, pipeline)
     case.act(passing)  # type: ignore[arg-type]  # has what a Wire has
     wanted = len(case.server) + len(case.client)
@@ -78,12 +77,14 @@ class PassingWire:
     """A Wire; after each of its moves the pipeline makes a pass, so that a capture has them between pieces too."""
 
     def __init__(self, wire: Wire, pipeline: Pipeline) -> None:
-        self._wire = wire
-        self._pipeline = pipeline
+        self.__dict__.update(_wire=wire, _pipeline=pipeline)
 
     def __getattr__(self, name: str) -> object:
         self._pipeline.tick(self._pipeline.produced)
         return getattr(self._wire, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._wire, name, value)
 
 
 def make(case: Case, watched: Watched, folder: Path) -> str:

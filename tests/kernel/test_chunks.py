@@ -99,8 +99,7 @@ def test_a_followed_response_that_breaks_off_behind_a_whole_chunk_is_not_complet
     wire.c(GET)
     wire.s(HEAD)
     wire.s(b"5\r\nhello\r\n")
-    wire.server.close()
-    wire.end_of_stream(wire.client)
+    wire.server_leaves()
     watched.until(lambda done: len(done) == 2)
 
     for role in BOTH:
@@ -122,8 +121,7 @@ def test_a_response_that_breaks_off_within_a_chunk_is_counted_to_its_last_byte(w
     wire.c(GET)
     wire.s(HEAD)
     wire.s(b"5\r\nhello\r\na\r\n01234")
-    wire.server.close()
-    wire.end_of_stream(wire.client)
+    wire.server_leaves()
     watched.until(lambda done: len(done) == 2)
 
     for role in BOTH:

@@ -7,12 +7,13 @@ client's; `exchanges(role)` gives what they became.
 import os
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from otel_ebpf.exchanges.assembler import Assembler
-from otel_ebpf.exchanges.exchange import Exchange, Role
+from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.watcher import TARGET
@@ -22,6 +23,21 @@ from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.ring import RingReader
 
 RING_PAGES = 256
+BOTH = (Role.SERVER, Role.CLIENT)
+
+# method, target, status, request body, response body, outcome
+Expected = tuple[bytes, bytes, int | None, int | None, int | None, Outcome]
+
+
+def summary(exchange: Exchange) -> Expected:
+    return (
+        exchange.method,
+        exchange.target,
+        exchange.status,
+        exchange.request_body_bytes,
+        exchange.response_body_bytes,
+        exchange.outcome,
+    )
 
 
 class Watched:
@@ -69,6 +85,14 @@ class Watched:
     def exchanges(self, role: Role) -> list[Exchange]:
         return [exchange for exchange in self.collect() if exchange.role is role]
 
+    def expect(self, *server: Expected, client: list[Expected] | None = None, seconds: float = 1.0) -> None:
+        """Waits for what both ends must be found to have seen, the same unless said; when it is nothing, whether nothing comes."""
+        expected = {Role.SERVER: list(server), Role.CLIENT: list(server) if client is None else client}
+        count = sum(map(len, expected.values()))
+        self.until(lambda done: len(done) >= max(1, count), seconds if count else 0.3)
+        found = {role: [summary(exchange) for exchange in self.exchanges(role)] for role in BOTH}
+        assert expected == found, f"\n{expected}, not\n{found}"
+
     def counter(self, which: Counter) -> int:
         values = self.maps["counters"].lookup_per_cpu(struct.pack("<I", which)) or []
         return sum(int.from_bytes(value, "little") for value in values)
@@ -99,6 +123,16 @@ class Wire:
     def s(self, data: bytes, pieces: int = 1) -> None:
         self._move(self.server, self.client, data, pieces)
 
+    def s_file(self, count: int, piece_bytes: int = 50_000) -> None:
+        """The server sends a file of so many bytes; they never are in its memory."""
+        with tempfile.TemporaryFile() as file:
+            file.truncate(count)
+            while count:
+                left = sent = os.sendfile(self.server.fileno(), file.fileno(), None, min(count, piece_bytes))
+                count -= sent
+                while left:
+                    left -= len(self.client.recv(left))
+
     def _move(self, sender: socket.socket, receiver: socket.socket, data: bytes, pieces: int) -> None:
         size = -(-len(data) // pieces)
         for start in range(0, len(data), size):
@@ -112,6 +146,15 @@ class Wire:
 
     def end_of_stream(self, receiver: socket.socket) -> None:
         assert receiver.recv(1) == b""
+
+    def server_leaves(self) -> None:
+        self.server.close()
+        self.end_of_stream(self.client)
+
+    def client_leaves(self) -> None:
+        self.client.close()
+        self.end_of_stream(self.server)
+        self.server.close()
 
     def reset(self, which: socket.socket) -> None:
         """Closes with a reset: SO_LINGER of no time."""

@@ -51,6 +51,20 @@ def test_json_says_what_was_inferred_and_spans_only_when_asked(tmp_path: Path) -
     assert b"otel_ebpf.evidence" not in path.read_bytes()
 
 
+def test_a_path_that_was_cut_is_marked_on_its_span(tmp_path: Path) -> None:
+    """By default: it is no inference but a fact about the value."""
+    path = tmp_path / "spans"
+    otel_ebpf("replay", CAPTURES / "a_path_that_is_longer_than_reported.recording", "--spans", path)
+
+    request = ExportTraceServiceRequest.FromString(path.read_bytes())
+    found = [
+        {attribute.key: attribute.value.string_value for attribute in span.attributes}
+        for span in request.resource_spans[0].scope_spans[0].spans
+    ]
+    assert ["url.full", "url.path"] == sorted(attributes["otel_ebpf.truncated"] for attributes in found)
+    assert {8192} == {len(attributes[attributes["otel_ebpf.truncated"]]) for attributes in found}
+
+
 def test_spans_are_written_as_one_otlp_request(tmp_path: Path) -> None:
     path = tmp_path / "spans"
     otel_ebpf("replay", PIPELINED, "--spans", path)
