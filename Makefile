@@ -5,11 +5,11 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check fuzz format bench collector setup-check setup-test setup-fuzz python
+.PHONY: help setup run test check fuzz format bench collector jaeger setup-check setup-test setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: python ## install what is missing to run the agent; leaves .venv/bin/otel-ebpf
 	@$(PYTHON) tools/setup.py run
@@ -38,6 +38,9 @@ bench: setup-test ## what the agent costs, side by side with none
 
 collector: setup-test ## build the OpenTelemetry Collector that the tests use; prints its path
 	@$(VENV)/python -m tools.go_build tests/collector
+
+jaeger: setup-test ## build the Jaeger that the tests and the demo use; prints its path
+	@$(VENV)/python -m tools.go_build tests/jaeger
 
 setup-check setup-test setup-fuzz: setup-%: python
 	@$(PYTHON) tools/setup.py $*

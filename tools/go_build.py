@@ -1,6 +1,6 @@
 """Builds a Go module of this checkout once: `python -m tools.go_build tests/collector`.
 
-In:   a folder with go.mod
+In:   a folder with go.mod; one without Go files of its own names the program of another module in a `tool` line
 Out:  the path of its program, in a cache outside the checkout, named by what went in
 Owns: that cache
 
@@ -66,7 +66,8 @@ def build(module: Path) -> Path:
         program.parent.mkdir(parents=True, exist_ok=True)
         partial = program.with_suffix(f".{os.getpid()}.tmp")
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-        command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(partial), "."]
+        package = "." if any(path.suffix == ".go" for path in sources) else "tool"
+        command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(partial), package]
         subprocess.run(command, cwd=module, env=environment, check=True)
         partial.rename(program)
     return program

@@ -1,5 +1,5 @@
-// The smallest OpenTelemetry Collector that the end-to-end tests and collector-config/ need: OTLP in, debug, file or
-// OTLP out. The distribution builder's output, cut to what is used, so that building it takes nothing but Go.
+// The OpenTelemetry Collector with what the end-to-end tests and collector-config/ need, and no more. It is the
+// distribution builder's output, cut to what is used, so that building it takes nothing but Go.
 package main
 
 import (

@@ -1,24 +1,20 @@
 """Where spans go: over http and gRPC, to a real Collector, and to none, a late, a sick or a picky one."""
 
-import json
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.end_to_end.backends import CONFIGURATIONS, otlp_collector, written_spans
 from tests.end_to_end.sink import SERVER, Sink, grpc_sink, http_sink
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to, differences
 from tests.services.load import SteadyClient
 from tests.services.plan import all_calls, make_call
-from tests.services.processes import CHECKOUT, free_port, is_listening, running, wait_until
-from tools.go_build import build
+from tests.services.processes import free_port, wait_until
 
 SECONDS_TO_STOP = 2.2
 
@@ -42,82 +38,27 @@ def test_compressed_spans_arrive(prefix: str, stage: Stage) -> None:
     assert [] == differences(results, stage.sink.wait_for(len(results), belongs_to(prefix)), SERVER)
 
 
-@contextmanager
-def real_collector(folder: Path, protocol: str) -> Iterator[tuple[Sink, Path]]:
-    """The OpenTelemetry Collector of tests/collector; where it listens, and its file of spans. Metrics lie beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port, health, output = free_port(), free_port(), folder / "spans.jsonl"
-    receiver = "grpc" if protocol == "grpc" else "http"
-    metrics = output.with_name("metrics.jsonl")
-    configuration = {
-        "extensions": {"health_check": {"endpoint": f"127.0.0.1:{health}"}},
-        "receivers": {"otlp": {"protocols": {receiver: {"endpoint": f"127.0.0.1:{port}"}}}},
-        "exporters": {"file": {"path": str(output)}, "file/metrics": {"path": str(metrics)}},
-        "service": {
-            "telemetry": {"metrics": {"level": "none"}},
-            "extensions": ["health_check"],
-            "pipelines": {
-                "traces": {"receivers": ["otlp"], "exporters": ["file"]},
-                "metrics": {"receivers": ["otlp"], "exporters": ["file/metrics"]},
-            },
-        },
-    }
-    (folder / "collector.yaml").write_text(json.dumps(configuration))  # JSON is YAML
-    command = [str(build(CHECKOUT / "tests" / "collector")), "--config", str(folder / "collector.yaml")]
-    with running(command, ("127.0.0.1", health), log=folder / "collector.log"):
-        wait_until(lambda: is_listening(("127.0.0.1", port)), "the collector listens")
-        yield Sink(f"http://127.0.0.1:{port}", protocol), output
-
-
-def written_spans(output: Path) -> list[dict[str, Any]]:
-    if not output.exists():
-        return []
-    whole_lines = output.read_text().rpartition("\n")[0].splitlines()
-    return [
-        span
-        for line in whole_lines
-        for part in json.loads(line)["resourceSpans"]
-        for scope in part["scopeSpans"]
-        for span in scope["spans"]
-    ]
-
-
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_real_collector_receives_every_span(protocol: str, prefix: str, stage: Stage) -> None:
+    """collector-config/debug.yaml prints them; a file beside it shows that each is right."""
     server = stage.server("go")
-    collector, output = stage.ends.enter_context(real_collector(stage.new_folder("collector"), protocol))
+    folder = stage.new_folder("collector")
+    output = folder / "spans.jsonl"
+    also_to_a_file = {
+        "exporters.file.path": str(output),
+        "service.pipelines.traces.exporters": ["debug", "file"],
+    }
+    collector = stage.ends.enter_context(
+        otlp_collector(folder, protocol, [CONFIGURATIONS / "debug.yaml"], also_to_a_file)
+    )
     stage.agent(sink=collector, OTEL_EBPF_OPEN_PORT=server.port)
-    calls = all_calls(prefix)
 
-    stage.client("http.client", server, calls).send()
+    results = stage.client("http.client", server, all_calls(prefix)).send()
 
-    wait_until(lambda: len(written_spans(output)) >= len(calls), "all spans in the collector's file")
-    seen = {value(span, "url.path"): of_one(span) for span in written_spans(output)}
-    assert {call.path: (call.method, call.status) for call in calls} == seen
-    assert len(calls) == len(written_spans(output))
-
-
-def of_one(span: dict[str, Any]) -> tuple[str, int]:
-    """Method and status; the span's name is the method and the route, where it has one."""
-    method = value(span, "http.request.method")
-    routes = [value(span, pair["key"]) for pair in span["attributes"] if pair["key"] == "http.route"]
-    assert " ".join([method, *routes]) == span["name"]
-    return method, int(value(span, "http.response.status_code"))
-
-
-def value(span: dict[str, Any], key: str) -> Any:
-    (found,) = [pair["value"] for pair in span["attributes"] if pair["key"] == key]
-    return next(iter(found.values()))
-
-
-def test_shipped_configuration_is_valid() -> None:
-    """collector-config/debug.yaml, by the collector's own check."""
-    collector = str(build(CHECKOUT / "tests" / "collector"))
-    command = [collector, "validate", "--config", str(CHECKOUT / "collector-config" / "debug.yaml")]
-
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-
-    assert (0, "") == (done.returncode, done.stderr)
+    wait_until(lambda: len(written_spans(output)) >= len(results), "all spans in the collector's file")
+    assert [] == differences(results, written_spans(output), SERVER)
+    printed = (folder / "log").read_text()
+    assert [] == [result.id for result in results if f"Str(/{result.id}/" not in printed]
 
 
 def test_spans_wait_for_a_collector_that_comes_late(prefix: str, stage: Stage) -> None:
