@@ -38,14 +38,17 @@ def with_values(program: str, files: list[Path], values: dict[str, object]) -> l
 
 @contextmanager
 def collector(
-    folder: Path, files: list[Path], values: dict[str, object], *, program: str = "", **env: str
+    folder: Path, files: list[Path], values: dict[str, object], **env: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Ready, as its health check says; its log is FOLDER/log."""
     folder.mkdir(parents=True, exist_ok=True)
     health = free_port()
-    values = {"extensions.health_check.endpoint": f"127.0.0.1:{health}", **values}
-    silent = {"service.telemetry.metrics.level": "none", **values}  # else each would listen on port 8888
-    command = with_values(program or collector_program(), files, silent)
+    own_ports = {
+        "extensions.health_check.endpoint": f"127.0.0.1:{health}",
+        "exporters.prometheus.endpoint": f"127.0.0.1:{free_port()}",
+        "service.telemetry.metrics.level": "none",  # else each would listen on port 8888
+    }
+    command = with_values(collector_program(), files, {**own_ports, **values})
     with running(command, ("127.0.0.1", health), log=folder / "log", env=environment(**env)) as process:
         wait_until(lambda: answer(f"http://127.0.0.1:{health}/") is not None, f"it is healthy; see {folder}/log")
         yield process
@@ -86,10 +89,11 @@ class Jaeger:
 
 
 @contextmanager
-def jaeger(folder: Path) -> Iterator[Jaeger]:
+def jaeger(folder: Path, *, query_port: int = 0) -> Iterator[Jaeger]:
     """collector-config/jaeger/jaeger.yaml on ports of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    grpc, http, query, query_grpc, health = (f"127.0.0.1:{free_port()}" for _ in range(5))
+    grpc, http, query_grpc, health = (f"127.0.0.1:{free_port()}" for _ in range(4))
+    query = f"127.0.0.1:{query_port or free_port()}"
     values = {
         "receivers.otlp.protocols.grpc.endpoint": grpc,
         "receivers.otlp.protocols.http.endpoint": http,
@@ -167,3 +171,17 @@ def otlp_collector(
         port = grpc if protocol == "grpc" else http
         wait_until(lambda: is_listening(("127.0.0.1", port)), "the collector listens")
         yield Sink(f"http://127.0.0.1:{port}", protocol)
+
+
+@contextmanager
+def filing_collector(folder: Path, protocol: str) -> Iterator[tuple[Sink, Path]]:
+    """debug.yaml, but into files as it comes; where it listens, and its file of spans. Metrics lie beside it."""
+    output = folder / "spans.jsonl"
+    values: dict[str, object] = {
+        "exporters.file.path": str(output),
+        "exporters.file/metrics.path": str(output.with_name("metrics.jsonl")),
+        "service.pipelines.traces": {"receivers": ["otlp"], "processors": [], "exporters": ["file"]},
+        "service.pipelines.metrics": {"receivers": ["otlp"], "processors": [], "exporters": ["file/metrics"]},
+    }
+    with otlp_collector(folder, protocol, [CONFIGURATIONS / "debug.yaml"], values) as sink:
+        yield sink, output

@@ -28,7 +28,7 @@ def test_spans_come_back_from_jaeger_with_the_same_fields(prefix: str, stage: St
             folder,
             "http/protobuf",
             [CONFIGURATIONS / "jaeger" / "collector.yaml"],
-            {"exporters.file.path": str(output), "service.pipelines.traces.exporters": ["otlp/jaeger", "file"]},
+            {"exporters.file.path": str(output), "service.pipelines.traces.exporters": ["otlp_grpc/jaeger", "file"]},
             JAEGER=backend.otlp_grpc,
             QUEUE_FOLDER=str(folder / "queue"),
         )

@@ -11,9 +11,9 @@ from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tests.end_to_end.accounts import read_accounts
+from tests.end_to_end.backends import filing_collector, written_spans
 from tests.end_to_end.sink import CLIENT, SERVER, Sink, Span, plain
 from tests.end_to_end.stage import Stage
-from tests.end_to_end.test_collectors import real_collector, written_spans
 from tests.end_to_end.test_load import logged_requests
 from tests.end_to_end.truth import belongs_to, differences
 from tests.services.load import run_wrk
@@ -238,7 +238,7 @@ def metrics_in(output: Path) -> list[ExportMetricsServiceRequest]:
 def test_a_real_collector_receives_what_nginx_has_logged(protocol: str, prefix: str, stage: Stage) -> None:
     """Ten thousand requests and more, as fast as they come. What the ring lost is told by the accounts."""
     server, log = stage.ends.enter_context(counting_nginx(stage.new_folder("nginx")))
-    collector, output = stage.ends.enter_context(real_collector(stage.new_folder("collector"), protocol))
+    collector, output = stage.ends.enter_context(filing_collector(stage.new_folder("collector"), protocol))
     agent = stage.agent(sink=collector, is_ended_by_test=True, OTEL_EBPF_OPEN_PORT=server.port, **EVERY_SECOND)
     while logged_requests(log) < 10_000:
         run_wrk(server, make_call(f"{prefix}load", "GET", 200, 1000).target, seconds=1, connections=4)

@@ -22,6 +22,7 @@ from typing import TypeVar
 CHECKOUT = Path(__file__).resolve().parents[2]
 VENV_BIN = CHECKOUT / ".venv" / "bin"
 T = TypeVar("T")
+given_ports: set[int] = set()  # whoever asked for one may not listen on it yet
 
 
 def wait_until(ask: Callable[[], T], what: str, *, seconds: float = 10.0, every_s: float = 0.02) -> T:
@@ -36,15 +37,18 @@ def wait_until(ask: Callable[[], T], what: str, *, seconds: float = 10.0, every_
 
 
 def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
-    """Below the range that the kernel gives out itself, so that no client's own port takes it meanwhile."""
+    """Below the range that the kernel gives out itself, so that no client's own port takes it meanwhile; never one twice."""
     host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     for _ in range(200):
         port = random.randint(20000, 32000)
+        if port in given_ports:
+            continue
         with socket.socket(family) as attempt:
             try:
                 attempt.bind((host, port))
             except OSError:
                 continue
+            given_ports.add(port)
             return port
     raise AssertionError("no free port between 20000 and 32000")
 
