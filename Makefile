@@ -1,11 +1,11 @@
-# Each target calls the real thing. All work as root, with or without sudo on the machine; without root, `run`, `test`
-# and `bench` ask sudo. `make help` lists them.
+# Each target calls the real thing. All work as root, with or without sudo on the machine; without root, `run`, `test`,
+# `bench` and `demo` ask sudo. `make help` lists them.
 SHELL := /bin/bash
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check fuzz format bench collector jaeger setup-check setup-test setup-fuzz python
+.PHONY: help setup run test check fuzz format bench demo collector jaeger setup-check setup-test setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,9 @@ bench: setup-test ## what the agent costs, side by side with none
 
 collector: setup-test ## build the OpenTelemetry Collector that the tests use; prints its path
 	@$(VENV)/python -m tools.go_build tests/collector
+
+demo: setup-test ## a small shop, watched: services, visitors, agent, collector and Jaeger, until Ctrl-C
+	@exec $(AS_ROOT) $(VENV)/python -m examples.shop $(DEMO_ARGS)
 
 jaeger: setup-test ## build the Jaeger that the tests and the demo use; prints its path
 	@$(VENV)/python -m tools.go_build tests/jaeger

@@ -48,6 +48,7 @@ TEST = {
     "iproute2": has_program("ip"),
     "nginx-light": has_program("nginx"),
     "nodejs": has_program("node"),
+    "openssl": has_program("openssl"),
     "wrk": has_program("wrk"),
 }
 NEEDED = {"run": RUN, "check": CHECK, "test": TEST, "fuzz": CHECK}
