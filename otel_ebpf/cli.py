@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from otel_ebpf import __version__
 from otel_ebpf.config import SETTINGS, Settings
-from otel_ebpf.errors import AgentError, PreflightError, SettingsError
+from otel_ebpf.errors import AgentError, PreflightError, SettingsError, error_text
 from otel_ebpf.otlp_settings import OtlpSettings
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.setting_values import PortRange
@@ -43,7 +43,7 @@ def exit_status_of(action: Callable[[], int], command: str = "run") -> int:
     try:
         return action()
     except AgentError as error:
-        print(error_text(error, command), file=sys.stderr, flush=True)
+        print(error_text(error, *hints(error, command)), file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
@@ -140,14 +140,11 @@ def check(settings: Settings) -> int:
     return 0 if is_ready else PreflightError.exit_code
 
 
-def error_text(error: AgentError, command: str) -> str:
-    """What failed and the value seen; how to mend it; where to look further."""
-    lines = [f"otel-ebpf: {error.what.rstrip('.')}.", *error.remedy.splitlines()]
+def hints(error: AgentError, command: str) -> list[str]:
+    """Which command tells more."""
     if isinstance(error, SettingsError):
-        lines.append(_HELP_HINT)
-    elif command == "run":
-        lines.append(_CHECK_HINT)
-    return "\n  ".join(lines)
+        return [_HELP_HINT]
+    return [_CHECK_HINT] if command == "run" else []
 
 
 def unreachable(otlp: OtlpSettings, timeout_s: float = REACH_TIMEOUT_S) -> str | None:

@@ -1,4 +1,4 @@
-"""The errors that end the agent: what failed, what to do about it, and the exit status."""
+"""The errors that end the agent: what failed, what to do about it, the exit status, and the form in which they are told."""
 
 
 class AgentError(Exception):
@@ -34,3 +34,8 @@ class PeerLostError(AgentError):
     """The other process of the agent ended unexpectedly."""
 
     exit_code = 5
+
+
+def error_text(error: AgentError, *hints: str) -> str:
+    """What failed and the value seen; how to mend it; where to look further."""
+    return "\n  ".join([f"otel-ebpf: {error.what.rstrip('.')}.", *error.remedy.splitlines(), *hints])

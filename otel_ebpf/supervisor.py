@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 from otel_ebpf.config import Settings
-from otel_ebpf.errors import AgentError, PeerLostError, PreflightError
+from otel_ebpf.errors import AgentError, PeerLostError, PreflightError, error_text
 from otel_ebpf.probe import privileges
-from otel_ebpf.probe.capabilities import effective_capabilities, missing
+from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
 from otel_ebpf.probe.loader import Loaded, load
@@ -121,11 +121,9 @@ def _watch(settings: Settings, loaded: Loaded, channel: socket.socket, exporter_
 
 def require_rights(held: frozenset[str]) -> None:
     """Before anything is done; what else the host may lack shows when it is tried."""
-    lacking = missing(held)
-    if lacking:
-        what = ", ".join(f"{name} to {purpose}" for name, purpose in lacking)
-        names = ", ".join(name for name, _ in lacking)
-        raise PreflightError(f"this process has no {what}", f"Run as root; in a container, add {names}.")
+    if lacking := lacking_rights(held):
+        what, remedy = lacking
+        raise PreflightError(f"this process has {what}", remedy)
 
 
 def capabilities_to_keep(held: frozenset[str]) -> frozenset[str]:
@@ -186,7 +184,7 @@ def _fork_exporter(settings: Settings, recording: OpenRecording | None) -> tuple
         ours.close()
         status = _run_exporter(settings, theirs, recording)
     except AgentError as error:
-        _report([error.what, *error.remedy.splitlines()])
+        sys.stderr.write(error_text(error) + "\n")
         status = error.exit_code
     except BaseException:  # noqa: BLE001 - this process ends here, and must not unwind into the probe's code
         sys.excepthook(*sys.exc_info())

@@ -41,6 +41,10 @@ def effective_capabilities(status: Path = Path("/proc/self/status")) -> frozense
     raise ValueError(f"{status} has no line CapEff")
 
 
-def missing(capabilities: frozenset[str]) -> list[tuple[str, str]]:
-    """(capability to add, what for) of everything that is lacking."""
-    return [(names[0], purpose) for names, purpose in NEEDED if not capabilities.intersection(names)]
+def lacking_rights(capabilities: frozenset[str]) -> tuple[str, str] | None:
+    """What is lacking and what it is for, and the remedy; None when nothing is."""
+    lacking = [(names[0], purpose) for names, purpose in NEEDED if not capabilities.intersection(names)]
+    if not lacking:
+        return None
+    what = "; ".join(f"no {name} to {purpose}" for name, purpose in lacking)
+    return what, f"Run as root; in a container, add {', '.join(name for name, _ in lacking)}."

@@ -66,7 +66,7 @@ class _Judge:
     """Decides which processes are targets, from one snapshot; `standing` are targets that need no second look."""
 
     def __init__(
-        self, snapshot: Snapshot, selection: Selection, own_pids: set[int], standing: Mapping[int, Target]
+        self, snapshot: Snapshot, selection: Selection, own_pids: frozenset[int], standing: Mapping[int, Target]
     ) -> None:
         self.snapshot = snapshot
         self._selection = selection
@@ -138,7 +138,7 @@ class _Judge:
 class Discovery:
     def __init__(self, selection: Selection, own_pids: Iterable[int], procfs: Procfs | None = None) -> None:
         self._selection = selection
-        self._own_pids = set(own_pids)
+        self._own_pids = frozenset(own_pids)
         self._procfs = procfs or Procfs()
         self._listening = ListeningPorts(self._procfs)
         self._targets: dict[int, Target] = {}
@@ -147,11 +147,6 @@ class Discovery:
     @property
     def targets(self) -> Mapping[int, Target]:
         return self._targets
-
-    def exclude(self, pid: int) -> list[Change]:
-        """Never watches this process of the agent's, nor what it starts."""
-        self._own_pids.add(pid)
-        return self._forget(pid)
 
     def is_selected_by_program(self, pid: int) -> bool:
         """Whether every process of this executable is to be watched."""

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from otel_ebpf.errors import AgentError, PreflightError
+from otel_ebpf.errors import AgentError
 from otel_ebpf.probe import bpf, cache, kernel_features
-from otel_ebpf.probe.capabilities import effective_capabilities, missing
+from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.compiler import identify_bcc
 from otel_ebpf.probe.kernel_types import headers_release
 from otel_ebpf.probe.programs import PROGRAMS
@@ -56,22 +56,13 @@ def examine(bcc_python: str | None = None, cache_dir: Path | None = cache.DEFAUL
     return [finding for check in CHECKS for finding in check(host)]
 
 
-def require(findings: list[Finding]) -> None:
-    """PreflightError over everything that is required and lacking, if anything is."""
-    lacking = [finding for finding in findings if finding.required and not finding.ok]
-    if lacking:
-        what = "; ".join(f"{finding.name}: {finding.detail}" for finding in lacking)
-        raise PreflightError(f"this host lacks {what}", " ".join(finding.remedy for finding in lacking))
-
-
 def rights(host: Host) -> list[Finding]:
     user = os.geteuid()
-    lacking = missing(effective_capabilities())
-    if not lacking:
+    lacking = lacking_rights(effective_capabilities())
+    if lacking is None:
         return [Finding("rights", True, True, "root" if user == 0 else f"user {user} with the capabilities needed")]
-    names = ", ".join(name for name, _ in lacking)
-    detail = "; ".join(f"no {name} to {purpose}" for name, purpose in lacking)
-    return [Finding("rights", False, True, detail, f"Run as root; in a container, add {names}.")]
+    what, remedy = lacking
+    return [Finding("rights", False, True, what, remedy)]
 
 
 def kernel(host: Host) -> list[Finding]:
@@ -189,7 +180,7 @@ def optional_hooks(host: Host) -> list[Finding]:
 
 def restrictions(host: Host) -> list[Finding]:
     """Settings that matter only to a process without all rights; told, so that nobody has to look."""
-    has_rights = not missing(effective_capabilities())
+    has_rights = lacking_rights(effective_capabilities()) is None
     paranoid = host.read("proc/sys/kernel/perf_event_paranoid")
     unprivileged = host.read("proc/sys/kernel/unprivileged_bpf_disabled")
     with_rights = "does not concern a process with these rights" if has_rights else "closes BPF without CAP_PERFMON"

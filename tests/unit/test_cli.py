@@ -13,7 +13,7 @@ import pytest
 
 from otel_ebpf import __version__, cli
 from otel_ebpf.config import SETTINGS, Settings
-from otel_ebpf.errors import AgentError, PreflightError, ProbeError, SettingsError
+from otel_ebpf.errors import AgentError, PreflightError, ProbeError, SettingsError, error_text
 from otel_ebpf.probe import preflight
 from otel_ebpf.probe.preflight import Finding
 
@@ -101,7 +101,7 @@ def test_the_command_loads_nothing_that_the_probe_would_have_to_carry() -> None:
 def test_an_error_says_what_failed_how_to_mend_it_and_where_to_look(
     error: AgentError, command: str, expected: str
 ) -> None:
-    assert expected == cli.error_text(error, command)
+    assert expected == error_text(error, *cli.hints(error, command))
 
 
 def raising(error: BaseException) -> Callable[[], int]:

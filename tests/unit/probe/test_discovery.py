@@ -425,15 +425,6 @@ def test_a_rescan_without_news_changes_nothing(proc: FakeProc) -> None:
     assert [] == found.rescan()
 
 
-def test_an_excluded_process_is_let_go(proc: FakeProc) -> None:
-    nginx(proc, workers=0)
-    found = discovery(proc)
-    found.scan()
-
-    assert [Remove(10), Gone(10)] == found.exclude(10)
-    assert [] == found.rescan()
-
-
 def test_a_long_line_of_copies_does_not_end_the_agent(proc: FakeProc) -> None:
     """Any user can make one; it must cost time at most."""
     proc.add(FakeProcess(1000, 1, NGINX, sockets=(500,), start_stack=77))
