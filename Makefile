@@ -1,11 +1,11 @@
 # Each target calls the real thing. All work as root, with or without sudo on the machine; without root, `run`, `test`,
-# `bench` and `demo` ask sudo. `make help` lists them.
+# `bench`, `soak` and `demo` ask sudo. `make help` lists them.
 SHELL := /bin/bash
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check fuzz format bench demo collector jaeger setup-check setup-test setup-fuzz python
+.PHONY: help setup run test check fuzz format bench soak demo collector jaeger setup-check setup-test setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,9 @@ fuzz: setup-fuzz ## look for input that breaks the parsers; FUZZ_ARGS='--seconds
 
 bench: setup-test ## what the agent costs, side by side with none
 	@$(AS_ROOT) $(VENV)/python -m tests.bench $(BENCH_ARGS)
+
+soak: setup-test ## an hour of steady load and of outages; SOAK_ARGS='--seconds 60 steady spool memory'
+	@$(AS_ROOT) $(VENV)/python -m tests.soak $(SOAK_ARGS)
 
 collector: setup-test ## build the OpenTelemetry Collector that the tests use; prints its path
 	@$(VENV)/python -m tools.go_build tests/collector

@@ -1,8 +1,9 @@
 // _GNU_SOURCE is for strcasestr.
 #define _GNU_SOURCE
 // One keep-alive connection, one request at a time: close to the worst case for a relative cost.
-//   pingpong PORT TARGET REQUESTS [PER_SECOND]   prints: nanoseconds of wall time for all of them
-// With PER_SECOND it keeps that rate: in bursts, since a sleep is good to a tenth of a millisecond at best.
+//   pingpong PORT TARGET REQUESTS [PER_SECOND [PATHS]]   prints: nanoseconds of wall time for all of them
+// With PER_SECOND it keeps that rate: in bursts, since a sleep is good to a tenth of a millisecond at best; 0 is none.
+// With PATHS the number of a request, modulo PATHS, follows the target as five letters, which sort like the numbers.
 // A C client, because a slower one would hide what the agent costs.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -33,7 +34,7 @@ static int connected(int port) {
   return fd;
 }
 
-// Reads one response with a Content-Length; returns 0 when the server closed the connection after it (HTTP/1.0).
+// Reads one response with a Content-Length; returns 0 when the server closes the connection after it.
 static int read_response(int fd) {
   static char buffer[1 << 17];
   size_t have = 0, need = 0;
@@ -49,7 +50,7 @@ static int read_response(int fd) {
     char *length = strcasestr(buffer, "content-length:");
     if (!length || length > end) fail("no Content-Length");
     need = end + 4 - buffer + strtoul(length + 15, NULL, 10);
-    stays = strncmp(buffer, "HTTP/1.0", 8) != 0;
+    stays = strncmp(buffer, "HTTP/1.0", 8) != 0 && !strcasestr(buffer, "\r\nconnection: close");
   }
   return stays;
 }
@@ -62,15 +63,19 @@ static void wait_until_due(long long due_ns) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 4 && argc != 5) return fprintf(stderr, "usage: pingpong PORT TARGET REQUESTS [PER_SECOND]\n"), 2;
+  if (argc < 4 || argc > 6) return fprintf(stderr, "usage: pingpong PORT TARGET REQUESTS [PER_SECOND [PATHS]]\n"), 2;
   char request[1024];
-  int length = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", argv[2]);
   int port = atoi(argv[1]), fd = -1;
   int requests = atoi(argv[3]);
-  double per_second = argc == 5 ? atof(argv[4]) : 0;
+  double per_second = argc > 4 ? atof(argv[4]) : 0;
+  int paths = argc > 5 ? atoi(argv[5]) : 0;
   long long began = now_ns();
   for (int sent = 0; sent < requests; sent++) {
     if (per_second > 0) wait_until_due(began + (long long)(sent * 1e9 / per_second));
+    char letters[6] = "";
+    for (int place = 4, left = paths ? sent % paths : 0; paths && place >= 0; place--, left /= 26)
+      letters[place] = 'a' + left % 26;
+    int length = snprintf(request, sizeof request, "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", argv[2], letters);
     if (fd < 0) fd = connected(port);
     if (write(fd, request, length) != length) fail("write");
     if (!read_response(fd)) {

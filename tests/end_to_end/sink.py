@@ -107,6 +107,7 @@ class Sink:
     span_count: int = 0
     refuse_with: int | None = None  # an HTTP status: what a sick collector answers
     keeps_spans: bool = True  # false: only counts them
+    look: Callable[[ExportTraceServiceRequest], None] | None = None  # for who keeps no spans
     first_arrival_monotonic_ns: int | None = None
 
     def take(self, request: ExportTraceServiceRequest) -> None:
@@ -115,6 +116,8 @@ class Sink:
                 self.first_arrival_monotonic_ns = time.monotonic_ns()
             if self.keeps_spans:
                 self.requests.append(request)
+            if self.look is not None:
+                self.look(request)
             self.span_count += sum(len(scope.spans) for part in request.resource_spans for scope in part.scope_spans)
             self.arrived.notify_all()
 
