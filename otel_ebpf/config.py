@@ -321,7 +321,7 @@ SETTINGS = (
         "OTEL_EBPF_HTTP_METRICS",
         any_of("duration", "body_size", "active_requests"),
         "duration",
-        "What is measured: `duration`, `body_size`, `active_requests` of served and of made requests",
+        "What is measured of served and of made requests: `body_size` and `active_requests` when named here, `duration` always",
     ),
     Setting(
         "OTEL_EBPF_METRICS_TTL", parse_duration_ns, "5m", "A series that nothing has come to for so long is forgotten"

@@ -41,6 +41,11 @@ def _host(status: dict[str, Any]) -> Iterator[str]:
         counts = ", ".join(f"{collector[name]} {name}" for name in names if collector[name] or name == "exported")
         counts += f", {collector['waiting']} waiting ({collector['waiting_bytes'] >> 10} KiB)"
         yield f"            {counts}" + (f", {collector['on_disk']} on disk" if collector["on_disk"] else "")
+    metrics = status["metrics"]
+    if metrics is not None:
+        yield f"  metrics   {metrics['endpoint']}: {metrics['state']}"
+        rejected = f", {metrics['rejected']} rejected" if metrics["rejected"] else ""
+        yield f"            {metrics['exported']} data points exported{rejected}"
 
 
 def _service(service: dict[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ The kernel's counts are up to a second old while the agent runs; at the end they
 """
 
 import json
+from typing import TYPE_CHECKING
 
 from otel_ebpf import __version__
 from otel_ebpf.exchanges.ledger import (
@@ -23,6 +24,9 @@ from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.sender import SendCounts, Sender
 from otel_ebpf.records.kinds import Counter
 from otel_ebpf.records.ring import RingReader
+
+if TYPE_CHECKING:
+    from otel_ebpf.export.metrics_sender import MetricsSender
 
 MAX_LINES = 50
 MAX_SERVICES = 500  # in the document: 300 KB at most
@@ -55,7 +59,9 @@ def service_lines(pipeline: Pipeline) -> list[str]:
     return lines + ([f"and {len(accounts) - MAX_LINES} services more"] if len(accounts) > MAX_LINES else [])
 
 
-def status_document(pipeline: Pipeline, ring: RingReader, sender: Sender | None) -> bytes:
+def status_document(
+    pipeline: Pipeline, ring: RingReader, sender: Sender | None, metrics: "MetricsSender | None" = None
+) -> bytes:
     """What `otel-ebpf status` shows; otel_ebpf/status_text.py reads it."""
     still_open = pipeline.open_by_service()
     by_traffic = sorted(pipeline.ledger.accounts.items(), key=lambda item: -item[1].began)
@@ -72,6 +78,7 @@ def status_document(pipeline: Pipeline, ring: RingReader, sender: Sender | None)
             "process_events_lost": pipeline.counters.values[Counter.PROCESS_EVENTS_LOST],
         },
         "collector": None if sender is None else _of_collector(sender),
+        "metrics": None if metrics is None else _of_metrics(metrics),
         "services": [
             {"name": _name(pipeline, pid), "processes": account.processes, "not_visible": account.not_visible}
             | _numbers(account, *still_open.get(pid, (0, 0)))
@@ -107,6 +114,15 @@ def _of_collector(sender: Sender) -> dict[str, object]:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _of_metrics(sender: "MetricsSender") -> dict[str, object]:
+    return {
+        "endpoint": sender.otlp.endpoint_for_people,
+        "state": sender.collector_state,
+        "exported": sender.exported,
+        "rejected": sender.rejected,
+    }
 
 
 def _of_losses(losses: dict[str, int]) -> list[str]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from otel_ebpf.config import MetricsSettings
 from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
-from otel_ebpf.export.snapshots import Desk, Snapshot
-from otel_ebpf.telemetry.active_requests import ActiveRequests
+from otel_ebpf.export.snapshots import Desk
+from otel_ebpf.telemetry.active_requests import ActiveCount, ActiveRequests
 from otel_ebpf.telemetry.metrics import MeasuredService, Meter, MeterOptions
 
 _EXPIRE_EVERY_NS = 10_000_000_000
@@ -25,7 +25,7 @@ class Measuring:
         self.for_otlp: Meter | None = None
         self.for_prometheus: Meter | None = None
         # A series must be exported before it is forgotten.
-        ttl_ns = max(settings.ttl_ns, 2 * settings.interval_ms * 1_000_000)
+        self.ttl_ns = ttl_ns = max(settings.ttl_ns, 2 * settings.interval_ms * 1_000_000)
         totals = MeterOptions("body_size" in settings.http, ttl_ns=ttl_ns, known_methods=known_methods)
         if settings.otlp is not None:
             is_delta = settings.temporality != "cumulative"
@@ -35,16 +35,17 @@ class Measuring:
             self.for_prometheus = self.for_otlp if is_shared else Meter(totals)
         found = (self.for_otlp, self.for_prometheus)
         self.meters: list[Meter] = list({id(meter): meter for meter in found if meter is not None}.values())
-        self._now_unix_ns = self._offset_ns = self._expired_at_ns = 0
+        self.now_unix_ns = self.offset_ns = 0  # of this pass
+        self._expired_at_ns = 0
         self._has_exemplars = settings.exemplar_filter != "always_off"
         self._active = ActiveRequests(known_methods, ttl_ns) if "active_requests" in settings.http else None
 
     def begin_tick(self, now_ns: int, offset_ns: int) -> None:
         """`offset_ns`: the wall clock minus CLOCK_MONOTONIC."""
-        self._now_unix_ns, self._offset_ns = now_ns + offset_ns, offset_ns
+        self.now_unix_ns, self.offset_ns = now_ns + offset_ns, offset_ns
         is_time_to_expire = now_ns - self._expired_at_ns >= _EXPIRE_EVERY_NS
         for meter in self.meters:
-            meter.begin_tick(self._now_unix_ns)
+            meter.begin_tick(self.now_unix_ns)
             if is_time_to_expire:
                 meter.expire()
         if is_time_to_expire:
@@ -59,9 +60,8 @@ class Measuring:
         for meter in self.meters:
             meter.record(service, exchange, route, span)
 
-    def snapshot(
-        self, meter: Meter, open_requests: Callable[[], list[OpenRequest]], find: Callable[[int], MeasuredService]
-    ) -> Snapshot:
+    def count_active(
+        self, open_requests: Callable[[], list[OpenRequest]], find: Callable[[int], MeasuredService]
+    ) -> list[ActiveCount]:
         """`find` gives the service of a service_pid."""
-        active = [] if self._active is None else self._active.look(open_requests(), find, self._now_unix_ns)
-        return Snapshot(self._now_unix_ns, self._offset_ns, meter.read(), active)
+        return [] if self._active is None else self._active.look(open_requests(), find, self.now_unix_ns)

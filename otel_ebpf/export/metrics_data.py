@@ -29,6 +29,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_ebpf.exchanges.exchange import Role
 from otel_ebpf.export.otlp import SCHEMA_URL, SCOPE_NAME
 from otel_ebpf.export.snapshots import Snapshot
+from otel_ebpf.export.standings import metrics_of_standing
+from otel_ebpf.export.sums import Period
+from otel_ebpf.telemetry.differences import Differences
 from otel_ebpf.telemetry.histograms import ExplicitHistogram, Histogram
 from otel_ebpf.telemetry.metrics import NS_PER_SECOND, Series, ServiceSeries
 from otel_ebpf.telemetry.resource import AttributeValue
@@ -75,8 +78,12 @@ class MetricsDataBuilder:
         temporality: AggregationTemporality,
         since_unix_ns: int,
         others: Iterable[ResourceMetrics] = (),
+        differences: Differences | None = None,
     ) -> MetricsData:
-        """`since_unix_ns`: when the last data was built; exemplars from before have been told."""
+        """`since_unix_ns`: when the last data was built; exemplars from before have been told.
+
+        `differences`: for counters that are wanted as such.
+        """
         metrics: dict[bytes, list[Metric]] = {}
         attributes: dict[bytes, Mapping[str, AttributeValue]] = {}
         for resource, service in snapshot.services.items():
@@ -91,6 +98,10 @@ class MetricsDataBuilder:
             name, description = ACTIVE_NAMES[role]
             data = Sum(points, CUMULATIVE, is_monotonic=False)
             metrics.setdefault(resource, []).append(Metric(name, description, "{request}", data))
+        for standing in snapshot.standings:
+            attributes[standing.resource] = standing.attributes
+            period = Period(self._start_unix_ns, snapshot.at_unix_ns, standing.resource, differences)
+            metrics.setdefault(standing.resource, []).extend(metrics_of_standing(standing, period))
         self._resources = {
             resource: self._resources.get(resource) or Resource(of_resource, SCHEMA_URL)
             for resource, of_resource in attributes.items()

@@ -17,26 +17,41 @@ from otel_ebpf.export.metrics_data import MetricsDataBuilder
 from otel_ebpf.export.metrics_sender import MetricsSender
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.pages import MakePage
+from otel_ebpf.export.pipeline import Pipeline
+from otel_ebpf.export.self_metrics import SelfMetrics
+from otel_ebpf.export.sender import Sender
 from otel_ebpf.export.snapshots import Take
+from otel_ebpf.records.ring import RingReader
+from otel_ebpf.telemetry.resource import HostFacts
 
 
 class MetricsOutput:
-    def __init__(self, settings: MetricsSettings, known_methods: frozenset[bytes], report: Report) -> None:
+    def __init__(
+        self,
+        settings: MetricsSettings,
+        known_methods: frozenset[bytes],
+        report: Report,
+        host: HostFacts,
+        span_sender: Sender | None,
+    ) -> None:
+        self.own = SelfMetrics(__version__, host, span_sender)
         self.measuring = measuring = Measuring(settings, known_methods)
         self.sender: MetricsSender | None = None
         if settings.otlp is not None and measuring.for_otlp is not None:
-            self.sender = MetricsSender(
-                settings, settings.otlp, measuring.for_otlp, measuring.desk, __version__, report
-            )
+            meter, desk, read = measuring.for_otlp, measuring.desk, self.own.read
+            self.sender = MetricsSender(settings, settings.otlp, meter, desk, __version__, report, read)
+            self.own.metrics_sender = self.sender
         self.pages: dict[str, MakePage] = {}
         if measuring.for_prometheus is not None:
-            from otel_ebpf.export.prometheus import PrometheusPage  # with prometheus_client: 7 MB
+            from otel_ebpf.export.prometheus import PrometheusPage  # with prometheus_client, only where it is wanted
 
             builder = MetricsDataBuilder(__version__, time.time_ns())
-            page = PrometheusPage(measuring.for_prometheus, measuring.desk, builder)
+            page = PrometheusPage(measuring.for_prometheus, measuring.desk, builder, self.own.read)
             self.pages[settings.prometheus_path] = page.make
 
-    def start(self) -> None:
+    def start(self, pipeline: Pipeline, ring: RingReader) -> None:
+        """`pipeline`, `ring`: what the agent tells of itself."""
+        self.own.pipeline, self.own.ring = pipeline, ring
         if self.sender is not None:
             self.sender.start()
 

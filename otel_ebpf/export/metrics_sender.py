@@ -26,9 +26,11 @@ from otel_ebpf.export.sender import ABORT_SECONDS, back_off_seconds, make_transp
 from otel_ebpf.export.signals import METRICS_SIGNAL
 from otel_ebpf.export.snapshots import Desk, OwnMetrics, Snapshot, no_own_metrics
 from otel_ebpf.otlp_settings import OtlpSettings
+from otel_ebpf.telemetry.differences import Differences
 from otel_ebpf.telemetry.metrics import Meter, ServiceSeries, merge
 
 _SERIES_A_REQUEST = 500  # 0.2 MB, 2 MB with all that may be measured: gRPC servers refuse more than 4 MiB by default
+_STANDINGS_A_REQUEST = 200  # of about eight points each
 _PATIENCE_SECONDS = 10.0  # for the pipeline
 _WORDS = SignalWords(
     "metrics",
@@ -55,7 +57,7 @@ class MetricsSender:
         self.rejected = 0
         self.failed_exports = 0
         self.lost_series = 0  # of deltas that found no room while nothing was taken
-        self._otlp = otlp
+        self.otlp = otlp
         self._interval_seconds = settings.interval_ms / 1000
         self._desk = desk
         self._report = report
@@ -69,6 +71,8 @@ class MetricsSender:
         self._last: Snapshot | None = None
         self._since_unix_ns = 0
         self._pending: dict[bytes, ServiceSeries] = {}  # deltas
+        # `lowmemory` wants totals of what is counted all the time anyway.
+        self._differences = Differences() if settings.temporality == "delta" else None
         self._failures_in_row = 0
         self._retry_after_seconds: float | None = None
 
@@ -117,13 +121,20 @@ class MetricsSender:
             pending, self._pending = self._pending, {}
             self.lost_series += merge(pending, snapshot.services)
             snapshot = replace(snapshot, services=pending)
-        own = self._own_metrics(snapshot)
+        temporality, differences = DELTA if is_delta else CUMULATIVE, self._differences
+        if differences is not None:
+            differences.begin_export()
+        own = self._own_metrics(snapshot, differences)
         attempt = Attempt(Result.DELIVERED)
         for part in _parts(snapshot):
             if attempt.result is not Result.TRY_AGAIN:
-                data = self._builder.build(part, DELTA if is_delta else CUMULATIVE, self._since_unix_ns, own)
+                data = self._builder.build(part, temporality, self._since_unix_ns, own, differences)
                 attempt = self._send(encode_metrics(data))
                 own = []
+                if differences is not None and attempt.result is Result.TRY_AGAIN:
+                    differences.were_not_taken()
+                elif differences is not None:
+                    differences.were_taken()
             if attempt.result is Result.TRY_AGAIN and is_delta:
                 self.lost_series += merge(self._pending, part.services)
         message = self._state.message(attempt, time.monotonic(), 0)
@@ -142,7 +153,7 @@ class MetricsSender:
         if left <= 0:
             return try_again("the agent ends")
         attempt = self._transport.attempt(
-            request.SerializeToString(), min(self._otlp.timeout_ms / 1000, max(0.05, left))
+            request.SerializeToString(), min(self.otlp.timeout_ms / 1000, max(0.05, left))
         )
         points = count_points(request)
         if attempt.result is Result.DELIVERED:
@@ -167,7 +178,15 @@ def count_points(request: ExportMetricsServiceRequest) -> int:
 
 
 def _parts(snapshot: Snapshot) -> Iterator[Snapshot]:
-    """The same in pieces of a bounded number of series; at least one, for what the agent says of itself."""
+    """The same in pieces of a bounded size; at least one, for what the agent says of itself."""
+    while len(snapshot.standings) > _STANDINGS_A_REQUEST:
+        standings, left = snapshot.standings[:_STANDINGS_A_REQUEST], snapshot.standings[_STANDINGS_A_REQUEST:]
+        yield replace(snapshot, services={}, active=[], standings=standings)
+        snapshot = replace(snapshot, standings=left)
+    while len(snapshot.active) > _SERIES_A_REQUEST:
+        active, others = snapshot.active[:_SERIES_A_REQUEST], snapshot.active[_SERIES_A_REQUEST:]
+        yield replace(snapshot, services={}, active=active, standings=[])
+        snapshot = replace(snapshot, active=others)
     services: dict[bytes, ServiceSeries] = {}
     count = 0
     for resource, service in snapshot.services.items():
@@ -175,7 +194,7 @@ def _parts(snapshot: Snapshot) -> Iterator[Snapshot]:
             for attributes, series in of_role.items():
                 if count == _SERIES_A_REQUEST:
                     yield replace(snapshot, services=services)
-                    snapshot, services, count = replace(snapshot, active=[]), {}, 0
+                    snapshot, services, count = replace(snapshot, active=[], standings=[]), {}, 0
                 if resource not in services:
                     services[resource] = ServiceSeries(service.attributes)
                 services[resource].roles[role][attributes] = series

@@ -14,6 +14,7 @@ from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.exchanges.ledger import NOT_SAMPLED, UNKNOWN_SERVICE, Ledger
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.inputs import Inputs
+from otel_ebpf.export.ledger_readings import LedgerReadings
 from otel_ebpf.export.measuring import Measuring
 from otel_ebpf.export.otlp import SpanEncoder
 from otel_ebpf.export.own_connections import Endpoint
@@ -21,7 +22,7 @@ from otel_ebpf.export.services import Service, Services
 from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
-from otel_ebpf.records.kinds import Counter, CounterReading, LedgerReading
+from otel_ebpf.records.kinds import Counter, CounterReading, Kind, LedgerReading
 from otel_ebpf.telemetry.evidence import evidence_of
 from otel_ebpf.telemetry.metrics import Meter
 from otel_ebpf.telemetry.sampling import Sampler
@@ -54,7 +55,7 @@ class Pipeline:
         self.assembler = Assembler(ledger=self.ledger)
         self.counters = CounterReading((0,) * len(Counter))
         self.hooks = Hooks("")
-        self.records = 0
+        self.records_by_kind = [0] * (1 + max(Kind))
         self.inputs = inputs
         self.services = services
         self._builder = builder
@@ -63,7 +64,10 @@ class Pipeline:
         self._printer = printer
         self._sink = sink
         self._wants_evidence = builder.shows_evidence or (printer is not None and printer.wants_evidence)
-        self._measuring = measuring
+        self.measuring = measuring
+        self._ledger_readings: LedgerReadings | None = None
+        if measuring is not None:
+            self._ledger_readings = LedgerReadings(self.ledger, services, measuring.ttl_ns)
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
         self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
@@ -78,6 +82,8 @@ class Pipeline:
             for row in frame.rows:
                 self.ledger.read(row)
         elif isinstance(frame, LedgerClosed):
+            if self.measuring is not None and self._ledger_readings is not None:
+                self._ledger_readings.close(frame.service_pid, self.measuring.now_unix_ns)
             self.ledger.close(frame.service_pid)
         elif isinstance(frame, Hooks):
             self.hooks = frame
@@ -95,6 +101,10 @@ class Pipeline:
         return found
 
     @property
+    def records(self) -> int:
+        return sum(self.records_by_kind)
+
+    @property
     def produced(self) -> int:
         """To be read before the frames are, and given to `tick`: what a record names was told before."""
         return self.inputs.produced
@@ -106,10 +116,9 @@ class Pipeline:
             self._clock_at_ns = now_ns
             self._offset_ns = self.inputs.clock_offset_ns()
             self.services.forget_gone(now_ns)
-        if self._measuring is not None:
-            self._measuring.begin_tick(now_ns, self._offset_ns)
+        if self.measuring is not None:
+            self.measuring.begin_tick(now_ns, self._offset_ns)
         record_count = self.inputs.drain(self._take_record, until)
-        self.records += record_count
         self._done += self.assembler.watch(self.inputs.read_progress, now_ns)
         done, self._done = self._done, []
         if self._held:
@@ -125,8 +134,18 @@ class Pipeline:
 
     def snapshot(self, meter: Meter) -> Snapshot:
         """What has been measured, for other threads; to be called between two passes."""
-        assert self._measuring is not None
-        return self._measuring.snapshot(meter, self.assembler.open_requests, self._service_of)
+        measuring, readings = self.measuring, self._ledger_readings
+        assert measuring is not None
+        assert readings is not None
+        still_open = self.open_by_service()
+        return Snapshot(
+            measuring.now_unix_ns,
+            measuring.offset_ns,
+            meter.read(),
+            measuring.count_active(self.assembler.open_requests, self._service_of),
+            readings.read(still_open, measuring.now_unix_ns),
+            readings.of_host(still_open, self.counters.values),
+        )
 
     def finish(self) -> None:
         """After the last pass: nothing is held back any more, what is still open is counted."""
@@ -147,7 +166,9 @@ class Pipeline:
 
     def _take_record(self, data: Buffer, offset: int, length: int) -> None:
         try:
-            done = self.assembler.feed(decode_record(data, offset, length))
+            record = decode_record(data, offset, length)
+            self.records_by_kind[record.kind] += 1
+            done = self.assembler.feed(record)
         except DecodeError:
             self.ledger.of(UNKNOWN_SERVICE).tally["undecodable record"] += 1
             return
@@ -177,9 +198,9 @@ class Pipeline:
     def _send_as(self, service: Service, exchange: Exchange) -> None:
         route = service.routes.route_of(exchange)
         place = self._sample(exchange)
-        if self._measuring is not None:
+        if self.measuring is not None:
             ids = None if place is None or self._sink is None else place[:2]  # of a span that is sent
-            self._measuring.record(service, exchange, route, ids)
+            self.measuring.record(service, exchange, route, ids)
         if place is None:
             self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
             return

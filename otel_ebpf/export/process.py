@@ -40,6 +40,7 @@ from otel_ebpf.records.ring import RingReader
 from otel_ebpf.setting_values import Listen
 from otel_ebpf.status_socket import StatusUnavailableError, listen_for_status
 from otel_ebpf.telemetry.headers import HeaderRules
+from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.routes import RouteRules
 from otel_ebpf.telemetry.sampling import SamplerRules
 
@@ -70,7 +71,8 @@ class Exporter:
             if settings.spool_folder is not None:
                 spool = Spool(Path(settings.spool_folder), settings.spool_bytes, _report)
             self._sender = Sender(settings.otlp, __version__, _report, options, spool)
-        self._metrics = _metrics_output(settings)
+        host = read_host_facts()
+        self._metrics = _metrics_output(settings, host, self._sender)
         self._health = Health()
         self._page_servers = self._listen(settings)
         self._printer: Console | None = None
@@ -80,7 +82,7 @@ class Exporter:
         self._facts = Facts(
             seed=os.urandom(32),
             version=__version__,
-            host=read_host_facts(),
+            host=host,
             value_length_limit=settings.attribute_value_length_limit,
             count_limit=settings.attribute_count_limit,
             known_methods=tuple(settings.known_methods),
@@ -108,10 +110,11 @@ class Exporter:
         if self._sender is not None:
             self._sender.start()
         if self._metrics is not None:
-            self._metrics.start()
+            self._metrics.start(pipeline, ring)
+        metrics_sender = self._metrics.sender if self._metrics else None
         channel.send(b"ready")
         if self._status is not None:
-            self._status.document = lambda: status_document(pipeline, ring, self._sender)
+            self._status.document = lambda: status_document(pipeline, ring, self._sender, metrics_sender)
         self._health.details = lambda: self._details(pipeline)
         self._health.problems = lambda: _problems(pipeline)
         self._health.begin_work()
@@ -200,14 +203,14 @@ class Exporter:
             _report(line)
 
 
-def _metrics_output(settings: Settings) -> "MetricsOutput | None":
+def _metrics_output(settings: Settings, host: HostFacts, sender: Sender | None) -> "MetricsOutput | None":
     """None when nobody wants metrics."""
     if settings.is_disabled or not (settings.metrics.otlp or settings.metrics.prometheus):
         return None
-    from otel_ebpf.export.metrics_output import MetricsOutput  # with the metrics SDK: 5 MB
+    from otel_ebpf.export.metrics_output import MetricsOutput  # with the metrics SDK
 
     methods = frozenset(method.encode() for method in settings.known_methods)
-    return MetricsOutput(settings.metrics, methods, _report)
+    return MetricsOutput(settings.metrics, methods, _report, host, sender)
 
 
 def _receive_maps(channel: socket.socket) -> list[int] | None:

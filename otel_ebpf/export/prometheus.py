@@ -47,7 +47,7 @@ class PrometheusPage:
         snapshot = self._desk.ask(self._meter, _PATIENCE_SECONDS)
         if snapshot is None:
             return Page(503, "text/plain; charset=utf-8", b"the agent is busy or ending\n")
-        data = self._builder.build(snapshot, CUMULATIVE, 0, self._own_metrics(snapshot))
+        data = self._builder.build(snapshot, CUMULATIVE, 0, self._own_metrics(snapshot, None))
         return encode(data, accept)
 
 

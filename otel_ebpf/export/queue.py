@@ -48,6 +48,7 @@ class SpanQueue:
     ) -> None:
         """`limit_spans`: None for no other bound than bytes."""
         self.limit_bytes = limit_bytes
+        self.limit_spans = limit_spans
         self._limit_spans = sys.maxsize if limit_spans is None else limit_spans
         self._batch_spans = min(batch_spans, self._limit_spans)
         self._waiting: deque[tuple[bytes, bytes]] = deque()

@@ -83,7 +83,7 @@ class Sender:
     ) -> None:
         """`report` gets one line a change of the collector's state, in the sender's thread."""
         self.queue = SpanQueue(options.queue_bytes, options.batch_spans, options.queue_spans)
-        self._settings = settings
+        self.settings = settings
         self._options = options
         self._scope = encode_scope(version)
         self._report = report
@@ -125,7 +125,7 @@ class Sender:
 
     @property
     def endpoint_for_people(self) -> str:
-        return self._settings.endpoint_for_people
+        return self.settings.endpoint_for_people
 
     @property
     def collector_state(self) -> str:
@@ -256,7 +256,7 @@ class Sender:
         left = self._deadline - monotonic()
         if left <= 0:
             return try_again("the agent ends")
-        return self._transport.attempt(request, min(self._settings.timeout_ms / 1000, max(0.05, left)))
+        return self._transport.attempt(request, min(self.settings.timeout_ms / 1000, max(0.05, left)))
 
 
 class Delivery(NamedTuple):

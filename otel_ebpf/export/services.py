@@ -13,7 +13,7 @@ from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.telemetry.resource import AttributeValue, HostFacts, resource_attributes
 from otel_ebpf.telemetry.routes import RouteRules, Routes, RouteTable
 
-_KEEP_GONE_NS = 30_000_000_000  # records of a service may come after the word that it has ended
+_KEEP_GONE_NS = 60_000_000_000  # records of a service may come after the word that it has ended, and its last account
 
 
 @dataclass(frozen=True, slots=True)

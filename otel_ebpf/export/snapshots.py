@@ -10,10 +10,12 @@ Nothing is locked and the ring is never kept waiting, but for the time of the co
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_ebpf.export.ledger_readings import Standing
 from otel_ebpf.telemetry.active_requests import ActiveCount
+from otel_ebpf.telemetry.differences import Differences
 from otel_ebpf.telemetry.metrics import Meter, ServiceSeries
 
 if TYPE_CHECKING:
@@ -26,12 +28,15 @@ class Snapshot:
     offset_ns: int  # from CLOCK_MONOTONIC to the wall clock
     services: dict[bytes, ServiceSeries]  # by resource
     active: list[ActiveCount]
+    standings: list[Standing] = field(default_factory=list)
+    host: Standing | None = None
 
 
-OwnMetrics = Callable[[Snapshot], "list[ResourceMetrics]"]  # what the agent says of itself
+# What the agent says of itself.
+OwnMetrics = Callable[[Snapshot, Differences | None], "list[ResourceMetrics]"]
 
 
-def no_own_metrics(snapshot: Snapshot) -> "list[ResourceMetrics]":
+def no_own_metrics(snapshot: Snapshot, differences: Differences | None) -> "list[ResourceMetrics]":
     return []
 
 

@@ -153,7 +153,8 @@ class Meter:
             None if target[:1] == b"/" else target.partition(b"?")[0][:_TEXT_LIMIT_BYTES],
         )
         if exchange.role is not _SERVER:
-            key += (exchange.host, exchange.remote_address, exchange.remote_port)
+            host = exchange.host
+            key += (host and host[:_TEXT_LIMIT_BYTES], exchange.remote_address, exchange.remote_port)
         series = self._known.get(key)
         if series is None:
             series = self._find(key, service, exchange, route)

@@ -34,6 +34,7 @@ DOCUMENT: dict[str, Any] = {
         "found_on_disk": 0,
         "waiting_bytes": 2048,
     },
+    "metrics": {"endpoint": "http://c:4318/v1/metrics", "state": "takes metrics", "exported": 70, "rejected": 2},
     "services": [
         {"name": "shop (pid 41)", "processes": 3, "not_visible": {"connections are encrypted": 2}, **NUMBERS},
         {
@@ -63,6 +64,8 @@ def test_every_number_is_shown_with_its_name() -> None:
         "  ring      12.5 % of 8192 KiB in use, 2999 records read",
         "  collector http://c:4318/v1/traces: takes spans",
         "            980 exported, 4 dropped, 5 waiting (2 KiB)",
+        "  metrics   http://c:4318/v1/metrics: takes metrics",
+        "            70 data points exported, 2 rejected",
         "",
         "shop (pid 41), 3 processes",
         "  requests  1000 began, 989 spans, 1 open, 98.99 % captured",
@@ -89,7 +92,7 @@ def test_one_loss_in_a_million_is_not_rounded_to_all() -> None:
 
 
 def test_an_agent_that_watches_nothing_says_so() -> None:
-    lines = status_lines(changed(hooks="", collector=None, services=[], services_left_out=3))
+    lines = status_lines(changed(hooks="", collector=None, metrics=None, services=[], services_left_out=3))
 
     assert "nothing is watched" in lines[0]
     assert "  collector none" in lines

@@ -1,18 +1,24 @@
-"""A program: builds senders of spans and of metrics, gives up all rights to files, sends, and says what it still wanted to read.
+"""A program: builds what sends and what serves, gives up all rights to files, works, and says what it still wanted to read.
 
 Arguments: protocol, endpoint of a collector, endpoint of none, an empty folder. Prints one JSON object.
 """
 
 import json
 import os
+import socket
 import stat
 import sys
 import time
 
+from otel_ebpf.export.metrics_data import MetricsDataBuilder
 from otel_ebpf.export.metrics_sender import MetricsSender
 from otel_ebpf.export.otlp import SpanEncoder, encode_resource
+from otel_ebpf.export.pages import PageServer
+from otel_ebpf.export.prometheus import PrometheusPage
 from otel_ebpf.export.sender import Sender, SenderOptions
 from otel_ebpf.otlp_settings import OtlpSettings
+from otel_ebpf.setting_values import Listen
+from tests.unit.export.collectors import free_port
 from tests.unit.export.measurements import Measured, metrics_settings
 from tests.unit.telemetry.examples import exchange, span_of
 
@@ -37,6 +43,28 @@ def metrics_sender_for(protocol: str, endpoint: str) -> tuple[MetricsSender, Mea
     return MetricsSender(settings, otlp, meter, measured.measuring.desk, "1", lambda message: None), measured
 
 
+def page_server(measured: Measured, port: int) -> PageServer:
+    meter = measured.measuring.for_otlp
+    assert meter is not None
+    desk = measured.measuring.desk
+    desk.ask = lambda meter, timeout_seconds: measured.snapshot(meter)  # type: ignore[method-assign]  # in one thread
+    page = PrometheusPage(meter, desk, MetricsDataBuilder("1", time.time_ns()))
+    return PageServer(Listen("127.0.0.1", port), "X", {"/metrics": page.make})
+
+
+def scrape(port: int, accept: str) -> str:
+    """The status line, and the last line."""
+    with socket.socket() as client:
+        client.settimeout(10)
+        client.connect(("127.0.0.1", port))  # create_connection wants a codec that is not there
+        client.sendall(f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    lines = answer.decode().splitlines()
+    return f"{lines[0]} {lines[-1][:60]}"
+
+
 def drop_rights(root: str) -> None:
     """An empty root folder but for what gRPC takes random numbers from, and nobody: no other file can be opened."""
     os.chmod(root, 0o755)
@@ -53,6 +81,8 @@ def main() -> None:
     protocol, taking, absent, folder = sys.argv[1:]
     senders = [sender_for(protocol, taking), sender_for(protocol, absent)]
     metrics_sender, measured = metrics_sender_for(protocol, taking)
+    port = free_port()
+    server = page_server(measured, port)
     span = SpanEncoder().encode_span(span_of(exchange()))
     resource = encode_resource({"service.name": "x"})
     loaded = set(sys.modules)
@@ -65,6 +95,9 @@ def main() -> None:
         sender.queue.put(resource, [span])
     metrics_sender.start()
     measured.record(exchange())
+    server.start()
+    pages = [scrape(port, accept) for accept in ("application/openmetrics-text; version=1.0.0", "text/plain")]
+    server.close()
     metrics_sender.begin_stop(measured.snapshot(metrics_sender.meter), 10.0)
     metrics_sender.join()
     deadline = time.monotonic() + 15
@@ -76,7 +109,14 @@ def main() -> None:
     points = metrics_sender.exported
     print(
         json.dumps(
-            {"counts": counts, "points": points, "imported": imported, "wanted": failures, "endpoints": endpoints}
+            {
+                "counts": counts,
+                "points": points,
+                "pages": pages,
+                "imported": imported,
+                "wanted": failures,
+                "endpoints": endpoints,
+            }
         )
     )
 

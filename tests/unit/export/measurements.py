@@ -7,6 +7,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_ebpf.config import MetricsSettings
 from otel_ebpf.exchanges.exchange import OpenRequest
+from otel_ebpf.export.ledger_readings import Standing
 from otel_ebpf.export.measuring import Measuring
 from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.otlp_settings import OtlpSettings
@@ -40,6 +41,7 @@ class Measured:
     def __init__(self, settings: MetricsSettings) -> None:
         self.measuring = Measuring(settings, KNOWN_METHODS)
         self.open: list[OpenRequest] = []
+        self.standings: list[Standing] = []
         self.begin_tick(0)
 
     def begin_tick(self, now_seconds: float) -> None:
@@ -50,7 +52,8 @@ class Measured:
             self.measuring.record(service, exchange, None, span)
 
     def snapshot(self, meter: Meter) -> Snapshot:
-        return self.measuring.snapshot(meter, lambda: self.open, lambda pid: SHOP)
+        active = self.measuring.count_active(lambda: self.open, lambda pid: SHOP)
+        return Snapshot(self.measuring.now_unix_ns, self.measuring.offset_ns, meter.read(), active, self.standings)
 
 
 def points_of(request: ExportMetricsServiceRequest) -> dict[str, list[Any]]:

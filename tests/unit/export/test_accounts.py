@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from otel_ebpf.exchanges.exchange import Role
 from otel_ebpf.export.accounts import MAX_LINES, MAX_SERVICES, host_line, service_lines, status_document
-from otel_ebpf.export.pipeline import Pipeline
+from otel_ebpf.export.measuring import Measuring
+from otel_ebpf.export.pipeline import Pipeline, SpanSink
 from otel_ebpf.export.sender import SendCounts
 from otel_ebpf.export.services import Services
 from otel_ebpf.records.frames import Hooks, LedgerClosed
@@ -62,13 +63,15 @@ class Samples:
 
 
 class Agent:
-    def __init__(self, sampler: str = "always_on") -> None:
+    def __init__(
+        self, sampler: str = "always_on", sink: SpanSink | None = None, measuring: Measuring | None = None
+    ) -> None:
         self.samples = Samples()
         builder = SpanBuilder(None, 128, frozenset({b"GET"}))
         places = Places(IdSource(bytes(32)))
         services = Services(HostFacts("", "host", "", ""), "1")
         self.pipeline = Pipeline(
-            self.samples, services, builder, make_sampler(SamplerRules(sampler), places), None, None
+            self.samples, services, builder, make_sampler(SamplerRules(sampler), places), None, sink, measuring
         )
 
     def exchange(self, connection: int, service_pid: int, *, is_answered: bool = True) -> None:

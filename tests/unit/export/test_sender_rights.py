@@ -30,5 +30,9 @@ def test_sender_works_without_access_to_any_file(protocol: str, tmp_path: Path):
 
     assert [SendCounts(1, 0, 0, 0), SendCounts(0, 0, 0, failed=1)] == [SendCounts(*row) for row in report["counts"]]
     assert 1 == report["points"]
+    assert [
+        "HTTP/1.1 200 OK # EOF",
+        "HTTP/1.1 200 OK http_server_request_duration_seconds_sum{http_request_method",
+    ] == [page.partition('="')[0] for page in report["pages"]]
     assert ([], []) == (report["imported"], report["wanted"])
     assert report["endpoints"] > 0

@@ -267,3 +267,13 @@ def test_pending_differences_are_bounded_in_services(monkeypatch: pytest.MonkeyP
         lost += merge(pending, measured.read())
 
     assert (1, {200: 2}) == (lost, counts(pending))
+
+
+def test_what_is_remembered_of_an_exchange_is_short() -> None:
+    """Heads are read up to 64 KB, and thousands of keys are kept."""
+    measured = meter()
+    long = b"x" * 60_000
+    measured.record(SHOP, client_exchange(host=long, target=b"http://" + long + b"/?" + long))
+
+    (key,) = measured._known
+    assert sum(len(part) for part in key if isinstance(part, bytes)) < 2000
