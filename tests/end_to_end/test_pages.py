@@ -47,7 +47,7 @@ def requests_of(families: dict[str, Family]) -> Counter[tuple[str, int]]:
     samples = families[DURATION].samples if DURATION in families else []
     for sample in samples:
         if sample.name == f"{DURATION}_count":
-            key = sample.labels["http_request_method"], int(sample.labels["http_response_status_code"])
+            key = sample.labels["http_request_method"], int(sample.labels.get("http_response_status_code", 0))
             found[key] += int(sample.value)
     return found
 
