@@ -317,6 +317,92 @@ def grpc_collector(
             server.stop(0).wait()
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, SETTINGS, PING = 0, 1, 4, 6  # RFC 9113, 6
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+STATUS_200 = b"\x88"  # RFC 7541, Appendix A: 8 is `:status: 200`
+EMPTY_MESSAGE = bytes(5)  # gRPC: not compressed, no bytes
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A header as HPACK writes it without any table (RFC 7541, 6.2.2)."""
+    return b"\0%c%s%c%s" % (len(name), name, len(value), value)
+
+
+@dataclass
+class Http2Collector:
+    """What a gRPC server never does by itself: each call ends as the next of `answers` says, HANG_UP or an HTTP status."""
+
+    port: int
+    answers: list[str]
+    calls: int = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            stream.read(len(PREFACE))
+            while head := stream.read(9):
+                length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+                payload = stream.read(length)
+                if kind in (SETTINGS, PING) and not flags & ACK:
+                    if kind == SETTINGS:
+                        self.send(stream, SETTINGS, 0, bytes(4), b"")
+                    self.send(stream, kind, ACK, bytes(4), payload if kind == PING else b"")
+                elif kind == HEADERS:
+                    self.calls += 1
+                    answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                    if answer == HANG_UP:
+                        return  # the message is still being sent
+                    self.answer(stream, head[5:9], answer.encode())
+
+    def answer(self, stream: BinaryIO, number: bytes, status: bytes) -> None:
+        if status != b"200":
+            block = b"\x08\x03" + status + literal(b"location", b"http://127.0.0.1:1/")
+            self.send(stream, HEADERS, END_STREAM | END_HEADERS, number, block)
+            return
+        self.send(stream, HEADERS, END_HEADERS, number, STATUS_200 + literal(b"content-type", b"application/grpc"))
+        self.send(stream, DATA, 0, number, EMPTY_MESSAGE)
+        self.send(stream, HEADERS, END_STREAM | END_HEADERS, number, literal(b"grpc-status", b"0"))
+
+    @staticmethod
+    def send(stream: BinaryIO, kind: int, flags: int, number: bytes, payload: bytes) -> None:
+        stream.write(len(payload).to_bytes(3, "big") + bytes((kind, flags)) + number + payload)
+        stream.flush()
+
+
+@contextmanager
+def http2_collector(*answers: str) -> Iterator[Http2Collector]:
+    collector = Http2Collector(free_port(), list(answers))
+    with accepting(collector.port, collector.serve):
+        yield collector
+
+
+@contextmanager
+def accepting(port: int, serve: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Serves each connection in a thread."""
+    listener = socket.create_server(("127.0.0.1", port))
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(DEADLINE_SECONDS)
+
+
 @dataclass
 class Proxy:
     """A forward proxy: absolute-form requests, and tunnels."""
@@ -355,21 +441,5 @@ def copy(read: Callable[[int], bytes], to: socket.socket) -> None:
 @contextmanager
 def forward_proxy() -> Iterator[Proxy]:
     proxy = Proxy(free_port())
-    listener = socket.create_server(("127.0.0.1", proxy.port))
-
-    def accept() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=proxy.serve, args=(client,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
+    with accepting(proxy.port, proxy.serve):
         yield proxy
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(DEADLINE_SECONDS)

@@ -9,9 +9,13 @@ import pytest
 from otel_ebpf.export import sender as sender_module
 from otel_ebpf.export.sender import SendCounts
 from tests.unit.export.collectors import (
+    HANG_UP,
+    accepting,
+    answer,
     failing,
     free_port,
     grpc_collector,
+    http2_collector,
     partial,
     retry_info,
     settings,
@@ -139,6 +143,42 @@ def test_stop_keeps_its_deadline_while_a_call_hangs():
 
         assert SendCounts(exported=0, rejected=0, dropped=0, failed=1) == own.stop(0.5)
         assert time.monotonic() - began < 5
+
+
+def test_connection_closed_in_the_middle_of_a_call_is_tried_again():
+    """Large enough that its message is still being sent."""
+    with http2_collector(HANG_UP, HANG_UP, "200") as collector, sending(over_grpc(collector.endpoint)) as own:
+        own.put("a" * 50_000)
+        wait_for_delivery(own, 1)
+
+        assert collector.calls >= 3, "gRPC itself may try once more"
+        assert SendCounts(1, 0, 0, 0) == own.stop()
+
+
+def test_redirect_is_a_failure_and_is_not_followed():
+    """gRPC knows no redirect: UNKNOWN, which OTLP forbids to send again. Counted, and told."""
+    with http2_collector("302") as collector, sending(over_grpc(collector.endpoint)) as own:
+        own.put("a", "b")
+
+        assert SendCounts(exported=0, rejected=2, dropped=0, failed=0) == own.stop()
+        assert 1 == collector.calls
+        assert "302" in own.messages[0]
+
+
+def test_server_that_speaks_no_grpc_loses_nothing():
+    """The port of a web server, named by mistake: the spans wait until it is mended."""
+
+    def redirect(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer("302 Found", Location="/"))
+
+    port = free_port()
+    with accepting(port, redirect), sending(over_grpc(f"http://127.0.0.1:{port}")) as own:
+        own.put("a")
+        wait_until(lambda: len(own.messages) == 1, "the complaint")
+
+        assert SendCounts(exported=0, rejected=0, dropped=0, failed=1) == own.stop(0.5)
 
 
 def test_construction_starts_no_thread():

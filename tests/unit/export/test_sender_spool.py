@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,35 @@ def test_collector_that_asks_for_a_long_pause_gets_it(long_pause: Callable[[], A
         assert SendCounts(exported=0, rejected=0, dropped=0, failed=0, on_disk=2) == own.stop(2)
         assert time.monotonic() - began < 10
         assert ["a"] == sick.names()
+
+
+STALLS = [pytest.param(lambda: over_http(STALL), id="http"), pytest.param(lambda: over_grpc(stall), id="grpc")]
+
+
+@pytest.mark.parametrize("stalling", STALLS)
+def test_what_is_on_its_way_when_the_agent_stops_is_written_down(stalling: Callable[[], Any], tmp_path: Path) -> None:
+    with stalling() as (sick, its_settings):
+        patient = replace(its_settings, timeout_ms=60_000)
+        with sending(patient, spool_folder=tmp_path) as own:
+            own.put("a")
+            wait_until(lambda: len(sick.received) == 1, "a request in flight")
+            own.put("b")
+
+            assert SendCounts(exported=0, rejected=0, dropped=0, failed=0, on_disk=2) == own.stop(1)
+    with http_collector() as back, sending(settings(back.endpoint), spool_folder=tmp_path) as own:
+        wait_for(own, exported=2)
+        assert ["a", "b"] == back.names()
+
+
+def test_put_never_waits_for_the_disk(tmp_path: Path) -> None:
+    """The ring must be drained whatever the disk does; it would wait here for ever."""
+    with sending(at("http/protobuf", free_port()), spool_folder=tmp_path, batch_spans=1) as own:
+        assert own.sender._keeper is not None
+        with own.sender._keeper.spool._lock:  # as if a thread waited for the disk
+            for name in NAMES:
+                own.put(name)
+            assert 300 == own.sender.counts().waiting
+        wait_for(own, on_disk=300)
 
 
 def test_after_an_outage_the_collector_has_a_pause_as_long_as_each_request(tmp_path: Path) -> None:
