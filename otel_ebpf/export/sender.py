@@ -209,10 +209,9 @@ class Sender:
             keeper.spool.settle(kept, delivery.unsent_spans)
         except SpoolError as error:
             keeper.complain(error)
-            if delivery.unsent_spans:  # that a part of it was taken is not known there: it goes again, and counts then
-                delivery = delivery._replace(exported=0, rejected=0)
-        self._exported += delivery.exported
-        self._rejected += delivery.rejected
+        else:
+            self._exported += delivery.exported
+            self._rejected += delivery.rejected
         return self._pause_after(delivery) or (monotonic() - began) * random.uniform(0.8, 1.2)
 
     def _pause_after(self, delivery: "Delivery") -> float:

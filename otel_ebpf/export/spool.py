@@ -38,6 +38,8 @@ _SET_UP = (
         number INTEGER PRIMARY KEY, spans INTEGER NOT NULL, bytes INTEGER NOT NULL, request BLOB NOT NULL)""",
     f"PRAGMA user_version = {_FORMAT}",
 )
+_DELETE = "DELETE FROM batches WHERE number <= ?"
+_LOST = "the batch that was being sent is lost with the damaged file"
 _Result = TypeVar("_Result")
 
 
@@ -65,10 +67,10 @@ class Spool:
         self._database: sqlite3.Connection | None = None
         self._first_number = 0  # of this process
         self._in_hand = _NONE  # the row that is being sent: it must not be dropped, it may be delivered already
-        self._settled = _NONE  # this row and all before it are done with; they may wait to be deleted
-        self._settled_bytes = 0
+        self._settled = _NONE, 0  # this row and all before it are done with; their bytes, while they wait to be deleted
         self._is_closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for the disk
+        self._counting = threading.Lock()  # for the numbers above; nobody who holds it waits
 
     def open(self) -> None:
         """To be called without rights that matter: the file is parsed."""
@@ -84,14 +86,16 @@ class Spool:
         size = _stored_bytes(request)
 
         def insert(database: sqlite3.Connection) -> None:
+            with self._counting:
+                in_hand, (settled, settled_bytes) = self._in_hand, self._settled
             dropped: list[tuple[int, int, int]] = []
             with database:
                 database.execute("BEGIN IMMEDIATE")
-                self._delete(database)
-                excess = self.size_bytes - self._settled_bytes + size - self.limit_bytes
+                database.execute(_DELETE, (settled,))
+                excess = self.size_bytes - settled_bytes + size - self.limit_bytes
                 if excess > 0:
                     for row in database.execute("SELECT number, spans, bytes FROM batches ORDER BY number"):
-                        if row[0] != self._in_hand:
+                        if row[0] != in_hand:
                             dropped.append(row)
                             excess -= row[2]
                         if excess <= 0:
@@ -99,11 +103,12 @@ class Spool:
                     database.executemany("DELETE FROM batches WHERE number = ?", [row[:1] for row in dropped])
                 row = (self._first_number + number, span_count, size, request)
                 database.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
-            self._forget_settled()
-            lost = sum(spans for _, spans, _ in dropped)
-            self.spans += span_count - lost
-            self.size_bytes += size - sum(row_bytes for _, _, row_bytes in dropped)
-            self.dropped += lost
+            self._deleted(settled_bytes)
+            with self._counting:
+                lost = sum(spans for _, spans, _ in dropped)
+                self.spans += span_count - lost
+                self.size_bytes += size - sum(row_bytes for _, _, row_bytes in dropped)
+                self.dropped += lost
 
         self._use(insert)
 
@@ -112,7 +117,7 @@ class Spool:
 
         def select(database: sqlite3.Connection) -> Kept | None:
             row = database.execute(
-                "SELECT number, spans, request FROM batches WHERE number > ? ORDER BY number LIMIT 1", (self._settled,)
+                "SELECT number, spans, request FROM batches WHERE number > ? ORDER BY number LIMIT 1", self._settled[:1]
             ).fetchone()
             if row is None:
                 return None
@@ -124,18 +129,23 @@ class Spool:
     def settle(self, kept: Kept, unsent_spans: int) -> None:
         """The collector has taken or refused all but the last `unsent_spans` of it.
 
-        With SpoolError: what is done with as a whole does not come again, of a part that is not known."""
-        self._in_hand = _NONE
-        if unsent_spans == kept.span_count:
-            return
+        SpoolError: that does not count, for it comes again, or was counted as lost with a damaged file."""
         if unsent_spans:
-            _, rest = split_request(kept.request, kept.span_count - unsent_spans)
-            self._use(lambda database: self._replace(database, kept, rest, unsent_spans))
+            try:
+                if unsent_spans < kept.span_count:
+                    _, rest = split_request(kept.request, kept.span_count - unsent_spans)
+                    self._use(lambda database: self._replace(database, kept, rest, unsent_spans))
+            finally:
+                self._in_hand = _NONE
             return
-        self.spans -= kept.span_count
-        self._settled = kept.number
-        self._settled_bytes += _stored_bytes(kept.request)
-        self._use(self._tidy)
+        with self._counting:
+            if self._in_hand != kept.number:
+                raise SpoolError(_LOST)
+            self._in_hand = _NONE
+            self._settled = kept.number, self._settled[1] + _stored_bytes(kept.request)
+            self.spans -= kept.span_count
+        with contextlib.suppress(SpoolError):  # what cannot be deleted now goes with the next one
+            self._use(self._tidy)
 
     def close(self) -> None:
         """For good. What is committed is safe without it, too."""
@@ -154,23 +164,23 @@ class Spool:
         size = _stored_bytes(request)
         row = (span_count, size, request, kept.number)
         if not database.execute("UPDATE batches SET spans = ?, bytes = ?, request = ? WHERE number = ?", row).rowcount:
-            raise SpoolError("the batch is lost with the damaged file")  # and counted, as a whole
-        self.spans += span_count - kept.span_count
-        self.size_bytes += size - _stored_bytes(kept.request)
+            raise SpoolError(_LOST)
+        with self._counting:
+            self.spans += span_count - kept.span_count
+            self.size_bytes += size - _stored_bytes(kept.request)
 
     def _tidy(self, database: sqlite3.Connection) -> None:
         """Deletes what is settled; gives the space of an empty spool back to the disk."""
-        self._delete(database)
-        self._forget_settled()
+        settled, settled_bytes = self._settled
+        database.execute(_DELETE, (settled,))
+        self._deleted(settled_bytes)
         if not self.spans and database.execute("PRAGMA page_count").fetchone()[0] >= SHRINK_FROM_PAGES:
             database.execute("VACUUM")
 
-    def _delete(self, database: sqlite3.Connection) -> None:
-        database.execute("DELETE FROM batches WHERE number <= ?", (self._settled,))
-
-    def _forget_settled(self) -> None:
-        self.size_bytes -= self._settled_bytes
-        self._settled_bytes = 0
+    def _deleted(self, settled_bytes: int) -> None:
+        with self._counting:
+            self.size_bytes -= settled_bytes
+            self._settled = self._settled[0], self._settled[1] - settled_bytes
 
     def _use(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         if not self._lock.acquire(timeout=BUSY_SECONDS):
@@ -212,7 +222,6 @@ class Spool:
             self.spans, self.size_bytes = int(spans), int(size)
             self.inherited += self.spans
             self._first_number = last + 1
-            self._settled, self._settled_bytes = _NONE, 0
             self._database = database
         return self._database
 
@@ -222,9 +231,10 @@ class Spool:
         (self.folder / DATABASE).replace(self.folder / DAMAGED)
         (self.folder / f"{DATABASE}-wal").unlink(missing_ok=True)
         lost = f"the {self.spans} spans" if self.spans else "the spans"
-        self.dropped += self.spans
-        self.spans = self.size_bytes = 0
-        self._in_hand = _NONE
+        with self._counting:
+            self.dropped += self.spans
+            self.spans = self.size_bytes = 0
+            self._in_hand, self._settled = _NONE, (_NONE, 0)
         self._report(
             f"the spool in {self.folder} is damaged: {error}. It is set aside as {DAMAGED}, {lost} in it are lost; "
             "a new one is begun."
