@@ -5,7 +5,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check fuzz format bench soak demo collector jaeger setup-check setup-test setup-fuzz python
+.PHONY: help setup run test check fuzz format bench soak demo kafka-tier collector jaeger setup-check setup-test setup-kafka setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ bench: setup-test ## what the agent costs, side by side with none
 soak: setup-test ## an hour of steady load and of outages; SOAK_ARGS='--seconds 60 steady spool memory'
 	@$(AS_ROOT) $(VENV)/python -m tests.soak $(SOAK_ARGS)
 
+kafka-tier: setup-kafka ## collector-config/kafka/ with Apache Kafka: outages, killed gateways; KAFKA_ARGS=outage for one of them
+	@$(VENV)/python -m tests.kafka $(KAFKA_ARGS)
+
 collector: setup-test ## build the OpenTelemetry Collector that the tests use; prints its path
 	@$(VENV)/python -m tools.go_build tests/collector
 
@@ -48,7 +51,7 @@ demo: setup-test ## a small shop, watched: services, visitors, agent, collector 
 jaeger: setup-test ## build the Jaeger that the tests and the demo use; prints its path
 	@$(VENV)/python -m tools.go_build tests/jaeger
 
-setup-check setup-test setup-fuzz: setup-%: python
+setup-check setup-test setup-kafka setup-fuzz: setup-%: python
 	@$(PYTHON) tools/setup.py $*
 
 # The one thing that setup.py cannot install: what it runs on.

@@ -1,6 +1,6 @@
 """Installs what this checkout needs from the distribution: Debian 12, Ubuntu 24.04 and what is like them.
 
-In:   what for: `run`, `check`, `test` or `fuzz`
+In:   what for: `run`, `check`, `test`, `kafka` or `fuzz`
 Out:  the packages are there, or SetupError with the command to run by hand
 Owns: the table of packages
 
@@ -51,7 +51,8 @@ TEST = {
     "openssl": has_program("openssl"),
     "wrk": has_program("wrk"),
 }
-NEEDED = {"run": RUN, "check": CHECK, "test": TEST, "fuzz": CHECK}
+KAFKA = {**TEST, "default-jre-headless": has_program("java"), "maven": has_program("mvn")}
+NEEDED = {"run": RUN, "check": CHECK, "test": TEST, "fuzz": CHECK, "kafka": KAFKA}
 
 
 def install_missing(level: str) -> None:

@@ -1,7 +1,7 @@
 """Makes this checkout ready: distribution packages, then .venv with this package in it.
 
-In:   what for: `run`, `check` (adds what tests without root need), `test` (adds the servers and clients of all tests)
-      or `fuzz` (adds the fuzzer to `check`)
+In:   what for: `run`, `check` (adds what tests without root need), `test` (adds the servers and clients of all tests),
+      `kafka` (adds what Apache Kafka needs to `test`) or `fuzz` (adds the fuzzer to `check`)
 Out:  .venv/bin/otel-ebpf; exit 0, or 1 with the command to run by hand
 Owns: .venv and the stamp in it
 
@@ -24,7 +24,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 VENV = CHECKOUT / ".venv"
 DISTRIBUTION_PYTHON = Path("/usr/bin/python3")
 STAMP = VENV / ".installed"
-EXTRAS = {"run": "", "check": "[test]", "test": "[test]", "fuzz": "[test,fuzz]"}  # each holds those before it
+EXTRAS = {
+    "run": "",
+    "check": "[test]",
+    "test": "[test]",
+    "kafka": "[test]",
+    "fuzz": "[test,fuzz]",
+}  # holding those before
 
 
 def wanted_stamp(extras: str) -> str:
