@@ -1,7 +1,7 @@
 """What looks like data, and what like a name: a table from the paths of real APIs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_ebpf.telemetry.route_segments import ANY, DATE, EMAIL, ID, LONGEST_NAME_BYTES, REST, generic
@@ -79,6 +79,8 @@ SEGMENTS = (
 )
 
 
+@example(b"000AAAAAAAAAAAAAAG$0")
+@example(b"aaaaaaaaaaaa1b2c3d4-AbCdEfGh1iJkLmNo2pQrS")
 @given(SEGMENTS)
 def test_what_stands_for_a_segment_stands_for_itself(segment: bytes):
     """So a route is the route of itself."""
