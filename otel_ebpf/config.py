@@ -39,10 +39,10 @@ from otel_ebpf.setting_values import (
     parse_methods,
     parse_pids,
     parse_ports,
-    parse_probability,
     parse_program,
     parse_ring_bytes,
     parse_routes,
+    parse_sampler_argument,
     parse_socket_path,
     parse_timeout_ms,
     parse_user,
@@ -50,7 +50,8 @@ from otel_ebpf.setting_values import (
 )
 
 _ROOT_SAMPLERS = ("always_on", "always_off", "traceidratio")
-SAMPLERS = (*_ROOT_SAMPLERS, *(f"parentbased_{name}" for name in _ROOT_SAMPLERS))
+_OUTCOME = "otel_ebpf_outcome"
+SAMPLERS = (*_ROOT_SAMPLERS, *(f"parentbased_{name}" for name in _ROOT_SAMPLERS), _OUTCOME)
 EXPLICIT_BUCKETS = "explicit_bucket_histogram"
 DEFAULT_PROMETHEUS = Listen("localhost", 9464)  # the specification's, for OTEL_METRICS_EXPORTER=prometheus
 
@@ -95,6 +96,7 @@ class Settings:
     known_methods: tuple[str, ...]
     sampler: str
     sampler_rate: float | None  # None: the sampler's own default
+    sampler_slowest: float | None
     routes: tuple[tuple[str, str], ...]  # service, "" for all; pattern
     unmatched_routes: str  # "heuristic", "wildcard" or "unset"
     attribute_value_length_limit: int | None  # characters
@@ -344,10 +346,15 @@ SETTINGS = (
         one_of(*SAMPLERS),
         "parentbased_always_on",
         "Which requests give a span: `always_on`, `always_off`, `traceidratio`; with `parentbased_` before it, those that carry "
-        "a `traceparent` do as its sampled flag says, and the sampler decides on the others",
+        "a `traceparent` do as its sampled flag says, and the sampler decides on the others. `otel_ebpf_outcome` decides when the "
+        "request has ended: errors, the slowest of each route, and a share of the rest",
     ),
     Setting(
-        "OTEL_TRACES_SAMPLER_ARG", parse_probability, None, "The share that `traceidratio` keeps, from 0 to 1. Unset: 1"
+        "OTEL_TRACES_SAMPLER_ARG",
+        parse_sampler_argument,
+        "",
+        "The share that `traceidratio` keeps, from 0 to 1 (unset: 1). For `otel_ebpf_outcome` the share of the rest, or "
+        "`rate=0.1,slowest=0.01`, which it is when nothing is set",
     ),
     Setting(
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
@@ -489,7 +496,8 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         spool_bytes=values["OTEL_EBPF_SPOOL_BYTES"],
         known_methods=values["OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"],
         sampler=values["OTEL_TRACES_SAMPLER"],
-        sampler_rate=values["OTEL_TRACES_SAMPLER_ARG"],
+        sampler_rate=values["OTEL_TRACES_SAMPLER_ARG"][0],
+        sampler_slowest=values["OTEL_TRACES_SAMPLER_ARG"][1],
         routes=values["OTEL_EBPF_ROUTES"],
         unmatched_routes=values["OTEL_EBPF_ROUTES_UNMATCHED"],
         attribute_value_length_limit=values["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"],
@@ -525,8 +533,11 @@ def _metrics(values: Mapping[str, Any]) -> MetricsSettings:
 def _warnings(environ: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
     known = {name for setting in SETTINGS for name in setting.names}
     warnings = []
-    if values["OTEL_TRACES_SAMPLER_ARG"] is not None and "ratio" not in values["OTEL_TRACES_SAMPLER"]:
-        warnings.append(f"OTEL_TRACES_SAMPLER_ARG has no effect: {values['OTEL_TRACES_SAMPLER']} takes none")
+    sampler, (rate, slowest) = values["OTEL_TRACES_SAMPLER"], values["OTEL_TRACES_SAMPLER_ARG"]
+    if sampler != _OUTCOME and slowest is not None:
+        warnings.append(f"slowest in OTEL_TRACES_SAMPLER_ARG has no effect: it is for {_OUTCOME}, not for {sampler}")
+    if sampler != _OUTCOME and "ratio" not in sampler and rate is not None:
+        warnings.append(f"OTEL_TRACES_SAMPLER_ARG has no effect: {sampler} takes none")
     for name in sorted(environ):
         if name in NOT_USED and environ[name].strip():
             warnings.append(f"{name} has no effect: {NOT_USED[name]}")

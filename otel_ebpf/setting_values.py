@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 PortRange = tuple[int, int]  # first and last, both included
 
+_SAMPLER_ARGUMENT = "a number from 0 to 1, such as 0.25, or rate=0.1,slowest=0.01"
 _MAX_GLOBS = 1000
 _MAX_HEADERS = 64
 _MAX_ROUTES = 1000
@@ -138,9 +139,22 @@ def parse_timeout_ms(text: str) -> int:
         raise ValueError(f"milliseconds from 0 (no limit) to {NO_LIMIT_MS}") from None
 
 
-def parse_probability(text: str) -> float:
+def parse_sampler_argument(text: str) -> tuple[float | None, float | None]:
+    """(rate, slowest)."""
+    if "=" not in text:
+        return (_probability(text) if text else None), None
+    found: dict[str, float] = {}
+    for item in _items(text):
+        name, _, value = item.partition("=")
+        if name.strip() not in ("rate", "slowest") or name.strip() in found:
+            raise ValueError(_SAMPLER_ARGUMENT)
+        found[name.strip()] = _probability(value.strip())
+    return found.get("rate"), found.get("slowest")
+
+
+def _probability(text: str) -> float:
     if not re.fullmatch(r"([01](\.[0-9]{0,15})?|\.[0-9]{1,15})([eE]-[0-9]{1,2})?", text) or float(text) > 1:
-        raise ValueError("a number from 0 to 1, such as 0.25")
+        raise ValueError(_SAMPLER_ARGUMENT)
     return float(text)
 
 

@@ -9,13 +9,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from otel_ebpf.export.services import Services
+from otel_ebpf.export.services import Ended, Services
 from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.telemetry.headers import HeaderRules
+from otel_ebpf.telemetry.outcome import OutcomeSampler
 from otel_ebpf.telemetry.places import Places
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.routes import RouteRules
-from otel_ebpf.telemetry.sampling import Sampler, SamplerRules, make_sampler
+from otel_ebpf.telemetry.sampling import OUTCOME, Sampler, SamplerRules, make_sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 from otel_ebpf.telemetry.trace_context import IdSource
 
@@ -45,6 +46,10 @@ class Facts:
     def sample(self) -> Sampler:
         return make_sampler(self.sampler, self.places())
 
+    def outcomes(self) -> OutcomeSampler[Ended] | None:
+        """Decides on what `sample` has kept."""
+        return OutcomeSampler(self.sampler.rate, self.sampler.slowest) if self.sampler.name == OUTCOME else None
+
     def services(self) -> Services:
         return Services(self.host, self.version, self.routes)
 
@@ -66,7 +71,7 @@ def decode_facts(payload: bytes) -> Facts:
         if "headers" in found:
             found["headers"] = _decode_headers(found["headers"])
         facts = Facts(**found)
-        facts.sample(), facts.builder()  # which raise for values that cannot be
+        facts.sample(), facts.outcomes(), facts.builder()  # which raise for values that cannot be
         texts = (facts.version, *asdict(facts.host).values(), *facts.known_methods)
         are_texts = bool("".join(texts).encode("utf-8"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -18,13 +18,15 @@ from otel_ebpf.export.ledger_readings import LedgerReadings
 from otel_ebpf.export.measuring import Measuring
 from otel_ebpf.export.otlp import SpanEncoder
 from otel_ebpf.export.own_connections import Endpoint
-from otel_ebpf.export.services import Service, Services
+from otel_ebpf.export.services import Ended, Service, Services
 from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
 from otel_ebpf.records.kinds import Counter, CounterReading, Kind, LedgerReading
 from otel_ebpf.telemetry.evidence import evidence_of
 from otel_ebpf.telemetry.metrics import Meter
+from otel_ebpf.telemetry.outcome import Decided, OutcomeSampler, with_weight
+from otel_ebpf.telemetry.places import SpanPlace
 from otel_ebpf.telemetry.sampling import Sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 
@@ -50,6 +52,7 @@ class Pipeline:
         printer: Console | None,
         sink: SpanSink | None,
         measuring: Measuring | None = None,
+        outcomes: OutcomeSampler[Ended] | None = None,
     ) -> None:
         self.ledger = Ledger()
         self.assembler = Assembler(ledger=self.ledger)
@@ -68,6 +71,7 @@ class Pipeline:
         self._ledger_readings: LedgerReadings | None = None
         if measuring is not None:
             self._ledger_readings = LedgerReadings(self.ledger, services, measuring.ttl_ns)
+        self._outcomes = outcomes
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
         self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
@@ -95,7 +99,8 @@ class Pipeline:
     def open_by_service(self) -> dict[int, tuple[int, int]]:
         """Requests without a span yet, and those pipelined so far; see Assembler.open_by_service."""
         found = self.assembler.open_by_service()
-        for _, exchange in self._held:
+        waiting = self._outcomes.waiting if self._outcomes is not None else []
+        for exchange in [exchange for _, exchange in self._held] + [ended.exchange for ended in waiting]:
             unreported, pipelined = found.get(exchange.service_pid, (0, 0))
             found[exchange.service_pid] = (unreported + 1, pipelined)
         return found
@@ -127,6 +132,8 @@ class Pipeline:
                 self._send(exchange, held_since_ns, now_ns)
         if done:
             self._send_all(done, now_ns)
+        if self._outcomes is not None:
+            self._settle(self._outcomes.expire(now_ns))
         self._put_encoded()
         if self._printer is not None:
             self._printer.flush(now_ns / 1e9)
@@ -152,7 +159,9 @@ class Pipeline:
         now_ns = self.inputs.finish()
         held, self._held = self._held, []
         for _, exchange in held:
-            self._send_as(self.services.unknown(), exchange)
+            self._send_as(self.services.unknown(), exchange, now_ns)
+        if self._outcomes is not None:
+            self._settle(self._outcomes.end())
         self._put_encoded()
         self.assembler.end_all(self.inputs.read_progress)
         if self._printer is not None:
@@ -190,20 +199,42 @@ class Pipeline:
                 self._held.append((held_since_ns, exchange))
                 return
             service = self.services.unknown()
-        self._send_as(service, exchange)
+        self._send_as(service, exchange, now_ns)
 
     def _service_of(self, service_pid: int) -> Service:
         return self.services.find(service_pid) or self.services.unknown()
 
-    def _send_as(self, service: Service, exchange: Exchange) -> None:
+    def _send_as(self, service: Service, exchange: Exchange, now_ns: int) -> None:
+        """Measures all, and makes spans of what is kept."""
         route = service.routes.route_of(exchange)
         place = self._sample(exchange)
-        if self.measuring is not None:
-            ids = None if place is None or self._sink is None else place[:2]  # of a span that is sent
-            self.measuring.record(service, exchange, route, ids)
-        if place is None:
-            self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
+        if self._outcomes is None or place is None:
+            self._measure(service, exchange, route, place)
+            if place is None:
+                self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
+            else:
+                self._emit(service, exchange, route, place)
             return
+        ended = Ended(service, exchange, route, place)
+        decided = self._outcomes.offer(ended, exchange, place, service.name, route, now_ns)
+        is_kept = bool(decided) and decided[-1].item is ended and decided[-1].threshold is not None
+        self._measure(service, exchange, route, place if is_kept else None)
+        self._settle(decided)
+
+    def _settle(self, decided: list[Decided[Ended]]) -> None:
+        for (service, exchange, route, place), threshold in decided:
+            if threshold is None:
+                self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
+            else:
+                self._emit(service, exchange, route, with_weight(place, threshold))
+
+    def _measure(self, service: Service, exchange: Exchange, route: bytes | None, kept: SpanPlace | None) -> None:
+        """`kept`: where its span belongs, when it is known that there is to be one; exemplars name no others."""
+        if self.measuring is not None:
+            ids = None if kept is None or self._sink is None else kept[:2]
+            self.measuring.record(service, exchange, route, ids)
+
+    def _emit(self, service: Service, exchange: Exchange, route: bytes | None, place: SpanPlace) -> None:
         self.ledger.of(exchange.service_pid).spans += 1
         evidence = evidence_of(exchange, route, service.routes) if self._wants_evidence else ()
         span = self._builder.build(exchange, place, self._offset_ns, route, evidence)

@@ -87,7 +87,7 @@ class Exporter:
             count_limit=settings.attribute_count_limit,
             known_methods=tuple(settings.known_methods),
             routes=RouteRules(settings.routes, settings.unmatched_routes),
-            sampler=SamplerRules(settings.sampler, settings.sampler_rate),
+            sampler=SamplerRules(settings.sampler, settings.sampler_rate, settings.sampler_slowest),
             shows_evidence=settings.shows_evidence,
             headers=HeaderRules(settings.request_headers, settings.response_headers, settings.sanitized_headers),
         )
@@ -106,7 +106,8 @@ class Exporter:
         inputs = self._inputs(ring, progress)
         sink = self._sender.queue if self._sender else None
         facts, measuring = self._facts, self._metrics.measuring if self._metrics else None
-        pipeline = Pipeline(inputs, facts.services(), facts.builder(), facts.sample(), self._printer, sink, measuring)
+        services, builder, outcomes = facts.services(), facts.builder(), facts.outcomes()
+        pipeline = Pipeline(inputs, services, builder, facts.sample(), self._printer, sink, measuring, outcomes)
         if self._sender is not None:
             self._sender.start()
         if self._metrics is not None:

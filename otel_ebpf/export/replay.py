@@ -64,7 +64,8 @@ class Replay:
         self.version = facts.version
         self._entry = next(self._entries, None)
         self.inputs = ReplayedInputs(self)
-        self.pipeline = Pipeline(self.inputs, facts.services(), facts.builder(), facts.sample(), printer, sink)
+        services, builder, outcomes = facts.services(), facts.builder(), facts.outcomes()
+        self.pipeline = Pipeline(self.inputs, services, builder, facts.sample(), printer, sink, outcomes=outcomes)
 
     @property
     def is_cut(self) -> bool:

@@ -7,9 +7,12 @@ Owns: the services that are known, and for a while those that are gone
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.export.otlp import encode_resource
 from otel_ebpf.records.kinds import ServiceIdentity
+from otel_ebpf.telemetry.places import SpanPlace
 from otel_ebpf.telemetry.resource import AttributeValue, HostFacts, resource_attributes
 from otel_ebpf.telemetry.routes import RouteRules, Routes, RouteTable
 
@@ -22,6 +25,15 @@ class Service:
     attributes: Mapping[str, AttributeValue]
     resource: bytes  # encoded
     routes: RouteTable
+
+
+class Ended(NamedTuple):
+    """An exchange that may give a span, with all that the span needs."""
+
+    service: Service
+    exchange: Exchange
+    route: bytes | None
+    place: SpanPlace
 
 
 class Services:

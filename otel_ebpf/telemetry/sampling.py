@@ -4,7 +4,8 @@ In:   exchanges
 Out:  where the span of each belongs, or None where there is to be none; nothing else is made before that is decided
 Owns: nothing
 
-The decisions are those of the SDK's samplers of the same names, and so is what they leave alone: the tracestate.
+The decisions are those of the SDK's samplers of the same names, and so is what they leave alone: the tracestate. What looks
+at how an exchange ended is in outcome.py; here it keeps all.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.telemetry.places import Places, SpanPlace, parent_of
 from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED
 
+OUTCOME = "otel_ebpf_outcome"
 _PARENT_BASED = "parentbased_"
 
 Sampler = Callable[[Exchange], SpanPlace | None]
@@ -22,11 +24,14 @@ Sampler = Callable[[Exchange], SpanPlace | None]
 @dataclass(frozen=True, slots=True)
 class SamplerRules:
     name: str = "parentbased_always_on"
-    rate: float | None = None  # of traceidratio
+    rate: float | None = None  # of traceidratio; of what OUTCOME need not keep
+    slowest: float | None = None  # the share of each route that OUTCOME keeps for being slow
 
 
 def make_sampler(rules: SamplerRules, places: Places) -> Sampler:
     """Raises ValueError for a name or a rate that is none."""
+    if rules.name == OUTCOME:
+        return places.of
     rate = 1.0 if rules.rate is None else rules.rate
     if not 0 <= rate <= 1:
         raise ValueError(f"{rate} is no probability")

@@ -18,7 +18,7 @@ from otel_ebpf.records.decode import decode_record
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.records.layouts import RECORD
 from otel_ebpf.telemetry.resource import HostFacts
-from otel_ebpf.telemetry.sampling import SamplerRules
+from otel_ebpf.telemetry.sampling import OUTCOME, SamplerRules
 from tests.bench.rounds import median
 from tests.unit.exchanges.kernel_model import Connection
 from tests.unit.export.test_accounts import Samples
@@ -29,6 +29,7 @@ SAMPLERS = (
     SamplerRules("always_on"),
     SamplerRules("traceidratio", 0.01),
     SamplerRules("always_off"),
+    SamplerRules(OUTCOME, 0.01),
 )
 
 
@@ -60,7 +61,8 @@ def cpu_us(rules: SamplerRules, made: list[bytes]) -> tuple[float, int]:
     )
     inputs: Any = Samples()
     sink = Counted()
-    pipeline = Pipeline(inputs, facts.services(), facts.builder(), facts.sample(), None, sink)
+    services, builder, outcomes = facts.services(), facts.builder(), facts.outcomes()
+    pipeline = Pipeline(inputs, services, builder, facts.sample(), None, sink, outcomes=outcomes)
     pipeline.take_frame(ServiceIdentity(7, 1, b"shop", b"/shop", (b"shop",), {}, b"/", "", (8080,), "root"))
     began_ns = time.process_time_ns()
     for first in range(0, len(made), 2 * PER_TICK):
@@ -87,7 +89,7 @@ def report() -> None:
     for number, rules in enumerate(SAMPLERS):
         name = rules.name if rules.rate is None else f"{rules.name} {rules.rate}"
         used = median([row[1][number][0] for row in found])
-        print(f"  {name:20} {used - before:6.2f} µs, {found[0][1][number][1]} spans")
+        print(f"  {name:22} {used - before:6.2f} µs, {found[0][1][number][1]} spans")
 
 
 if __name__ == "__main__":

@@ -495,7 +495,7 @@ def test_without_settings_the_callers_decide_and_new_traces_are_kept() -> None:
 
 @pytest.mark.parametrize("root", ["always_on", "always_off", "traceidratio"])
 def test_every_standard_sampler_is_known_in_any_case(root: str) -> None:
-    for name in (root, f"parentbased_{root}", f"ParentBased_{root.upper()}"):
+    for name in (root, f"parentbased_{root}", f"ParentBased_{root.upper()}", "otel_ebpf_outcome"):
         assert name.lower() == settings(OTEL_TRACES_SAMPLER=name).sampler
 
 
@@ -520,11 +520,35 @@ def test_what_is_no_share_is_refused(text: str) -> None:
     assert "from 0 to 1" in refusal(OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG=text).remedy
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (None, None)),
+        ("0.2", (0.2, None)),
+        ("rate=0.2", (0.2, None)),
+        ("slowest=0", (None, 0)),
+        ("slowest=0.05, rate = 1", (1, 0.05)),
+    ],
+)
+def test_the_sampler_of_outcomes_takes_two_shares(text: str, expected: object) -> None:
+    found = settings(OTEL_TRACES_SAMPLER="otel_ebpf_outcome", OTEL_TRACES_SAMPLER_ARG=text)
+    assert expected == (found.sampler_rate, found.sampler_slowest)
+
+
+@pytest.mark.parametrize("text", ["rate=", "rate=2", "rate=0.1,rate=0.2", "fastest=0.1", "0.1,slowest=0.2", "=0.1"])
+def test_what_are_no_shares_is_refused(text: str) -> None:
+    assert "rate=0.1,slowest=0.01" in refusal(OTEL_TRACES_SAMPLER_ARG=text).remedy
+
+
 def test_an_argument_that_the_sampler_does_not_take_is_warned_about() -> None:
     assert ["OTEL_TRACES_SAMPLER_ARG has no effect: always_on takes none"] == warnings(
         OTEL_TRACES_SAMPLER="always_on", OTEL_TRACES_SAMPLER_ARG="0.5"
     )
     assert [] == warnings(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.5")
+    assert [] == warnings(OTEL_TRACES_SAMPLER="otel_ebpf_outcome", OTEL_TRACES_SAMPLER_ARG="rate=0.5,slowest=0")
+    assert ["slowest in OTEL_TRACES_SAMPLER_ARG has no effect: it is for otel_ebpf_outcome, not for traceidratio"] == (
+        warnings(OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG="slowest=0.5")
+    )
 
 
 # --- Captured headers ---

@@ -20,7 +20,7 @@ FACTS = Facts(
     count_limit=128,
     known_methods=("GET", "PURGE"),
     routes=RouteRules((("shop", "/cart/{cart}"),), "unset"),
-    sampler=SamplerRules("parentbased_traceidratio", 0.1),
+    sampler=SamplerRules("otel_ebpf_outcome", 0.1, 0.02),
     headers=HeaderRules(("accept",), ("content-type", "server"), ("x-*",)),
 )
 
@@ -39,7 +39,16 @@ def test_a_recording_from_before_a_setting_has_its_default() -> None:
 
 @pytest.mark.parametrize(
     "sampler",
-    [{"name": "jaeger_remote"}, {"name": 7}, {"name": "traceidratio", "rate": "0.1"}, {"rate": 2}, {"other": 1}, [], 1],
+    [
+        {"name": "jaeger_remote"},
+        {"name": 7},
+        {"name": "traceidratio", "rate": "0.1"},
+        {"rate": 2},
+        {"other": 1},
+        {"name": "otel_ebpf_outcome", "slowest": 2},
+        [],
+        1,
+    ],
 )
 def test_what_is_no_sampler_is_no_recording(sampler: object) -> None:
     changed = json.loads(FACTS.encode()) | {"sampler": sampler}
