@@ -86,6 +86,11 @@ class Reader(Generic[Head]):
         """Of a head a piece is here."""
         return bool(self._pending)
 
+    @property
+    def is_in_chunks(self) -> bool:
+        """Of a chunked body all has been seen so far."""
+        return self.open_message is not None and self._chunks is not None
+
     def feed(self, offset: int, payload: bytes, total_bytes: int, at_ns: int) -> None:
         """One call moved total_bytes, payload is their beginning. Raises NotHttpError where no message begins."""
         if offset > self.offset:

@@ -153,10 +153,14 @@ class Run:
     def _behind_chunks(self, record: Record) -> bytes:
         """What follows the end of a chunked body in the last bytes of a call; all of them when no body ends there.
 
-        A last chunk and behind it a request line: nothing else looks so, and the sizes before were not captured.
+        A last chunk and behind it a request line: nothing else looks so, and the sizes before were not captured. A
+        client that sends it before the answer may have sent others in what was not: which answer is whose is not known.
         """
         message = self._requests.open_message
-        if message is None or message.framing != CHUNKED:
+        is_followed = (
+            self._requests.is_in_chunks and record.request_bytes - len(record.payload) == self._requests.offset
+        )
+        if message is None or message.framing != CHUNKED or is_followed:
             return record.payload
         end = LAST_CHUNK_AND_REQUEST.search(record.payload)
         if end is None:
@@ -165,6 +169,8 @@ class Run:
         self._requests.skip_to(record.request_bytes - len(rest), record.at_monotonic_ns)
         message.is_complete = True
         message.inferred |= Inferred.REQUEST_END_BY_LAST_CHUNK
+        if len(self._final_responses()) < len(self._requests.messages):
+            self._requests.is_lost = True
         return rest
 
     def _feed_response(self, record: Record) -> None:

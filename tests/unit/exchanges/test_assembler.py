@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_ebpf.exchanges.assembler import Assembler, ReadProgress
-from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
 from otel_ebpf.records.kinds import EndReason, Kind, RecordFlag
 from otel_ebpf.records.layouts import MAX_HEAD_BYTES
 from tests.unit.exchanges.kernel_model import MS, Connection
@@ -565,4 +565,27 @@ def test_the_size_of_a_chunked_response_is_not_that_of_the_one_before():
 
     assert [(200, 2), (200, None)] == [
         (exchange.status, exchange.response_body_bytes) for exchange in connection.exchanges
+    ]
+
+
+def test_an_answer_is_not_given_to_a_request_behind_others_that_were_not_captured():
+    """The client pipelines; of the second request the head lies in two calls that look like a body."""
+    upload = b"Transfer-Encoding: chunked\r\n\r\n"
+    connection = Connection().request(b"POST /one HTTP/1.1\r\n" + upload)
+    connection.request(b"5\r\nhello\r\n0\r\n\r\nPOST /two HTTP/1.1\r\nTransfer-Enc")
+    connection.request(b"oding: chunked\r\n\r\n3\r\nyes\r\n0\r\n\r\nGET /three HTTP/1.1\r\n\r\n")
+    connection.response(OK).response(OK.replace(b"200", b"202")).response(OK.replace(b"200", b"203"))
+    connection.request(GET)
+
+    assert not {(b"/two", 203), (b"/three", 202)} & {(each.target, each.status) for each in connection.exchanges}
+    assert (b"/one", 200) == (connection.exchanges[0].target, connection.exchanges[0].status)
+    assert connection.assembler.pipelined == sum(connection.assembler.losses.values())
+
+
+def test_a_request_behind_a_chunked_body_that_was_seen_to_its_end_is_no_inference():
+    connection = Connection().request(b"POST /one HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.request(b"5\r\nhello\r\n0\r\n\r\n" + GET).response(OK + OK)
+
+    assert [(5, Inferred.NOTHING), (0, Inferred.NOTHING)] == [
+        (each.request_body_bytes, each.inferred & Inferred.REQUEST_END_BY_LAST_CHUNK) for each in connection.exchanges
     ]
