@@ -21,7 +21,7 @@ from otel_ebpf.exchanges.http1 import (
     parse_response_head,
     response_framing,
 )
-from otel_ebpf.exchanges.reader import Message, Reader
+from otel_ebpf.exchanges.reader import MAX_MESSAGES, Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
@@ -51,12 +51,15 @@ class Run:
         "_are_chunks_followed",
         "_begins_with_head",
         "_doubted",
+        "_finals",
         "_first",
         "_flags",
         "_is_ended",
+        "_paired_count",
         "_reported",
         "_requests",
         "_responses",
+        "_seen_responses",
         "_tail",
         "extra",
         "lost",
@@ -71,6 +74,9 @@ class Run:
         self._is_ended = False
         self._are_chunks_followed = False
         self._begins_with_head = True
+        self._paired_count = MAX_MESSAGES  # so many requests have their answers at the same place
+        self._finals: list[Message[ResponseHead]] = []
+        self._seen_responses = 0
         self._doubted: Message[ResponseHead] | None = None  # what the kernel says of chunks may not be of this one
         self._tail = b""
         self._requests: Reader[RequestHead] = Reader(parse_request_head, lambda head: head.framing)
@@ -170,7 +176,7 @@ class Run:
         message.is_complete = True
         message.inferred |= Inferred.REQUEST_END_BY_LAST_CHUNK
         if len(self._final_responses()) < len(self._requests.messages):
-            self._requests.is_lost = True
+            self._paired_count = min(self._paired_count, len(self._requests.messages))
         return rest
 
     def _feed_response(self, record: Record) -> None:
@@ -182,7 +188,11 @@ class Run:
         offset = record.response_bytes - record.total_bytes
         reader.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
         message = reader.open_message
-        if message is not None and not (self._begins_with_head and message is reader.messages[begun]):
+        if message is None:
+            return
+        is_followed = self._begins_with_head and message is reader.messages[begun]
+        # An empty line at the end of what was captured is the head's to the kernel, also where it is the body's.
+        if not is_followed or (message.wire_bytes > message.head.length and record.payload.endswith(b"\r\n\r\n")):
             self._doubted = message
             if self._are_chunks_followed:
                 self._are_chunks_followed = False
@@ -230,14 +240,17 @@ class Run:
                 _complete(message, Inferred.RESPONSE_END_BY_NEXT_REQUEST)
             elif is_closed and message.framing == UNTIL_CLOSE:
                 _complete(message, Inferred.RESPONSE_END_BY_CLOSE)
-        responses = self._final_responses()
+        responses = self._final_responses()[: self._paired_count]
         done: list[Exchange] = []
         for index in range(self._reported, len(self._requests.messages)):
             response = responses[index] if index < len(responses) else None
             if response is not None and response.is_complete:
                 done.append(self._exchange(index, response, Outcome.COMPLETE, response.last_ns))
             else:
-                exchange = self._exchange(index, response, self._outcome(reason), at_ns)
+                # An answer may have been there where the place in the stream was lost.
+                is_certain = index < self._paired_count and not self._responses.is_lost
+                outcome = self._outcome(reason) if is_certain else Outcome.UNKNOWN
+                exchange = self._exchange(index, response, outcome, at_ns)
                 if is_late:
                     exchange.inferred |= Inferred.END_TIME
                 done.append(exchange)
@@ -265,15 +278,18 @@ class Run:
 
     def _final_responses(self) -> list[Message[ResponseHead]]:
         messages = self._responses.messages
-        if len(messages) == 1 and not messages[0].head.is_interim:
-            return messages
-        return [message for message in messages if not message.head.is_interim]
+        while self._seen_responses < len(messages):
+            message = messages[self._seen_responses]
+            self._seen_responses += 1
+            if not message.head.is_interim:
+                self._finals.append(message)
+        return self._finals
 
     def _take_complete(self, *, is_request_awaited: bool = True) -> list[Exchange]:
         """A server may answer before it has read the request to its end: its size is known only then."""
         responses = self._final_responses()
         done: list[Exchange] = []
-        while self._reported < min(len(responses), len(self._requests.messages)):
+        while self._reported < min(len(responses), len(self._requests.messages), self._paired_count):
             response = responses[self._reported]
             is_partial = bool(_unread_bytes(self._requests.messages[self._reported]))
             if not response.is_complete or (is_partial and is_request_awaited):

@@ -191,8 +191,10 @@ class Traffic:
         if not chunk_bytes & 1:
             return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         chunks = [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)]
-        framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
-        return b"Transfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+        extension = b";a=b" if chunk_bytes & 16 else b""
+        trailer = b"A: b\r\n" if chunk_bytes & 32 else b""
+        framed = b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
+        return b"Transfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n" + trailer + b"\r\n"
 
     def hostile_calls(self, connection: ToldConnection) -> None:
         """Anything, in any order."""
