@@ -14,6 +14,7 @@ from otel_ebpf.exchanges.counted_run import CountedRun
 from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
 from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
+from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.plain_run import PlainRun
 from otel_ebpf.exchanges.readings import Readings
 from otel_ebpf.exchanges.run import Run
@@ -23,6 +24,7 @@ from otel_ebpf.records.progress import Progress
 
 _ALL_RUNS_EVERY_NS = 1_000_000_000
 _LOOKS_AFTER_LOSS = 3
+_MOST_LOOKS = 512  # at responses that have not ended, the latest first; all of them once a second
 
 OpenRun = PlainRun | Run
 AnyRun = OpenRun | CountedRun
@@ -38,6 +40,7 @@ class Assembler:
         self._waiting: dict[int, OpenRun] = {}  # a response has begun, and its end is still to come
         self._readings: dict[int, Readings] = {}  # by connection: where the table told more than the ring
         self._all_runs_at_ns = 0
+        self._captured_bytes = 0  # since memory was looked at
         self._overtaken: dict[int, tuple[int, int, int]] = {}  # by connection: what was read at the last look
         self._lost = 0
         self._quiet_looks = 0
@@ -75,6 +78,9 @@ class Assembler:
 
     def feed(self, record: Record) -> list[Exchange]:
         """One record; returns the exchanges that it ends or completes."""
+        self._captured_bytes += record.captured_bytes
+        if self._captured_bytes > LOOK_EVERY_BYTES:
+            self._bound_memory()
         if record.kind == Kind.REQUEST:
             return self._begin(record)
         run = self._runs.get(record.connection)
@@ -94,7 +100,7 @@ class Assembler:
 
     def watch(self, read_progress: ReadProgress, now_ns: int) -> list[Exchange]:
         """Looks at what has been counted since for the responses that have not ended."""
-        runs = list(self._waiting.values())
+        runs = list(self._waiting.values())[-_MOST_LOOKS:]
         if now_ns - self._all_runs_at_ns > _ALL_RUNS_EVERY_NS:
             self._all_runs_at_ns = now_ns
             self._drop_overtaken(read_progress)
@@ -276,6 +282,13 @@ class Assembler:
                 self._lose("head in one call with a body", run.service_pid)
         self._waiting.pop(run.connection, None)
         self._readings.pop(run.connection, None)
+
+    def _bound_memory(self) -> None:
+        self._captured_bytes = 0
+        for run in runs_to_drop(self._runs.values(), MAX_KEPT_BYTES):
+            self._lose("evicted", run.service_pid, run.unreported_count)
+            self._forget(run)
+            self._runs[run.connection] = CountedRun(run.connection, run.position, run.service_pid, run.extra, run.lost)
 
     def _evict(self) -> None:
         """The oldest connection gives way; what it had open is counted."""

@@ -26,6 +26,10 @@ class CountedRun(NamedTuple):
         return cls(record.connection, record.position, record.service_pid, extra, record.lost)
 
     @property
+    def kept_bytes(self) -> int:
+        return 0
+
+    @property
     def is_settled(self) -> bool:
         return True
 

@@ -67,6 +67,10 @@ class PlainRun:
         return cls(first, head, extra)
 
     @property
+    def kept_bytes(self) -> int:
+        return len(self._first.payload) + (0 if self._response is None else len(self._response.payload))
+
+    @property
     def unread_request_bytes(self) -> int:
         return 0
 

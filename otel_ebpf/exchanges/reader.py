@@ -54,6 +54,7 @@ class Reader(Generic[Head]):
         "_chunks",
         "_framing_of",
         "_has_start_line",
+        "_kept_bytes",
         "_left_bytes",
         "_parse",
         "_parsed_bytes",
@@ -74,12 +75,18 @@ class Reader(Generic[Head]):
         self._parsed_bytes = 0  # of it
         self._has_start_line = False
         self._pending_ns = 0
+        self._kept_bytes = 0  # of heads that are whole
         self._left_bytes = 0  # of the open message's body, when its length is known
         self._chunks: ChunkedBody | None = None  # None once a byte of them is missing
 
     @property
     def open_message(self) -> Message[Head] | None:
         return self.messages[-1] if self.messages and not self.messages[-1].is_complete else None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of heads, in pieces and whole."""
+        return self._kept_bytes + len(self._pending)
 
     @property
     def is_in_head(self) -> bool:
@@ -153,6 +160,7 @@ class Reader(Generic[Head]):
         if len(self.messages) == MAX_MESSAGES:
             self.is_lost = True
             return b""
+        self._kept_bytes += head.length
         framing = UNREADABLE if was_cut and head.framing < 0 else self._framing_of(head)
         self._left_bytes = framing
         self._chunks = ChunkedBody() if framing == CHUNKED else None

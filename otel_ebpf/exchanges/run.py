@@ -68,7 +68,7 @@ class Run:
     def __init__(self, first: Record, extra: int) -> None:
         self.extra = extra  # exchanges on this connection that the kernel did not count, being pipelined
         self.lost = first.lost  # exchanges of the connection that the kernel has counted as lost, modulo 256
-        self._first = first
+        self._first = first._replace(payload=b"")  # what is needed of it the readers keep
         self._flags = first.flags
         self._reported = 0
         self._is_ended = False
@@ -86,6 +86,10 @@ class Run:
     def readers(self) -> tuple[Reader[RequestHead], Reader[ResponseHead]]:
         """Of requests and of responses, to look at."""
         return self._requests, self._responses
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._requests.kept_bytes + self._responses.kept_bytes
 
     @property
     def position(self) -> int:
