@@ -22,7 +22,7 @@ _BEGINS_LIKE_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: [^ \r\n
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _CACHED_BLOCK_BYTES = 1024
 _MAX_EMPTY_BYTES = 1024  # before a request line
-_MAX_CHUNK_LINE_BYTES = 8192  # a size with its extensions, a trailer
+MAX_CHUNK_LINE_BYTES = 8192  # a size with its extensions, a trailer
 WANTED_FIELDS = frozenset(
     (
         b"host",
@@ -170,8 +170,8 @@ class ChunkedBody:
             else:
                 end = piece.find(b"\n", at) + 1
                 self._line += piece[at : end or len(piece)]
-                if len(self._line) > _MAX_CHUNK_LINE_BYTES:
-                    raise NotHttpError(f"a line of more than {_MAX_CHUNK_LINE_BYTES} bytes between chunks")
+                if len(self._line) > MAX_CHUNK_LINE_BYTES:
+                    raise NotHttpError(f"a line of more than {MAX_CHUNK_LINE_BYTES} bytes between chunks")
                 if not end:
                     return len(piece)
                 self._end_line()

@@ -11,7 +11,15 @@ each byte. Bytes that are not HTTP become zeros, which are not HTTP either.
 
 import re
 
-from otel_ebpf.exchanges.http1 import CHUNKED, WANTED_FIELDS, NotHttpError, RequestHead, ResponseHead
+from otel_ebpf.exchanges.http1 import (
+    CHUNKED,
+    MAX_CHUNK_LINE_BYTES,
+    WANTED_FIELDS,
+    NotHttpError,
+    RequestHead,
+    ResponseHead,
+)
+from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
 from otel_ebpf.exchanges.run import LAST_CHUNK_AND_REQUEST, Run
@@ -40,9 +48,15 @@ class Masks:
     def __init__(self, shown: frozenset[bytes] = NOTHING) -> None:
         self._shown = shown
         self._runs: dict[int, RunMask] = {}
+        self._captured_bytes = 0  # since memory was looked at
 
     def feed(self, record: Record) -> bytes:
         """The payload as it may be seen."""
+        self._captured_bytes += record.captured_bytes
+        if self._captured_bytes > LOOK_EVERY_BYTES:
+            self._captured_bytes = 0
+            for large in runs_to_drop(self._runs.values(), MAX_KEPT_BYTES):
+                del self._runs[large.connection]
         if record.kind == Kind.REQUEST:
             self._runs.pop(record.connection, None)
             if len(self._runs) >= _MAX_CONNECTIONS:
@@ -64,6 +78,7 @@ class Masks:
 
 class RunMask:
     def __init__(self, first: Record, shown: frozenset[bytes]) -> None:
+        self.connection = first.connection
         self.position = first.position
         self._run = Run(first, 0)
         requests, responses = self._run.readers
@@ -71,6 +86,10 @@ class RunMask:
         self._responses = DirectionMask(responses, shown)
         self._readings = Readings()
         self._is_http = True
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._run.kept_bytes + self._requests.kept_bytes + self._responses.kept_bytes
 
     def feed(self, record: Record) -> bytes:
         payload, total_bytes, last_chunk = record.payload, record.total_bytes, _NOTHING
@@ -123,6 +142,10 @@ class DirectionMask:
         self._head_bytes = 0  # of the head in pieces
         self._line = b""  # its last line, as far as it has come
         self._is_start_line = True
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._line) + (0 if self._chunks is None else self._chunks.kept_bytes)
 
     def begin(self, offset: int, at_ns: int) -> None:
         """A piece comes that belongs to `offset`."""
@@ -191,6 +214,10 @@ class ChunkMask:
         self._is_trailer = False
         self._is_broken = False
 
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._line)
+
     def mask(self, piece: bytes) -> bytes:
         masked = b""
         while len(masked) < len(piece):
@@ -221,6 +248,7 @@ class ChunkMask:
             if not self._is_trailer:
                 self._begin_chunk(self._line)
             self._line = b""
+        self._is_broken |= len(self._line) > MAX_CHUNK_LINE_BYTES  # as ChunkedBody does
         return masked
 
     def _begin_chunk(self, line: bytes) -> None:

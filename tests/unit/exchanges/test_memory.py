@@ -2,6 +2,7 @@
 
 from otel_ebpf.exchanges import assembler as assembler_module
 from otel_ebpf.exchanges.assembler import Assembler
+from otel_ebpf.exchanges.masking import ChunkMask, Masks
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES
 from otel_ebpf.records.kinds import Record
 from otel_ebpf.records.progress import Progress
@@ -45,6 +46,25 @@ def test_requests_that_wait_for_their_answers_are_kept_within_a_bound():
 
 def test_connections_that_idle_after_a_long_request_are_kept_within_a_bound():
     assert most_kept(Connection().request(LONG).response(OK).records) <= 2 * (MAX_KEPT_BYTES + LOOK_EVERY_BYTES)
+
+
+def test_what_a_redacted_recording_keeps_of_heads_is_bounded():
+    connection, masks = Connection(), Masks()
+    for start in range(0, 56_000, 7000):
+        connection.request((b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000)[start : start + 7000])
+    for number in range(3 * MAX_KEPT_BYTES // 56_000):
+        for record in connection.records:
+            masks.feed(record._replace(connection=number, payload=bytes(bytearray(record.payload))))
+
+    assert kept_bytes(list(masks._runs.values())) <= 3 * (MAX_KEPT_BYTES + LOOK_EVERY_BYTES)
+
+
+def test_a_line_between_chunks_that_never_ends_is_not_kept_by_a_redacted_recording():
+    mask = ChunkMask()
+    for _ in range(100):
+        mask.mask(b"1" * 1000)
+
+    assert kept_bytes(mask) < 10_000
 
 
 def test_what_gives_way_is_counted_and_the_small_stay():
