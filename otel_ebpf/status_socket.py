@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,10 +61,12 @@ def ask_status(path: str) -> bytes:
     received = bytearray()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            until = time.monotonic() + _TIMEOUT_SECONDS
             asking.settimeout(_TIMEOUT_SECONDS)
             asking.connect(path)
             while piece := asking.recv(1 << 16):
                 received += piece
+                asking.settimeout(max(0.001, until - time.monotonic()))  # for all of it, not for each piece
                 if len(received) > _MAX_BYTES:
                     raise StatusUnavailableError(f"what listens at {path} sends without end: it is no agent")
     except (FileNotFoundError, ConnectionRefusedError):

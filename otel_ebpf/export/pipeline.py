@@ -33,6 +33,7 @@ from otel_ebpf.telemetry.spans import SpanBuilder
 _HOLD_NS = 1_000_000_000  # for the identity of a service that is already being watched
 _OWN_USER_AGENT = b"OTel-OTLP-Exporter-Python/"  # what the official exporter sends
 _MAX_HELD = 10_000
+_MAX_HELD_BYTES = 16 << 20  # of their heads
 _CLOCK_EVERY_NS = 10_000_000_000
 
 
@@ -74,6 +75,7 @@ class Pipeline:
         self._outcomes = outcomes
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
+        self._held_bytes = 0
         self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
         self._offset_ns = 0
         self._clock_at_ns = -_CLOCK_EVERY_NS
@@ -127,7 +129,7 @@ class Pipeline:
         self._done += self.assembler.watch(self.inputs.read_progress, now_ns)
         done, self._done = self._done, []
         if self._held:
-            held, self._held = self._held, []
+            held, self._held, self._held_bytes = self._held, [], 0
             for held_since_ns, exchange in held:
                 self._send(exchange, held_since_ns, now_ns)
         if done:
@@ -195,8 +197,12 @@ class Pipeline:
     def _send(self, exchange: Exchange, held_since_ns: int, now_ns: int) -> None:
         service = self.services.find(exchange.service_pid)
         if service is None:
-            if now_ns - held_since_ns < _HOLD_NS and len(self._held) < _MAX_HELD:
+            has_room = len(self._held) < _MAX_HELD and self._held_bytes < _MAX_HELD_BYTES
+            if now_ns - held_since_ns < _HOLD_NS and has_room:
                 self._held.append((held_since_ns, exchange))
+                self._held_bytes += (
+                    len(exchange.target) + len(exchange.request_headers) + len(exchange.response_headers)
+                )
                 return
             service = self.services.unknown()
         self._send_as(service, exchange, now_ns)

@@ -1,5 +1,6 @@
 """The socket of `otel-ebpf status`: who may ask, what a killed agent leaves behind, two agents on one host."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -108,6 +109,30 @@ def test_without_an_agent_the_answer_says_so(path: str) -> None:
     listen_for_status(path).close()
     with pytest.raises(StatusUnavailableError, match="no agent listens"):
         ask_status(path)
+
+
+def test_one_that_sends_a_byte_at_a_time_does_not_hold_who_asks(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is for the whole answer."""
+    monkeypatch.setattr("otel_ebpf.status_socket._TIMEOUT_SECONDS", 0.2)
+    listener = listen_for_status(path)
+    listener.setblocking(True)
+    has_asked = threading.Event()
+
+    def drip() -> None:
+        client, _ = listener.accept()
+        with client, contextlib.suppress(OSError):
+            while not has_asked.wait(0.01):
+                client.send(b"x")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        with pytest.raises(StatusUnavailableError, match="does not answer"):
+            ask_status(path)
+    finally:
+        has_asked.set()
+        dripping.join()
+        listener.close()
 
 
 def test_who_does_not_read_is_dropped_and_holds_nobody_up(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

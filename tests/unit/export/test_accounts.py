@@ -35,12 +35,13 @@ class Samples:
     def __init__(self) -> None:
         self.waiting: list[bytes] = []
         self.now_ns = 10_000_000_000
+        self.tick_ns = 2_000_000_000
 
     def accept(self, _frame: object) -> int:
         return self.now_ns
 
     def begin_tick(self) -> int:
-        self.now_ns += 2_000_000_000
+        self.now_ns += self.tick_ns
         return self.now_ns
 
     def clock_offset_ns(self) -> int:
@@ -109,6 +110,25 @@ def two_services() -> Agent:
     agent.pipeline.take_frame(Hooks("raw tracepoint sys_exit"))
     agent.pipeline.tick(0)
     return agent
+
+
+def test_what_waits_for_the_name_of_its_service_is_bounded_in_bytes() -> None:
+    """Long targets in the first second of a service that nobody has looked at yet."""
+    agent = Agent()
+    agent.samples.tick_ns = 1_000_000
+    count = 3 * (16 << 20) // 8000
+    made = Connection(Role.SERVER).request(b"GET /" + b"p" * 8000 + b" HTTP/1.1\r\n\r\n").response(OK)
+    for connection in range(count):
+        for record in made.records:
+            *fields, payload = record._replace(connection=connection, service_pid=7)
+            agent.samples.waiting.append(RECORD.pack(*fields) + payload)
+        if len(agent.samples.waiting) > 1000:
+            agent.pipeline.tick(0)
+    agent.pipeline.tick(0)
+
+    assert sum(len(exchange.target) for _, exchange in agent.pipeline._held) < 17 << 20
+    agent.pipeline.finish()
+    assert count == agent.pipeline.ledger.total().spans
 
 
 def test_at_the_end_each_service_and_the_host_add_up() -> None:
