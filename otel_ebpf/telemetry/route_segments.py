@@ -39,7 +39,7 @@ _NOT_ALPHANUMERIC = re.compile(rb"[^A-Za-z0-9]+")
 
 @lru_cache(maxsize=4096)
 def generic(segment: bytes) -> bytes:
-    """What a route says in the place of this segment."""
+    """What a route says in the place of this segment; of its own answers it gives each back."""
     if _WORD.match(segment):
         return segment if len(segment) <= LONGEST_NAME_BYTES else ID
     if segment in PLACEHOLDERS or not segment or _VERSION.match(segment):
@@ -55,7 +55,8 @@ def generic(segment: bytes) -> bytes:
         return generic(before)
     if len(segment) > LONGEST_NAME_BYTES or not _NAME.match(segment) or _is_long_token(segment):
         return ID
-    return _generic_parts(segment)
+    found = _generic_parts(segment)
+    return found if found == segment else generic(found)  # with fewer words in it the rest may look otherwise
 
 
 def is_version_number(segment: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Routes of any paths: what was once given stays, and few are ever known."""
 
 from otel_ebpf.telemetry.route_patterns import RoutePatterns
+from otel_ebpf.telemetry.route_segments import generic
 from otel_ebpf.telemetry.routes import MAX_NAMES, MAX_ROUTES, Place, RouteTable
 from tests.fuzz.choices import Choices
 
@@ -15,6 +16,8 @@ def fuzz(data: bytes) -> None:
         status = choices.one_of([200, 304, 404, None])
         path = b"/" + b"/".join(choices.some_bytes() for _ in range(choices.number() % 16))
         route = table.find(path, status)
+        for segment in map(generic, path.split(b"/")):
+            assert segment == generic(segment), "its own answers it gives back"
         assert given.get(path) in (None, route), "a path has one route for ever"
         if route is not None:
             given[path] = route
