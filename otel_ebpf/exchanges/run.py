@@ -192,7 +192,7 @@ class Run:
         offset = record.response_bytes - record.total_bytes
         reader.feed(offset, record.payload, record.total_bytes, record.at_monotonic_ns)
         message = reader.open_message
-        if message is None:
+        if message is None or message.framing != CHUNKED:
             return
         is_followed = self._begins_with_head and message is reader.messages[begun]
         # An empty line at the end of what was captured is the head's to the kernel, also where it is the body's.

@@ -547,6 +547,13 @@ def test_the_size_of_a_chunked_response_is_not_that_of_its_end_alone():
     assert exchange.response_body_bytes in (None, 5)
 
 
+def test_the_size_of_a_response_of_known_length_is_its_length_behind_a_chunked_one():
+    connection = Connection().request(GET).request(GET).response(CHUNKED_HEAD + b"3\r\nyes\r\n").wait(100)
+    connection.response(b"0\r\n\r\nHTTP/1.1 2").response(b"00 OK\r\nContent-Length: 5\r\n\r\nhel").response(b"lo")
+
+    assert [3, 5] == [exchange.response_body_bytes for exchange in connection.exchanges]
+
+
 def test_the_size_of_a_chunked_response_counts_a_chunk_that_ends_like_a_head():
     """It came in one call with the head: the kernel takes it for a part of that."""
     connection = Connection().request(GET).response(CHUNKED_HEAD + b"7\r\nhello\r\n\r\n")
