@@ -67,6 +67,7 @@ class MetricsOutput:
         self.measuring.desk.serve(take)
 
     def begin_stop(self, take: Take, deadline_seconds: float) -> None:
+        self.measuring.desk.close(take)
         if self.sender is not None:
             self.sender.begin_stop(take(self.sender.meter), deadline_seconds)
 

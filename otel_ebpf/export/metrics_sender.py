@@ -21,6 +21,7 @@ from otel_ebpf.config import MetricsSettings
 from otel_ebpf.export.attempts import Attempt, Report, Result, try_again
 from otel_ebpf.export.collector_state import CollectorState, SignalWords
 from otel_ebpf.export.metrics_data import CUMULATIVE, DELTA, MetricsDataBuilder
+from otel_ebpf.export.operations import Operations
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.sender import ABORT_SECONDS, back_off_seconds, make_transport
 from otel_ebpf.export.signals import METRICS_SIGNAL
@@ -53,6 +54,7 @@ class MetricsSender:
         own_metrics: OwnMetrics = no_own_metrics,
     ) -> None:
         self.meter = meter
+        self.operations = Operations()
         self.exported = 0  # data points
         self.rejected = 0
         self.failed_exports = 0
@@ -152,9 +154,8 @@ class MetricsSender:
         left = self._deadline - time.monotonic()
         if left <= 0:
             return try_again("the agent ends")
-        attempt = self._transport.attempt(
-            request.SerializeToString(), min(self.otlp.timeout_ms / 1000, max(0.05, left))
-        )
+        body, most_seconds = request.SerializeToString(), min(self.otlp.timeout_ms / 1000, max(0.05, left))
+        attempt = self.operations.timed(lambda: self._transport.attempt(body, most_seconds))
         points = count_points(request)
         if attempt.result is Result.DELIVERED:
             rejected = min(attempt.rejected, points)

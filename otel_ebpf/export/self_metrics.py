@@ -20,16 +20,18 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.sdk.version import __version__ as sdk_version
 
 from otel_ebpf.export.metrics_sender import MetricsSender
+from otel_ebpf.export.operations import Operations
 from otel_ebpf.export.otlp import SCHEMA_URL, SCOPE_NAME
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.sender import Sender
 from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.export.standings import metrics_of_standing
-from otel_ebpf.export.sums import Labelled, Period, counter, gauge, up_down_counter
+from otel_ebpf.export.sums import Labelled, Period, counter, gauge, histogram, up_down_counter
 from otel_ebpf.otlp_settings import GRPC, OtlpSettings
 from otel_ebpf.records.kinds import Kind
 from otel_ebpf.records.ring import RingReader
 from otel_ebpf.telemetry.differences import Differences
+from otel_ebpf.telemetry.histograms import ExplicitHistogram
 from otel_ebpf.telemetry.resource import DISTRO_NAME, HostFacts
 
 _PROCESSOR = {"otel.component.name": "batching_span_processor/0", "otel.component.type": "batching_span_processor"}
@@ -52,6 +54,7 @@ class SelfMetrics:
     def read(self, snapshot: Snapshot, differences: Differences | None = None) -> list[ResourceMetrics]:
         period = Period(self._start_unix_ns, snapshot.at_unix_ns, _RESOURCE, differences)
         metrics = [*self._of_spans(period), *self._of_measurements(period), *self._of_processes(period)]
+        metrics.append(self._of_requests(period))
         if self.pipeline is not None and self.ring is not None:
             metrics += self._of_pipeline(self.pipeline, self.ring, period)
         if snapshot.host is not None:
@@ -109,6 +112,18 @@ class SelfMetrics:
                 [(component, sender.failed_exports)],
                 period,
             )
+
+    def _of_requests(self, period: Period) -> Metric:
+        found: list[tuple[dict[str, str | int], ExplicitHistogram]] = []
+        exporters: list[tuple[dict[str, str | int], Operations]] = []
+        if self._sender is not None:
+            exporters.append((_exporter(self._sender.settings, "span"), self._sender.operations))
+        if self.metrics_sender is not None:
+            exporters.append((_exporter(self.metrics_sender.otlp, "metric"), self.metrics_sender.operations))
+        for component, operations in exporters:
+            for error, measured in operations.read().items():
+                found.append(({**component, "error.type": error} if error else component, measured))
+        return histogram("otel.sdk.exporter.operation.duration", "Requests to the collector.", found, period)
 
     def _of_pipeline(self, pipeline: Pipeline, ring: RingReader, period: Period) -> Iterator[Metric]:
         records: list[Labelled] = [

@@ -23,6 +23,7 @@ from otel_ebpf.errors import AgentError
 from otel_ebpf.export.attempts import Attempt, Report, Result, try_again
 from otel_ebpf.export.collector_state import CollectorState, SignalWords
 from otel_ebpf.export.keeper import RETRY_SECONDS, Keeper
+from otel_ebpf.export.operations import Operations
 from otel_ebpf.export.otlp import encode_batch, encode_scope, split_request
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.queue import BATCH_BYTES, DEFAULT_LIMIT_BYTES, SpanQueue
@@ -100,6 +101,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="otlp-sender", daemon=True)
         self._stopping = threading.Event()
         self._deadline = float("inf")
+        self.operations = Operations()
         self._exported = 0
         self._rejected = 0
         self._failures_in_row = 0
@@ -255,7 +257,8 @@ class Sender:
         left = self._deadline - monotonic()
         if left <= 0:
             return try_again("the agent ends")
-        return self._transport.attempt(request, min(self.settings.timeout_ms / 1000, max(0.05, left)))
+        most_seconds = min(self.settings.timeout_ms / 1000, max(0.05, left))
+        return self.operations.timed(lambda: self._transport.attempt(request, most_seconds))
 
 
 class Delivery(NamedTuple):

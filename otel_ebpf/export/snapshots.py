@@ -48,15 +48,23 @@ class Desk:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Meter, Future[Snapshot]]] = deque()
+        self._is_closed = False
 
     def ask(self, meter: Meter, timeout_seconds: float) -> Snapshot | None:
         """None when there is no answer in time: the pipeline is busy, or has ended."""
         answer: Future[Snapshot] = Future()
         self._waiting.append((meter, answer))
+        if self._is_closed and answer.cancel():  # in this order: who closes answers what was asked before
+            return None
         try:
             return answer.result(timeout_seconds)
         except TimeoutError:
             return None if answer.cancel() else answer.result()  # it was being given just then
+
+    def close(self, take: Take) -> None:
+        """Answers for the last time: nobody is kept waiting at the end."""
+        self._is_closed = True
+        self.serve(take)
 
     def serve(self, take: Take) -> None:
         """Answers all who wait."""

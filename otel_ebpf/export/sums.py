@@ -1,4 +1,4 @@
-"""Counts and states as the metrics SDK's Sum and Gauge.
+"""Counts, states and durations of the agent itself as the metrics SDK's Sum, Gauge and Histogram.
 
 In:   numbers, each with its attributes
 Out:  Metric
@@ -6,11 +6,21 @@ Owns: nothing
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Metric, NumberDataPoint, Sum
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
 
 from otel_ebpf.telemetry.differences import Differences
+from otel_ebpf.telemetry.histograms import ExplicitHistogram
+from otel_ebpf.telemetry.metrics import NS_PER_SECOND
 
 Labelled = tuple[Mapping[str, str | int], float]
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
@@ -45,6 +55,40 @@ def up_down_counter(name: str, unit: str, description: str, numbers: Iterable[La
 
 def gauge(name: str, unit: str, description: str, numbers: Iterable[Labelled], period: Period) -> Metric:
     return Metric(name, description, unit, Gauge(_points(numbers, period)))
+
+
+def histogram(
+    name: str, description: str, found: Iterable[tuple[Mapping[str, str | int], ExplicitHistogram]], period: Period
+) -> Metric:
+    """Of nanoseconds, told in seconds. Differences have no extremes: those of the interval are not known."""
+    points = []
+    for attributes, measured in found:
+        start_unix_ns, buckets, total_ns = period.start_unix_ns, measured.buckets, float(measured.total)
+        least: Any = measured.least / NS_PER_SECOND
+        greatest: Any = measured.greatest / NS_PER_SECOND
+        if period.differences is not None:
+            key = period.resource, name, tuple(sorted(attributes.items()))
+            now_unix_ns, of = period.now_unix_ns, period.differences.of
+            buckets = [
+                int(of((*key, index), count, start_unix_ns, now_unix_ns)[0]) for index, count in enumerate(buckets)
+            ]
+            total_ns, start_unix_ns = of(key, total_ns, start_unix_ns, now_unix_ns)
+            least = greatest = None  # which the encoder leaves out
+        bounds = [bound / NS_PER_SECOND for bound in measured.bounds]
+        points.append(
+            HistogramDataPoint(
+                attributes,
+                start_unix_ns,
+                period.now_unix_ns,
+                sum(buckets),
+                total_ns / NS_PER_SECOND,
+                buckets,
+                bounds,
+                least,
+                greatest,
+            )
+        )
+    return Metric(name, description, "s", Histogram(points, CUMULATIVE if period.differences is None else DELTA))
 
 
 def _points(numbers: Iterable[Labelled], period: Period) -> list[NumberDataPoint]:

@@ -11,7 +11,7 @@ from otel_ebpf.export.ledger_readings import Standing
 from otel_ebpf.export.self_metrics import SelfMetrics
 from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.telemetry.differences import Differences
-from tests.unit.export.collectors import http_collector, settings, wait_until
+from tests.unit.export.collectors import OK, answer, http_collector, settings, wait_until
 from tests.unit.export.measurements import plain, points_of
 from tests.unit.export.sending import sending
 from tests.unit.telemetry.examples import HOST
@@ -25,6 +25,7 @@ def numbers(own: SelfMetrics, differences: Differences | None = None) -> dict[st
     return {
         name: [(plain(point), getattr(point, point.WhichOneof("value"))) for point in points]
         for name, points in points_of(request).items()
+        if not name.endswith("duration")
     }
 
 
@@ -35,11 +36,18 @@ def values(found: list[tuple[dict[str, Any], float]], key: str) -> dict[str | No
 def test_names_of_the_sdk_are_those_of_the_conventions() -> None:
     known = {value for name, value in vars(otel_metrics).items() if name.startswith("OTEL_SDK")}
     with http_collector() as collector, sending(settings(collector.endpoint), queue_spans=5) as own:
-        found = numbers(SelfMetrics("1", HOST, own.sender))
+        own.put("a")
+        wait_until(lambda: own.sender.counts().exported == 1, "it is sent")
+        found = {
+            name: [(plain(point), 0) for point in points]
+            for name, points in points_of(
+                encode_metrics(MetricsData(SelfMetrics("1", HOST, own.sender).read(SNAPSHOT)))
+            ).items()
+        }
 
     of_sdk = {name for name in found if name.startswith("otel.sdk.")}
     assert of_sdk <= known
-    assert 5 == len(of_sdk)
+    assert 6 == len(of_sdk)
     types = {value.value for value in OtelComponentTypeValues}
     assert {attributes["otel.component.type"] for name in of_sdk for attributes, _ in found[name]} <= types
 
@@ -56,6 +64,24 @@ def test_spans_are_told_by_what_became_of_them() -> None:
     assert {None: 3, "queue_full": 0} == values(found["otel.sdk.processor.span.processed"], "error.type")
     assert [0] == [value for _, value in found["otel.sdk.processor.span.queue.size"]]
     assert [0] == [value for _, value in found["otel.sdk.exporter.span.inflight"]]
+
+
+def test_requests_to_the_collector_are_timed_by_how_they_ended() -> None:
+    collectors = http_collector(answer("503 no"), answer("400 bad"), OK)
+    with collectors as collector, sending(settings(collector.endpoint), batch_spans=1) as own:
+        own.put("a", "b")
+        wait_until(lambda: own.sender.counts().exported == 1, "one is taken")
+        agent, differences = SelfMetrics("1", HOST, own.sender), Differences()
+        request = encode_metrics(MetricsData(agent.read(SNAPSHOT, differences)))
+        differences.were_taken()
+        later = encode_metrics(MetricsData(agent.read(SNAPSHOT, differences)))
+    points = points_of(request)["otel.sdk.exporter.operation.duration"]
+
+    assert {"unavailable": 1, "refused": 1, None: 1} == {
+        plain(point).get("error.type"): point.count for point in points
+    }
+    assert all(point.sum > 0 and point.count == sum(point.bucket_counts) for point in points)
+    assert {0} == {point.count for point in points_of(later)["otel.sdk.exporter.operation.duration"]}
 
 
 def test_spans_that_wait_and_those_that_found_no_room_are_told() -> None:

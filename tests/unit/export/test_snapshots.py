@@ -1,0 +1,83 @@
+"""Questions to the pipeline's thread: each has an answer, or an end."""
+
+import threading
+import time
+from typing import Any
+
+from otel_ebpf.export.snapshots import Desk, Snapshot
+from otel_ebpf.telemetry.metrics import Meter
+from tests.unit.export.collectors import wait_until
+
+METER = Meter()
+FOREVER = 60.0
+
+
+def take(meter: Meter) -> Snapshot:
+    return Snapshot(7, 0, {}, [])
+
+
+class Asking:
+    """A thread that asks once."""
+
+    def __init__(self, desk: Desk, seconds: float = FOREVER) -> None:
+        self.answers: list[Any] = []
+        self.thread = threading.Thread(target=lambda: self.answers.append(desk.ask(METER, seconds)))
+        self.thread.start()
+
+    def answer(self) -> Any:
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        return self.answers[0]
+
+
+def test_all_who_wait_are_answered_in_one_pass() -> None:
+    desk = Desk()
+    asking = [Asking(desk) for _ in range(5)]
+    wait_until(lambda: len(desk._waiting) == 5, "all have asked")
+    desk.serve(take)
+
+    assert [take(METER)] * 5 == [one.answer() for one in asking]
+
+
+def test_a_question_that_nobody_waits_for_takes_nothing() -> None:
+    """A snapshot of differences empties the meter: one that is thrown away would lose what was measured."""
+    desk = Desk()
+    assert None is Asking(desk, seconds=0.01).answer()
+    taken: list[Meter] = []
+    desk.serve(lambda meter: taken.append(meter) or take(meter))  # type: ignore[func-returns-value]
+
+    assert [] == taken
+
+
+def test_at_the_end_who_waits_is_answered_and_who_comes_later_is_told_at_once() -> None:
+    """Else the thread that sends would spend the time to stop in waiting for a pipeline that is no more."""
+    desk = Desk()
+    asking = Asking(desk)
+    wait_until(lambda: bool(desk._waiting), "it has asked")
+    desk.close(take)
+
+    assert take(METER) == asking.answer()
+    assert None is desk.ask(METER, FOREVER)
+
+
+def test_an_answer_that_comes_just_too_late_is_not_lost() -> None:
+    """It was being taken while the patience ended."""
+    desk = Desk()
+    is_taking, may_go_on = threading.Event(), threading.Event()
+
+    def slow(meter: Meter) -> Snapshot:
+        is_taking.set()
+        assert may_go_on.wait(10)
+        return take(meter)
+
+    asking = Asking(desk, seconds=0.3)
+    wait_until(lambda: bool(desk._waiting), "it has asked")
+    serving = threading.Thread(target=desk.serve, args=(slow,))
+    serving.start()
+    assert is_taking.wait(10)
+    patience_ended_at = time.monotonic() + 0.4
+    wait_until(lambda: time.monotonic() > patience_ended_at, "the patience has ended")
+    may_go_on.set()
+    serving.join(10)
+
+    assert take(METER) == asking.answer()
