@@ -15,12 +15,13 @@ from otel_ebpf.export.metrics_sender import MetricsSender
 from otel_ebpf.export.otlp import SpanEncoder, encode_resource
 from otel_ebpf.export.pages import PageServer
 from otel_ebpf.export.prometheus import PrometheusPage
+from otel_ebpf.export.self_metrics import SelfMetrics
 from otel_ebpf.export.sender import Sender, SenderOptions
 from otel_ebpf.otlp_settings import OtlpSettings
 from otel_ebpf.setting_values import Listen
 from tests.unit.export.collectors import free_port
 from tests.unit.export.measurements import Measured, metrics_settings
-from tests.unit.telemetry.examples import exchange, span_of
+from tests.unit.telemetry.examples import HOST, exchange, span_of
 
 
 def settings_for(protocol: str, endpoint: str) -> OtlpSettings:
@@ -40,7 +41,8 @@ def metrics_sender_for(protocol: str, endpoint: str) -> tuple[MetricsSender, Mea
     measured = Measured(settings)
     meter = measured.measuring.for_otlp
     assert meter is not None
-    return MetricsSender(settings, otlp, meter, measured.measuring.desk, "1", lambda message: None), measured
+    desk, own = measured.measuring.desk, SelfMetrics("1", HOST, None)
+    return MetricsSender(settings, otlp, meter, desk, "1", lambda message: None, own.read), measured
 
 
 def page_server(measured: Measured, port: int) -> PageServer:

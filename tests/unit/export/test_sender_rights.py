@@ -29,7 +29,7 @@ def test_sender_works_without_access_to_any_file(protocol: str, tmp_path: Path):
         report = json.loads(done.stdout)
 
     assert [SendCounts(1, 0, 0, 0), SendCounts(0, 0, 0, failed=1)] == [SendCounts(*row) for row in report["counts"]]
-    assert 1 == report["points"]
+    assert report["points"] >= 1  # with what psutil finds, where there is a /proc
     assert [
         "HTTP/1.1 200 OK # EOF",
         "HTTP/1.1 200 OK http_server_request_duration_seconds_sum{http_request_method",
