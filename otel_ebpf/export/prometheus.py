@@ -9,6 +9,7 @@ Resource. Prometheus keeps both labels only with `honor_labels: true`.
 """
 
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -42,13 +43,15 @@ class PrometheusPage:
         self._desk = desk
         self._builder = builder
         self._own_metrics = own_metrics
+        self._one_at_a_time = threading.Lock()
 
     def make(self, accept: str) -> Page:
         snapshot = self._desk.ask(self._meter, _PATIENCE_SECONDS)
         if snapshot is None:
             return Page(503, "text/plain; charset=utf-8", b"the agent is busy or ending\n")
-        data = self._builder.build(snapshot, CUMULATIVE, 0, self._own_metrics(snapshot, None))
-        return encode(data, accept)
+        with self._one_at_a_time:  # whoever reaches the port may ask as often as he likes
+            data = self._builder.build(snapshot, CUMULATIVE, 0, self._own_metrics(snapshot, None))
+            return encode(data, accept)
 
 
 def encode(data: MetricsData, accept: str) -> Page:

@@ -67,8 +67,12 @@ class Desk:
         self.serve(take)
 
     def serve(self, take: Take) -> None:
-        """Answers all who wait."""
+        """Answers all who wait. Totals are copied once for all of them, so that many scrapes cost as much as one."""
+        shared: dict[int, Snapshot] = {}
         while self._waiting:
             meter, answer = self._waiting.popleft()
             if answer.set_running_or_notify_cancel():
-                answer.set_result(take(meter))
+                snapshot = shared.get(id(meter)) or take(meter)
+                if not meter.options.is_delta:
+                    shared[id(meter)] = snapshot
+                answer.set_result(snapshot)

@@ -4,8 +4,10 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from otel_ebpf.export.snapshots import Desk, Snapshot
-from otel_ebpf.telemetry.metrics import Meter
+from otel_ebpf.telemetry.metrics import Meter, MeterOptions
 from tests.unit.export.collectors import wait_until
 
 METER = Meter()
@@ -37,6 +39,20 @@ def test_all_who_wait_are_answered_in_one_pass() -> None:
     desk.serve(take)
 
     assert [take(METER)] * 5 == [one.answer() for one in asking]
+
+
+@pytest.mark.parametrize(("is_delta", "times"), [(False, 1), (True, 3)])
+def test_totals_are_copied_once_for_all_who_wait_and_differences_given_to_one(is_delta: bool, times: int) -> None:
+    desk, meter, taken = Desk(), Meter(MeterOptions(is_delta=is_delta)), []
+    threads = [threading.Thread(target=desk.ask, args=(meter, FOREVER)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(desk._waiting) == 3, "all have asked")
+    desk.serve(lambda meter: taken.append(meter) or take(meter))  # type: ignore[func-returns-value]
+    for thread in threads:
+        thread.join(10)
+
+    assert times == len(taken)
 
 
 def test_a_question_that_nobody_waits_for_takes_nothing() -> None:
