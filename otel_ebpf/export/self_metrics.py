@@ -136,7 +136,9 @@ class SelfMetrics:
         yield gauge("otel_ebpf.ring.limit", "By", "OTEL_EBPF_RING_BYTES.", [({}, ring.size_bytes)], period)
         hooks = pipeline.hooks.backend
         attached: Labelled = ({"otel_ebpf.hooks": hooks or "none"}, 1 if hooks else 0)
-        yield gauge("otel_ebpf.hooks.attached", "1", "Whether system calls are watched, and how.", [attached], period)
+        yield gauge(
+            "otel_ebpf.hooks.attached", "{hook}", "Whether system calls are watched, and how.", [attached], period
+        )
         if pipeline.measuring is not None:
             count = sum(meter.series_count for meter in pipeline.measuring.meters)
             evicted = sum(meter.evicted for meter in pipeline.measuring.meters)

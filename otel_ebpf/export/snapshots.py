@@ -4,7 +4,7 @@ In:   questions, from threads that export or are scraped
 Out:  Snapshot
 Owns: the questions that wait
 
-Nothing is locked and the ring is never kept waiting, but for the time of the copy: about 1 µs a series.
+Nothing is locked and the ring is never kept waiting, but for the time of the copy: about 4 µs a series.
 """
 
 from collections import deque

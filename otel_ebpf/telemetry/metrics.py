@@ -35,7 +35,7 @@ DURATION_BOUNDS_NS = tuple(
 SIZE_BOUNDS_BYTES = (0, *(1 << power for power in range(7, 31, 2)))  # the conventions name none: 128 B to 512 MiB
 
 MAX_SERIES_OF_SERVICE = 2000  # in each role: the specification's default
-MAX_SERIES = 20_000  # in all: about 20 MB
+MAX_SERIES = 20_000  # in all: about 32 MB
 MAX_SERVICES = 1000
 _MAX_KNOWN = 8192
 _SERVER, _COMPLETE = Role.SERVER, Outcome.COMPLETE  # looking into an enum takes a while
