@@ -40,6 +40,7 @@ from otel_ebpf.setting_values import (
     parse_pids,
     parse_ports,
     parse_program,
+    parse_query_keys,
     parse_ring_bytes,
     parse_routes,
     parse_sampler_argument,
@@ -104,6 +105,7 @@ class Settings:
     request_headers: tuple[str, ...]  # that are captured
     response_headers: tuple[str, ...]
     sanitized_headers: tuple[str, ...]
+    secret_query_keys: tuple[str, ...]  # besides those that always are
     shows_evidence: bool  # on spans
     is_disabled: bool  # OTEL_SDK_DISABLED
 
@@ -411,6 +413,12 @@ SETTINGS = (
         "",
         "What else is shown as `REDACTED` of those headers, such as `x-customer,x-internal-*`",
     ),
+    Setting(
+        "OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD",
+        parse_query_keys,
+        "",
+        "Keys of queries, such as `customer,invite_code`, whose values are shown as `REDACTED`, besides those that always are",
+    ),
     Setting("OTEL_SDK_DISABLED", parse_boolean, "false", "`true`: `run` ends at once, having watched nothing"),
 )
 
@@ -436,7 +444,7 @@ METRICS_REPORT_CACHE_LEN METRIC_SPAN_NAMES_LIMIT MIN_PROCESS_AGE NAME_RESOLVER_S
 NETWORK_CACHE_ACTIVE_TIMEOUT NETWORK_CACHE_MAX_FLOWS NETWORK_METRICS NETWORK_SOURCE NODEJS_ENABLED
 OTLP_TRACES_BATCH_MAX_SIZE OTLP_TRACES_BATCH_TIMEOUT OTLP_TRACES_QUEUE_SIZE OVERRIDE_BPF_LOOP_ENABLED PROFILE_PORT
 PROMETHEUS_EXEMPLAR_FILTER RENAME_UNRESOLVED_HOSTS RENAME_UNRESOLVED_HOSTS_INCOMING
-RENAME_UNRESOLVED_HOSTS_OUTGOING SENSITIVE_QUERY_PARAMS_ADD SENSITIVE_QUERY_PARAMS_REMOVE SERVICE_NAME
+RENAME_UNRESOLVED_HOSTS_OUTGOING SENSITIVE_QUERY_PARAMS_REMOVE SERVICE_NAME
 SERVICE_NAMESPACE SKIP_GO_SPECIFIC_TRACERS TRACES_INSTRUMENTATIONS
 """
 OBI_NAMES = frozenset("OTEL_EBPF_" + name for name in _OBI_NAMES.split())
@@ -505,6 +513,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         request_headers=values["OTEL_EBPF_CAPTURE_REQUEST_HEADERS"],
         response_headers=values["OTEL_EBPF_CAPTURE_RESPONSE_HEADERS"],
         sanitized_headers=values["OTEL_EBPF_CAPTURE_SANITIZE_HEADERS"],
+        secret_query_keys=values["OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD"],
         shows_evidence=values["OTEL_EBPF_SPAN_EVIDENCE"],
         is_disabled=values["OTEL_SDK_DISABLED"],
     )

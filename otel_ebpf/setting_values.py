@@ -16,6 +16,7 @@ PortRange = tuple[int, int]  # first and last, both included
 _SAMPLER_ARGUMENT = "a number from 0 to 1, such as 0.25, or rate=0.1,slowest=0.01"
 _MAX_GLOBS = 1000
 _MAX_HEADERS = 64
+_MAX_QUERY_KEYS = 256
 _MAX_ROUTES = 1000
 _MAX_ROUTES_BYTES = 32_768
 NO_LIMIT_MS = 3_600_000  # a timeout of 0 means none; an hour bounds it all the same
@@ -278,6 +279,15 @@ def parse_header_globs(text: str) -> tuple[str, ...]:
             f"at most {_MAX_HEADERS} names of headers, with * for any characters, such as x-customer,x-internal-*"
         )
     return globs
+
+
+def parse_query_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(dict.fromkeys(_items(text)))
+    if len(keys) > _MAX_QUERY_KEYS or not all(re.fullmatch(r"[A-Za-z0-9._~%-]{1,100}", key) for key in keys):
+        raise ValueError(
+            f"at most {_MAX_QUERY_KEYS} keys of queries, as they stand in URLs, such as customer,invite_code"
+        )
+    return keys
 
 
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,7 @@ from time import localtime, strftime
 from typing import NamedTuple, Protocol
 
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role, Unknown
-from otel_ebpf.telemetry.attributes import address_text, redact_query, split_target, without_credentials
+from otel_ebpf.telemetry.attributes import SECRET_KEYS, address_text, redact_query, split_target, without_credentials
 from otel_ebpf.telemetry.spans import SpanData
 
 PATH_LIMIT_CHARACTERS = 1024
@@ -53,6 +53,7 @@ class Printed(NamedTuple):
     exchange: Exchange
     span: SpanData
     service: str
+    secret_keys: frozenset[bytes] = SECRET_KEYS  # whose values in queries are not printed
 
 
 class Console:
@@ -66,6 +67,7 @@ class Console:
             "json": json_line,
         }
         self._line = forms.get(form)  # None: counter
+        self.secret_keys = SECRET_KEYS
         self.wants_evidence = form == "json"
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._lines: list[str] = []
@@ -84,7 +86,7 @@ class Console:
         if not self._is_open:
             return
         if self._line is not None:
-            self._lines.append(self._line(Printed(exchange, span, service)))
+            self._lines.append(self._line(Printed(exchange, span, service, self.secret_keys)))
             return
         totals = self._totals.setdefault(service, ServiceTotals())
         self._is_counter_due = True
@@ -114,7 +116,7 @@ class Console:
 
 def text_line(printed: Printed, is_coloured: bool) -> str:
     """`12:00:01.250 shop  → GET  /items/7  200  3.21 ms  10.0.0.1:4711`: → was served, ← was called."""
-    exchange, span, service = printed
+    exchange, span, service, _ = printed
     target = split_target(exchange.method, exchange.target)
     path = escaped(
         (target.path if target.path is not None else without_credentials(exchange.target))[: PATH_LIMIT_CHARACTERS * 4]
@@ -171,7 +173,7 @@ def counter_line(totals: dict[str, ServiceTotals]) -> str:
 
 def json_line(printed: Printed) -> str:
     """All facts of an exchange; what is not known is null, and `unknown` says why. ASCII: nothing can be injected."""
-    exchange, span, service = printed
+    exchange, span, service, secret_keys = printed
     target = split_target(exchange.method, exchange.target)
     to_unix_ns = span.start_unix_ns - exchange.request_start_ns
     times = (exchange.request_start_ns, exchange.request_end_ns, exchange.response_start_ns, exchange.response_end_ns)
@@ -185,7 +187,7 @@ def json_line(printed: Printed) -> str:
         "parent_span_id": span.parent_span_id.hex() or None,
         "method": _json_text(exchange.method),
         "path": _json_text(target.path),
-        "query": _json_text(None if target.query is None else redact_query(target.query)),
+        "query": _json_text(None if target.query is None else redact_query(target.query, secret_keys)),
         "route": _json_text(_route_of(span)),
         "host": _json_text(exchange.host if target.authority is None else target.authority.rpartition(b"@")[2]),
         "version": _json_text(exchange.version),

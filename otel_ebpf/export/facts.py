@@ -11,6 +11,7 @@ from typing import Any
 
 from otel_ebpf.export.services import Ended, Services
 from otel_ebpf.records.decode import DecodeError
+from otel_ebpf.telemetry.attributes import with_secret_keys
 from otel_ebpf.telemetry.headers import HeaderRules
 from otel_ebpf.telemetry.outcome import OutcomeSampler
 from otel_ebpf.telemetry.places import Places
@@ -35,10 +36,17 @@ class Facts:
     sampler: SamplerRules = field(default_factory=SamplerRules)
     shows_evidence: bool = False
     headers: HeaderRules = field(default_factory=HeaderRules)
+    more_secret_keys: tuple[str, ...] = ()  # of queries
 
     def builder(self) -> SpanBuilder:
         methods = frozenset(method.encode() for method in self.known_methods)
-        return SpanBuilder(self.value_length_limit, self.count_limit, methods, self.shows_evidence, self.headers)
+        return SpanBuilder(
+            self.value_length_limit, self.count_limit, methods, self.shows_evidence, self.headers, self.secret_keys
+        )
+
+    @property
+    def secret_keys(self) -> frozenset[bytes]:
+        return with_secret_keys(self.more_secret_keys)
 
     def places(self) -> Places:
         return Places(IdSource(self.seed))
@@ -64,6 +72,7 @@ def decode_facts(payload: bytes) -> Facts:
         found["seed"] = bytes.fromhex(found["seed"])
         found["host"] = HostFacts(**found["host"])
         found["known_methods"] = tuple(found["known_methods"])
+        found["more_secret_keys"] = tuple(found.get("more_secret_keys", ()))
         if "routes" in found:
             found["routes"] = _decode_routes(found["routes"])
         if "sampler" in found:

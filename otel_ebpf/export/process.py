@@ -89,8 +89,11 @@ class Exporter:
             routes=RouteRules(settings.routes, settings.unmatched_routes),
             sampler=SamplerRules(settings.sampler, settings.sampler_rate, settings.sampler_slowest),
             shows_evidence=settings.shows_evidence,
+            more_secret_keys=settings.secret_query_keys,
             headers=HeaderRules(settings.request_headers, settings.response_headers, settings.sanitized_headers),
         )
+        if self._printer is not None:
+            self._printer.secret_keys = self._facts.secret_keys
 
     def run(self, channel: socket.socket) -> int:
         """Until the probe says so, or is gone; returns the exit status."""

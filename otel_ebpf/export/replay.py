@@ -64,6 +64,8 @@ class Replay:
         self.version = facts.version
         self._entry = next(self._entries, None)
         self.inputs = ReplayedInputs(self)
+        if printer is not None:
+            printer.secret_keys = facts.secret_keys
         services, builder, outcomes = facts.services(), facts.builder(), facts.outcomes()
         self.pipeline = Pipeline(self.inputs, services, builder, facts.sample(), printer, sink, outcomes=outcomes)
 

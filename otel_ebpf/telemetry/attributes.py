@@ -8,6 +8,7 @@ Unknown is None, never a guess. Secrets leave here redacted: query values of kno
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import NamedTuple
@@ -71,24 +72,30 @@ def split_target(method: bytes, target: bytes) -> Target:
     )
 
 
-def redact_query(query: bytes) -> bytes:
+def redact_query(query: bytes, secret_keys: frozenset[bytes] = SECRET_KEYS) -> bytes:
     """The query with the values of secret keys replaced; keys stay, so does the order."""
-    return _PAIR.sub(_redact_pair, query) if b"=" in query else query
+    if b"=" not in query:
+        return query
+    return _PAIR.sub(lambda pair: pair[1] + b"=" + REDACTED if is_secret_key(pair[1], secret_keys) else pair[0], query)
 
 
-def _redact_pair(pair: re.Match[bytes]) -> bytes:
-    key = pair[1]
-    return key + b"=" + REDACTED if is_secret_key(key) else pair[0]
-
-
-def is_secret_key(key: bytes) -> bool:
+def is_secret_key(key: bytes, secret_keys: frozenset[bytes] = SECRET_KEYS) -> bool:
     """`access%5Ftoken`, `Access-Token` and `user[password]` are secrets as well."""
-    return _cached_is_secret(key) if len(key) <= _CACHED_KEY_BYTES else _is_secret(key)
+    return (_cached_is_secret if len(key) <= _CACHED_KEY_BYTES else _is_secret)(key, secret_keys)
 
 
-def _is_secret(key: bytes) -> bool:
-    name = unquote_to_bytes(key).replace(b"-", b"_").lower().strip()
-    return name in SECRET_KEYS or not SECRET_KEYS.isdisjoint(_KEY_PARTS.split(name))
+def with_secret_keys(more: Iterable[str]) -> frozenset[bytes]:
+    """SECRET_KEYS and those of the user, in the form that keys are looked up by."""
+    return SECRET_KEYS.union(_key_name(key.encode()) for key in more)
+
+
+def _key_name(key: bytes) -> bytes:
+    return unquote_to_bytes(key).replace(b"-", b"_").lower().strip()
+
+
+def _is_secret(key: bytes, secret_keys: frozenset[bytes]) -> bool:
+    name = _key_name(key)
+    return name in secret_keys or not secret_keys.isdisjoint(_KEY_PARTS.split(name))
 
 
 _cached_is_secret = lru_cache(maxsize=2048)(_is_secret)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from otel_ebpf.exchanges.exchange import Exchange
-from otel_ebpf.telemetry.attributes import REDACTED, redact_query
+from otel_ebpf.telemetry.attributes import REDACTED, SECRET_KEYS, redact_query
 from otel_ebpf.telemetry.text import exceeds, utf8
 
 VALUE_LIMIT_BYTES = 1024
@@ -58,10 +58,11 @@ NOTHING = Found((), ())
 
 
 class Headers:
-    def __init__(self, rules: HeaderRules) -> None:
+    def __init__(self, rules: HeaderRules, secret_keys: frozenset[bytes] = SECRET_KEYS) -> None:
+        """`secret_keys`: of queries and fragments in values."""
         self.most_attributes = len(rules.request) + len(rules.response)
-        self._request = _Fields("http.request.header.", rules.request, rules)
-        self._response = _Fields("http.response.header.", rules.response, rules)
+        self._request = _Fields("http.request.header.", rules.request, rules, secret_keys)
+        self._response = _Fields("http.response.header.", rules.response, rules, secret_keys)
 
     def of(self, exchange: Exchange) -> Found:
         if not self.most_attributes:
@@ -73,7 +74,8 @@ class Headers:
 class _Fields:
     """Of one direction."""
 
-    def __init__(self, prefix: str, names: Iterable[str], rules: HeaderRules) -> None:
+    def __init__(self, prefix: str, names: Iterable[str], rules: HeaderRules, secret_keys: frozenset[bytes]) -> None:
+        self._secret_keys = secret_keys
         self._keys = {name.encode(): (prefix + name, rules.is_secret(name)) for name in names}
         # RFC 9112 section 5.2: a line that begins with white space goes on with the field before.
         field = rb"^(%b):(.*(?:\n[ \t].*)*)" % b"|".join(map(re.escape, self._keys))
@@ -92,22 +94,21 @@ class _Fields:
         attributes, truncated = [], []
         for name, (key, is_secret) in self._keys.items():
             found = values[name]
-            shown = [REDACTED if is_secret else _without_secrets(value) for value in found[:MAX_VALUES]]
+            shown = [REDACTED if is_secret else self._without_secrets(value) for value in found[:MAX_VALUES]]
             if shown:
                 attributes.append((key, tuple(utf8(value, VALUE_LIMIT_BYTES) for value in shown)))
             if len(found) > MAX_VALUES or any(exceeds(value, VALUE_LIMIT_BYTES) for value in shown):
                 truncated.append(key.encode())
         return Found(tuple(attributes), tuple(truncated))
 
-
-def _without_secrets(value: bytes) -> bytes:
-    """`Location: https://u:p@host/?code=1#access_token=2`."""
-    if b"://" in value and b"@" in value:
-        value = _URL_CREDENTIALS.sub(_redacted_credentials, value)
-    if b"=" not in value:
-        return value
-    first, *rest = _PARTS_OF_URL.split(value)
-    return first + b"".join(map(redact_query, rest))
+    def _without_secrets(self, value: bytes) -> bytes:
+        """`Location: https://u:p@host/?code=1#access_token=2`."""
+        if b"://" in value and b"@" in value:
+            value = _URL_CREDENTIALS.sub(_redacted_credentials, value)
+        if b"=" not in value:
+            return value
+        first, *rest = _PARTS_OF_URL.split(value)
+        return first + b"".join(redact_query(part, self._secret_keys) for part in rest)
 
 
 def _redacted_credentials(found: re.Match[bytes]) -> bytes:

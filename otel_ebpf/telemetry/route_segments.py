@@ -75,7 +75,7 @@ def _generic_parts(segment: bytes) -> bytes:
     if all(name == ID or not name for name in names):
         return ID  # 10.0.0.1, 2024_11_21
     found = b"".join(parts)
-    return ID if len(found) > LONGEST_NAME_BYTES or _is_long_token(found) else found  # as when it is asked for again
+    return found if len(found) <= LONGEST_NAME_BYTES else ID
 
 
 def _is_id(part: bytes) -> bool:
@@ -97,7 +97,7 @@ def _is_scrambled(part: bytes) -> bool:
 
 def _is_long_token(segment: bytes) -> bool:
     """Base64 and its like: long, of all kinds of characters, whatever stands between them."""
-    token = _NOT_ALPHANUMERIC.sub(b"", segment.replace(ID, b""))
+    token = _NOT_ALPHANUMERIC.sub(b"", segment)
     if len(token) < 20 or token.islower() or token.isupper():
         return False
     return len(_DIGIT.findall(token)) >= 2 and 4 * len(_CAPITAL.findall(token)) > len(token)

@@ -20,6 +20,7 @@ from otel_ebpf.telemetry.attributes import (
     AF_UNIX,
     KNOWN_METHODS,
     OTHER_METHOD,
+    SECRET_KEYS,
     address_text,
     error_type,
     first_forwarded,
@@ -89,9 +90,11 @@ class SpanBuilder:
         known_methods: frozenset[bytes] = KNOWN_METHODS,
         shows_evidence: bool = False,
         header_rules: HeaderRules | None = None,
+        secret_keys: frozenset[bytes] = SECRET_KEYS,
     ) -> None:
         self.shows_evidence = shows_evidence
-        self._headers = Headers(header_rules or HeaderRules())
+        self._headers = Headers(header_rules or HeaderRules(), secret_keys)
+        self._secret_keys = secret_keys
         self._value_length_limit = value_length_limit
         self._count_limit = count_limit
         self._is_limited = (
@@ -116,11 +119,11 @@ class SpanBuilder:
             path: bytes | None
             query: bytes | None
             path, mark, query = target.partition(b"?")
-            query = redact_query(query) if mark else None
+            query = redact_query(query, self._secret_keys) if mark else None
             scheme, authority = b"http", exchange.host
         else:
             scheme, in_target, path, query = split_target(exchange.method, target)
-            query = redact_query(query) if query is not None else None
+            query = redact_query(query, self._secret_keys) if query is not None else None
             authority = exchange.host if in_target is None else in_target
 
         family = exchange.family

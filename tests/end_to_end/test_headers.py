@@ -14,10 +14,12 @@ SENT = {
     "Cookie": f"session={SECRET}",
     "Referer": f"https://me:{SECRET}@shop.example/?token={SECRET}",
 }
+QUERY = f"customer={SECRET}&token={SECRET}"
 SETTINGS = {
     "OTEL_EBPF_CAPTURE_REQUEST_HEADERS": "X-Tag,x-customer,authorization,cookie,referer,x-absent",
     "OTEL_EBPF_CAPTURE_RESPONSE_HEADERS": "X-Received-Bytes,set-cookie",
     "OTEL_EBPF_CAPTURE_SANITIZE_HEADERS": "x-cust*",
+    "OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD": "customer",
 }
 SHOWN = {
     "http.request.header.x-tag": ["blue"],
@@ -31,7 +33,7 @@ SHOWN = {
 
 def test_named_headers_are_on_the_spans_of_both_ends(prefix: str, stage: Stage) -> None:
     server = stage.server("go")
-    client = stage.client("http.client", server, [make_call(f"{prefix}1", "POST", sent=3, headers=SENT)])
+    client = stage.client("http.client", server, [make_call(f"{prefix}1", "POST", sent=3, headers=SENT, query=QUERY)])
     stage.agent(OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_TARGET_PID=client.pid, **SETTINGS)
 
     client.send()
@@ -46,7 +48,7 @@ def test_named_headers_are_on_the_spans_of_both_ends(prefix: str, stage: Stage) 
 def test_a_redacted_recording_gives_the_same_headers_and_holds_no_secret(prefix: str, stage: Stage) -> None:
     server = stage.server("go")
     agent, path = recording_agent(stage, server.port, "--record-redacted", **SETTINGS)
-    stage.client("http.client", server, [make_call(f"{prefix}1", "POST", sent=3, headers=SENT)]).send()
+    stage.client("http.client", server, [make_call(f"{prefix}1", "POST", sent=3, headers=SENT, query=QUERY)]).send()
     (span,) = stage.sink.wait_for(1, belongs_to(prefix, SERVER))
     stop(agent)
 

@@ -574,3 +574,10 @@ def test_headers_are_captured_by_their_full_names_alone(text: str) -> None:
 
 def test_what_is_no_glob_of_a_header_is_refused() -> None:
     assert "x-internal-*" in refusal(OTEL_EBPF_CAPTURE_SANITIZE_HEADERS="a b").remedy
+
+
+def test_secret_keys_of_queries_are_named_as_they_stand_in_urls() -> None:
+    found = settings(OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD="customer, Invite%2DCode,customer")
+
+    assert ("customer", "Invite%2DCode") == found.secret_query_keys
+    assert "invite_code" in refusal(OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD="a=b").remedy

@@ -7,6 +7,7 @@ import pytest
 
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Unknown
 from otel_ebpf.export.console import Console, escaped
+from otel_ebpf.telemetry.attributes import with_secret_keys
 from tests.unit.telemetry.examples import AF_INET6, AF_UNIX, client_exchange, exchange, span_of
 
 
@@ -138,6 +139,17 @@ def test_json_keeps_secrets_to_itself():
     (line,) = printed("json", one)
     assert "hunter2" not in line
     assert ("h", "token=REDACTED") == (json.loads(line)["host"], json.loads(line)["query"])
+
+
+def test_json_keeps_what_the_user_calls_a_secret():
+    stream = io.StringIO()
+    console = Console("json", stream)
+    console.secret_keys = with_secret_keys(["customer"])
+    one = exchange(target=b"/x?customer=ann&token=1&a=2")
+    console.add(one, span_of(one), "shop")
+    console.flush(0)
+
+    assert "customer=REDACTED&token=REDACTED&a=2" == json.loads(stream.getvalue())["query"]
 
 
 def test_text_keeps_secrets_to_itself():

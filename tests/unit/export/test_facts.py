@@ -21,6 +21,7 @@ FACTS = Facts(
     known_methods=("GET", "PURGE"),
     routes=RouteRules((("shop", "/cart/{cart}"),), "unset"),
     sampler=SamplerRules("otel_ebpf_outcome", 0.1, 0.02),
+    more_secret_keys=("customer",),
     headers=HeaderRules(("accept",), ("content-type", "server"), ("x-*",)),
 )
 
@@ -31,9 +32,9 @@ def test_what_is_written_is_read_again() -> None:
 
 def test_a_recording_from_before_a_setting_has_its_default() -> None:
     without = json.loads(FACTS.encode())
-    del without["sampler"], without["headers"]
+    del without["sampler"], without["headers"], without["more_secret_keys"]
 
-    expected = replace(FACTS, sampler=SamplerRules(), headers=HeaderRules())
+    expected = replace(FACTS, sampler=SamplerRules(), headers=HeaderRules(), more_secret_keys=())
     assert expected == decode_facts(json.dumps(without).encode())
 
 

@@ -14,6 +14,7 @@ from otel_ebpf.telemetry.attributes import (
     redact_query,
     split_authority,
     split_target,
+    with_secret_keys,
     without_credentials,
 )
 
@@ -60,6 +61,15 @@ def test_target_has_four_forms(method: bytes, target: bytes, parts: Target):
 def test_values_of_secret_keys_are_redacted(query: bytes, redacted: bytes):
     """HTTP conventions, url.query: the value goes, the key stays."""
     assert redacted == redact_query(query)
+
+
+def test_keys_of_the_user_are_secrets_too():
+    """Besides those that always are, in any of the forms in which those are known."""
+    query = b"customer=ann&Invite%2DCode=1&form[customer]=2&token=3&customers=4"
+
+    redacted = redact_query(query, with_secret_keys(["customer", "invite-code"]))
+
+    assert b"customer=REDACTED&Invite%2DCode=REDACTED&form[customer]=REDACTED&token=REDACTED&customers=4" == redacted
 
 
 @given(st.binary(max_size=50))

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otel_ebpf.telemetry.attributes import with_secret_keys
 from otel_ebpf.telemetry.headers import MAX_VALUES, VALUE_LIMIT_BYTES, HeaderRules, Headers
 from otel_ebpf.telemetry.spans import TRUNCATED
 from tests.unit.telemetry.examples import attributes_of, client_exchange, exchange
@@ -134,6 +135,19 @@ def test_what_the_user_wants_sanitized_is() -> None:
 def test_urls_in_values_lose_their_secrets(value: bytes, expected: bytes) -> None:
     """As url.full and url.query do."""
     assert {"location": (expected,)} == shown(b"Location: " + value + b"\r\n\r\n", "location")
+
+
+def test_secret_keys_of_the_user_hold_everywhere() -> None:
+    found = attributes_of(
+        exchange(target=b"/a?customer=ann&b=1", request_headers=b"Referer: /x?customer=ann#customer=ann\r\n\r\n"),
+        header_rules=HeaderRules(("referer",)),
+        secret_keys=with_secret_keys(["customer"]),
+    )
+    call = attributes_of(client_exchange(target=b"/a?customer=ann"), secret_keys=with_secret_keys(["customer"]))
+
+    assert b"customer=REDACTED&b=1" == found["url.query"]
+    assert (b"/x?customer=REDACTED#customer=REDACTED",) == found["http.request.header.referer"]
+    assert call["url.full"].endswith(b"/a?customer=REDACTED")
 
 
 def test_what_is_long_is_cut_and_says_so() -> None:
