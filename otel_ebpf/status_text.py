@@ -33,6 +33,10 @@ def _host(status: dict[str, Any]) -> Iterator[str]:
     yield f"  ring      {percent:.1f} % of {ring['size_bytes'] >> 10} KiB in use, {ring['records']} records read"
     if ring["process_events_lost"]:
         yield f"            {ring['process_events_lost']} process events lost: every process was looked at again"
+    sampler = status["sampler"]
+    if sampler is not None:
+        early = f", {sampler['left_early']} could not: too many do" if sampler["left_early"] else ""
+        yield f"  sampler   {sampler['waiting']} requests wait to hear of their traces{early}"
     if collector is None:
         yield "  collector none"
     else:

@@ -22,8 +22,10 @@ from otel_ebpf.exchanges.ledger import (
 )
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.sender import SendCounts, Sender
+from otel_ebpf.export.services import Ended
 from otel_ebpf.records.kinds import Counter
 from otel_ebpf.records.ring import RingReader
+from otel_ebpf.telemetry.outcome import OutcomeSampler
 
 if TYPE_CHECKING:
     from otel_ebpf.export.metrics_sender import MetricsSender
@@ -77,6 +79,7 @@ def status_document(
             "ends_that_did_not_fit": pipeline.counters.values[Counter.END_RING_FULL],
             "process_events_lost": pipeline.counters.values[Counter.PROCESS_EVENTS_LOST],
         },
+        "sampler": None if pipeline.outcomes is None else _of_sampler(pipeline.outcomes),
         "collector": None if sender is None else _of_collector(sender),
         "metrics": None if metrics is None else _of_metrics(metrics),
         "services": [
@@ -101,6 +104,10 @@ def _numbers(account: Account, open_requests: int, open_pipelined: int) -> dict[
         "losses": losses,
         "captured": known / (known + lost) if known + lost else None,
     }
+
+
+def _of_sampler(outcomes: OutcomeSampler[Ended]) -> dict[str, int]:
+    return {"waiting": len(outcomes.waiting), "left_early": outcomes.left_early}
 
 
 def _of_collector(sender: Sender) -> dict[str, object]:

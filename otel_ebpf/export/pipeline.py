@@ -72,7 +72,7 @@ class Pipeline:
         self._ledger_readings: LedgerReadings | None = None
         if measuring is not None:
             self._ledger_readings = LedgerReadings(self.ledger, services, measuring.ttl_ns)
-        self._outcomes = outcomes
+        self.outcomes = outcomes
         self._done: list[Exchange] = []
         self._held: list[tuple[int, Exchange]] = []
         self._held_bytes = 0
@@ -101,7 +101,7 @@ class Pipeline:
     def open_by_service(self) -> dict[int, tuple[int, int]]:
         """Requests without a span yet, and those pipelined so far; see Assembler.open_by_service."""
         found = self.assembler.open_by_service()
-        waiting = self._outcomes.waiting if self._outcomes is not None else []
+        waiting = self.outcomes.waiting if self.outcomes is not None else []
         for exchange in [exchange for _, exchange in self._held] + [ended.exchange for ended in waiting]:
             unreported, pipelined = found.get(exchange.service_pid, (0, 0))
             found[exchange.service_pid] = (unreported + 1, pipelined)
@@ -134,8 +134,8 @@ class Pipeline:
                 self._send(exchange, held_since_ns, now_ns)
         if done:
             self._send_all(done, now_ns)
-        if self._outcomes is not None:
-            self._settle(self._outcomes.expire(now_ns))
+        if self.outcomes is not None:
+            self._settle(self.outcomes.expire(now_ns))
         self._put_encoded()
         if self._printer is not None:
             self._printer.flush(now_ns / 1e9)
@@ -162,8 +162,8 @@ class Pipeline:
         held, self._held = self._held, []
         for _, exchange in held:
             self._send_as(self.services.unknown(), exchange, now_ns)
-        if self._outcomes is not None:
-            self._settle(self._outcomes.end())
+        if self.outcomes is not None:
+            self._settle(self.outcomes.end())
         self._put_encoded()
         self.assembler.end_all(self.inputs.read_progress)
         if self._printer is not None:
@@ -214,7 +214,7 @@ class Pipeline:
         """Measures all, and makes spans of what is kept."""
         route = service.routes.route_of(exchange)
         place = self._sample(exchange)
-        if self._outcomes is None or place is None:
+        if self.outcomes is None or place is None:
             self._measure(service, exchange, route, place)
             if place is None:
                 self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
@@ -222,7 +222,7 @@ class Pipeline:
                 self._emit(service, exchange, route, place)
             return
         ended = Ended(service, exchange, route, place)
-        decided = self._outcomes.offer(ended, exchange, place, service.name, route, now_ns)
+        decided = self.outcomes.offer(ended, exchange, place, service.name, route, now_ns)
         is_kept = bool(decided) and decided[-1].item is ended and decided[-1].threshold is not None
         self._measure(service, exchange, route, place if is_kept else None)
         self._settle(decided)

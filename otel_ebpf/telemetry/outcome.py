@@ -61,6 +61,7 @@ class OutcomeSampler(Generic[T]):
         rate, slowest = DEFAULT_RATE if rate is None else rate, DEFAULT_SLOWEST if slowest is None else slowest
         if not (0 <= rate <= 1 and 0 <= slowest <= 1):
             raise ValueError(f"{rate} or {slowest} is no probability")
+        self.left_early = 0  # for want of room: their traces may be torn
         self._threshold = threshold_of(rate)
         self._slowest = Slowest(slowest) if slowest else None
         self._interesting: dict[bytes, None] = {}  # trace ids, the oldest first
@@ -95,6 +96,7 @@ class OutcomeSampler(Generic[T]):
         decided = []
         while len(self._waiting) > MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
             decided.append(self._leave_oldest())
+            self.left_early += 1
         return decided
 
     def expire(self, now_ns: int) -> list[Decided[T]]:

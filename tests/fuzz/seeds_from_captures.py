@@ -13,6 +13,7 @@ from otel_ebpf.records.decode import DecodeError, decode_record
 from otel_ebpf.records.frames import CounterReading, Hooks, LedgerReading, ServiceIdentity, Shutdown, encode_frame
 from otel_ebpf.records.recording import Entry, EntryKind, RecordingReader
 from tests.captures.replaying import CAPTURES
+from tests.unit.test_status_text import DOCUMENT
 
 _LARGEST_RECORDING_BYTES = 6000
 
@@ -74,19 +75,7 @@ def _texts() -> Iterator[bytes]:
 
 
 def _documents() -> Iterator[bytes]:
-    numbers = {"began": 3, "spans": 2, "open": 1, "losses": {"not HTTP": 1}, "captured": 0.5}
-    ring = {"size_bytes": 8192, "used_bytes": 1, "records": 2, "process_events_lost": 1}
-    collector = {"endpoint": "http://c", "state": "takes spans", "exported": 1, "rejected": 0, "dropped": 0}
-    document = {
-        "version": "1",
-        "hooks": "raw tracepoint",
-        "host": numbers,
-        "ring": ring,
-        "collector": collector | {"waiting_spans": 1, "waiting_bytes": 2048},
-        "services": [{"name": "s", "processes": 1, "not_visible": {"TLS": 1}, **numbers}],
-        "services_left_out": 2,
-    }
-    yield json.dumps(document).encode()
+    yield json.dumps(DOCUMENT).encode()
 
 
 _MADE: dict[str, Callable[[], Iterator[bytes]]] = {

@@ -22,6 +22,7 @@ DOCUMENT: dict[str, Any] = {
         "ends_that_did_not_fit": 0,
         "process_events_lost": 0,
     },
+    "sampler": {"waiting": 3, "left_early": 2},
     "collector": {
         "endpoint": "http://c:4318/v1/traces",
         "state": "takes spans",
@@ -62,6 +63,7 @@ def test_every_number_is_shown_with_its_name() -> None:
         "  all       1000 began, 989 spans, 1 open, 98.99 % captured",
         "  no span   10 lost, ring full",
         "  ring      12.5 % of 8192 KiB in use, 2999 records read",
+        "  sampler   3 requests wait to hear of their traces, 2 could not: too many do",
         "  collector http://c:4318/v1/traces: takes spans",
         "            980 exported, 4 dropped, 5 waiting (2 KiB)",
         "  metrics   http://c:4318/v1/metrics: takes metrics",
@@ -92,7 +94,9 @@ def test_one_loss_in_a_million_is_not_rounded_to_all() -> None:
 
 
 def test_an_agent_that_watches_nothing_says_so() -> None:
-    lines = status_lines(changed(hooks="", collector=None, metrics=None, services=[], services_left_out=3))
+    lines = status_lines(
+        changed(hooks="", sampler=None, collector=None, metrics=None, services=[], services_left_out=3)
+    )
 
     assert "nothing is watched" in lines[0]
     assert "  collector none" in lines

@@ -4,19 +4,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_ebpf.exchanges.exchange import Role
+from otel_ebpf.export.accounts import status_document
 from otel_ebpf.export.facts import Facts
 from otel_ebpf.export.measuring import Measuring
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.replay import SpanFile
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.records.layouts import RECORD
+from otel_ebpf.status_text import status_lines
 from otel_ebpf.telemetry.attributes import KNOWN_METHODS
 from otel_ebpf.telemetry.outcome import WAIT_NS
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.sampling import OUTCOME, SamplerRules
 from tests.unit.exchanges.kernel_model import Connection
 from tests.unit.export.measurements import metrics_settings
-from tests.unit.export.test_accounts import Samples
+from tests.unit.export.test_accounts import RING, Samples
 
 TRACE = "00-{:032x}-b7ad6b7169203331-01"
 
@@ -79,6 +81,10 @@ def test_what_waits_for_its_trace_is_measured_at_once_and_open_until_it_is_decid
     agent.request(2)
     agent.tick()
     assert ((0, 0, 2), 2) == (agent.counts, agent.measured[0])
+
+    shown = "\n".join(status_lines(status_document(agent.pipeline, RING, None)))
+    assert "2 requests wait to hear of their traces" in shown
+    assert "0 spans, 2 open" in shown
 
     agent.request(1, status=500)
     agent.tick()

@@ -244,6 +244,9 @@ def test_what_waits_is_bounded_in_number_and_leaves_by_the_rate(monkeypatch: pyt
 
     assert [[], [], [], [(waiting[0], 0)], [(waiting[1], 0)]] == [tried.end(one) for one in waiting]
     assert waiting[2:] == tried.sampler.waiting
+    assert 2 == tried.sampler.left_early
+    tried.wait(WAIT_NS)
+    assert 2 == tried.sampler.left_early
 
 
 def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
