@@ -69,6 +69,7 @@ class ExponentialHistogram:
 
     __slots__ = (
         "_factor",
+        "_first_doubling",
         "_per_unit",
         "buckets",
         "exemplars",
@@ -83,6 +84,7 @@ class ExponentialHistogram:
 
     def __init__(self, per_unit: int) -> None:
         self._per_unit = per_unit
+        self._first_doubling = 15 if per_unit > 1 else 0
         self.buckets: dict[int, int] = {}
         self.exemplars: dict[int, Exemplar] = {}
         self.low = self.high = 0  # the lowest and the highest bucket in use
@@ -104,13 +106,21 @@ class ExponentialHistogram:
             self.greatest = value
         if span is not None:
             # One for each doubling, so that what is rare keeps its own: of nanoseconds, 32 µs to 17 s.
-            doubling = value.bit_length() - (15 if self._per_unit > 1 else 0)
-            self.exemplars[min(max(doubling, 0), _EXEMPLAR_SLOTS - 1)] = value, at_ns, span
+            slot = value.bit_length() - self._first_doubling
+            self.exemplars[0 if slot < 0 else slot if slot < _EXEMPLAR_SLOTS else _EXEMPLAR_SLOTS - 1] = (
+                value,
+                at_ns,
+                span,
+            )
         if not value:
             self.zeros += 1
             return
+        buckets = self.buckets
         index = self._index(value / self._per_unit)
-        if not self.low <= index <= self.high or not self.buckets:
+        if index in buckets:
+            buckets[index] += 1
+            return
+        if not self.low <= index <= self.high or not buckets:
             self._widen(index, index)
             index = self._index(value / self._per_unit)
         self.buckets[index] = self.buckets.get(index, 0) + 1
@@ -141,12 +151,11 @@ class ExponentialHistogram:
     def _index(self, value: float) -> int:
         """Bucket i takes base ** i < value <= base ** (i + 1)."""
         mantissa, exponent = frexp(value)  # value = mantissa * 2 ** exponent, mantissa from 0.5 on
-        is_power = mantissa == 0.5
-        if self.scale <= 0:
-            return exponent - 1 - is_power >> -self.scale
-        if is_power:  # it is the upper bound of its bucket, which a logarithm may miss
-            return (exponent - 1 << self.scale) - 1
-        return floor(log(value) * self._factor)
+        if self.scale > 0:
+            if mantissa != 0.5:
+                return floor(log(value) * self._factor)
+            return (exponent - 1 << self.scale) - 1  # the upper bound of its bucket, which a logarithm may miss
+        return exponent - 1 - (mantissa == 0.5) >> -self.scale
 
     def _widen(self, low: int, high: int) -> None:
         """Makes room for buckets from `low` to `high`, if need be by a coarser scale."""
