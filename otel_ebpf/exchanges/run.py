@@ -25,8 +25,10 @@ from otel_ebpf.exchanges.reader import MAX_MESSAGES, Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
-LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
+_REQUEST = re.compile(rb"[A-Z_-]+ [^ \r\n]+ HTTP/1\.")
+LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=%b)" % _REQUEST.pattern)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
+END_OF_HEAD = b"\r\n\r\n"
 _LAST_CHUNK_QUIET_NS = 200_000_000
 _REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the request's end
 
@@ -150,6 +152,8 @@ class Run:
             if record.flags & RecordFlag.PAYLOAD_IS_END:
                 payload = self._behind_chunks(record)
                 total_bytes = len(payload)
+            elif record.kind == Kind.REQUEST_MORE:
+                self._end_answered_chunks(record)
             self._requests.feed(record.request_bytes - total_bytes, payload, total_bytes, record.at_monotonic_ns)
             return self._take_complete()
         if record.request_bytes > self._requests.offset:
@@ -159,6 +163,22 @@ class Run:
         self._tail = record.tail
         self._feed_response(record)
         return self._take_complete()
+
+    def _end_answered_chunks(self, record: Record) -> None:
+        """A request behind a chunked one that has been answered: to the kernel an answer that came in one call with an
+        interim one was none, so it takes both for one run."""
+        message = self._requests.open_message
+        if (
+            message is not None
+            and message.framing == CHUNKED
+            and not self._requests.is_in_chunks
+            and self._reported == len(self._requests.messages)
+            and _REQUEST.match(record.payload)
+        ):
+            self._requests.skip_to(record.request_bytes - record.total_bytes, record.at_monotonic_ns)
+            message.is_complete = True
+            if len(self._final_responses()) > self._reported:  # some to requests that were not captured
+                self._paired_count = min(self._paired_count, self._reported)
 
     def _behind_chunks(self, record: Record) -> bytes:
         """What follows the end of a chunked body in the last bytes of a call; all of them when no body ends there.
@@ -196,7 +216,7 @@ class Run:
             return
         is_followed = self._begins_with_head and message is reader.messages[begun]
         # An empty line at the end of what was captured is the head's to the kernel, also where it is the body's.
-        if not is_followed or (message.wire_bytes > message.head.length and record.payload.endswith(b"\r\n\r\n")):
+        if not is_followed or (message.wire_bytes > message.head.length and record.payload.endswith(END_OF_HEAD)):
             self._doubted = message
             if self._are_chunks_followed:
                 self._are_chunks_followed = False
@@ -251,8 +271,7 @@ class Run:
             if response is not None and response.is_complete:
                 done.append(self._exchange(index, response, Outcome.COMPLETE, response.last_ns))
             else:
-                # An answer may have been there where the place in the stream was lost.
-                is_certain = index < self._paired_count and not self._responses.is_lost
+                is_certain = index < self._paired_count and self._is_end_missing()
                 outcome = self._outcome(reason) if is_certain else Outcome.UNKNOWN
                 exchange = self._exchange(index, response, outcome, at_ns)
                 if is_late:
@@ -261,6 +280,14 @@ class Run:
         self._reported = len(self._requests.messages)
         self._is_ended = True
         return done
+
+    def _is_end_missing(self) -> bool:
+        """Have the responses really broken off? Where the place in the stream was lost, what is missing may have come."""
+        message = self._responses.open_message
+        if message is None or message.framing >= 0:
+            return not self._responses.is_lost
+        is_followed = self._are_chunks_followed or self._responses.is_in_chunks
+        return message.framing == UNTIL_CLOSE or (message.framing == CHUNKED and is_followed)
 
     def _believe_last_chunk(self) -> None:
         """Completes a chunked response whose last bytes are those of a last chunk. Evidence, not proof: a chunk

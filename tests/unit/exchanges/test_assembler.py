@@ -606,3 +606,40 @@ def test_a_request_behind_a_chunked_body_that_was_seen_to_its_end_is_no_inferenc
     assert [(5, Inferred.NOTHING), (0, Inferred.NOTHING)] == [
         (each.request_body_bytes, each.inferred & Inferred.REQUEST_END_BY_LAST_CHUNK) for each in connection.exchanges
     ]
+
+
+CHUNKED_PIECES = [
+    pytest.param([b"5;a=b\r\nhello\r\n", b"0\r\nTrailer: x\r\n\r\n"], id="an extension and a trailer"),
+    pytest.param([b"5\r\nhello\r\n", b"0\r\n\r\n" + OK[:-2], b"lo"], id="the next response in the same call"),
+]
+
+
+@pytest.mark.parametrize("reason", [EndReason.CLOSED, EndReason.RESET, EndReason.TIMED_OUT])
+@pytest.mark.parametrize("pieces", CHUNKED_PIECES)
+def test_a_response_whose_end_may_have_been_there_has_not_failed(pieces: list[bytes], reason: EndReason):
+    """Nobody has followed its chunks to where the connection ended."""
+    connection = Connection().request(GET + GET).response(CHUNKED_HEAD)
+    for piece in pieces:
+        connection.response(piece)
+    connection.end(reason)
+
+    assert [Outcome.UNKNOWN] * 2 == [exchange.outcome for exchange in connection.exchanges]
+
+
+@pytest.mark.parametrize("pieces", [[], [b"5\r\nhel"], [b"5\r\nhello\r\n"]])
+def test_a_response_whose_chunks_break_off_has_failed(pieces: list[bytes]):
+    connection = Connection().request(GET).response(CHUNKED_HEAD)
+    for piece in pieces:
+        connection.response(piece)
+
+    assert Outcome.SERVER_CLOSED == only(connection.end(EndReason.CLOSED)).outcome
+
+
+def test_a_request_behind_a_chunked_one_whose_answer_came_with_an_interim_one_is_another():
+    """To the kernel no answer has come yet; what was not captured of the body hides where it ends."""
+    connection = Connection().request(b"POST /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.request(b"5\r\nhello\r\n0\r\n\r\n").response(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
+    connection.request(GET).response(OK)
+
+    assert [b"/up", b"/a?b=1"] == [exchange.target for exchange in connection.exchanges]
+    assert {Outcome.COMPLETE} == {exchange.outcome for exchange in connection.exchanges}
