@@ -4,9 +4,8 @@ In:   records of one connection and readings of its progress, as the assembler g
 Out:  the captured bytes of each record, of the same length
 Owns: a Run of its own for each connection, which tells heads from bodies
 
-Kept are start lines but for the values in the query, header names, the values that http1.py reads and those of the fields
-that are shown (but for queries and credentials in URLs), and the framing of chunks. Everything else becomes `x`, one for
-each byte. Bytes that are not HTTP become zeros, which are not HTTP either.
+Kept are what line_mask.py keeps of heads, and the framing of chunks. Everything else becomes `x`, one for each byte. Bytes
+that are not HTTP become zeros, which are not HTTP either.
 """
 
 import re
@@ -14,29 +13,21 @@ import re
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
     MAX_CHUNK_LINE_BYTES,
-    WANTED_FIELDS,
     NotHttpError,
     RequestHead,
     ResponseHead,
 )
+from otel_ebpf.exchanges.line_mask import BLANKED, NOTHING, LineMask, mask_line
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
-from otel_ebpf.exchanges.run import LAST_CHUNK_AND_REQUEST, Run
+from otel_ebpf.exchanges.run import END_OF_HEAD, LAST_CHUNK_AND_REQUEST, Run
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
-KEPT_FIELDS = WANTED_FIELDS | {b"connection"}
-NOTHING: frozenset[bytes] = frozenset()
 _MAX_CONNECTIONS = 65_536
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_BLANKED = bytes(byte if byte in b"\r\n" else ord("x") for byte in range(256))
-_QUERY_VALUE = re.compile(rb"=[^&;\r\n]*")
-_AUTHORITY = re.compile(rb"(\S+ [^/?\s]*://)([^/?@\s]*)(@?)")
-_URL_AUTHORITY = re.compile(rb"(?<=://)[^/?#@\s]*(?:(?=@)|\Z)")
-_URL_QUERY = re.compile(rb"[?#]")
-_URL_VALUE = re.compile(rb"=[^&;#\r\n]*")  # a fragment may have keys and values as well
 _NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
 _NOTHING = slice(0, 0)
 _LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")  # what of a response's last bytes says that it has ended
@@ -110,6 +101,8 @@ class RunMask:
         except NotHttpError:
             self._is_http = False
         masked = direction.mask(payload, self._is_http)
+        if self._is_http and payload.endswith(END_OF_HEAD):  # by which Run tells what the kernel took for a head
+            masked = masked[: -len(END_OF_HEAD)] + END_OF_HEAD
         return masked[: last_chunk.start] + payload[last_chunk] + masked[last_chunk.stop :]
 
     def _last_chunk(self, payload: bytes) -> slice:
@@ -140,12 +133,12 @@ class DirectionMask:
         self._passed_bytes = 0  # of the piece in hand: told of by the progress table before
         self._chunks: ChunkMask | None = None  # of the message that is open
         self._head_bytes = 0  # of the head in pieces
-        self._line = b""  # its last line, as far as it has come
+        self._line = LineMask(True, shown)  # its last one
         self._is_start_line = True
 
     @property
     def kept_bytes(self) -> int:
-        return len(self._line) + (0 if self._chunks is None else self._chunks.kept_bytes)
+        return self._line.kept_bytes + (0 if self._chunks is None else self._chunks.kept_bytes)
 
     def begin(self, offset: int, at_ns: int) -> None:
         """A piece comes that belongs to `offset`."""
@@ -187,18 +180,16 @@ class DirectionMask:
 
     def forget_head(self) -> None:
         self._head_bytes = 0
-        self._line = b""
+        self._line = LineMask(True, self._shown)
         self._is_start_line = True
 
     def _mask_head(self, piece: bytes) -> bytes:
         masked = b""
         for part in _LINES.findall(piece):
-            seen = len(self._line)
-            self._line += part
-            masked += mask_line(self._line, self._is_start_line, self._shown)[seen:]
+            masked += self._line.feed(part)
             if part.endswith(b"\n"):
-                self._is_start_line = self._is_start_line and not self._line.strip(b"\r\n")
-                self._line = b""
+                self._is_start_line = self._is_start_line and self._line.is_empty
+                self._line = LineMask(self._is_start_line, self._shown)
         return masked
 
     def _mask_body(self, piece: bytes) -> bytes:
@@ -234,7 +225,7 @@ class ChunkMask:
         taken = rest[: self._data_bytes]
         data_bytes = min(max(0, self._data_bytes - 2), len(taken))
         self._data_bytes -= len(taken)
-        return b"x" * data_bytes + taken[data_bytes:].translate(_BLANKED)
+        return b"x" * data_bytes + taken[data_bytes:].translate(BLANKED)
 
     def _mask_line(self, part: bytes) -> bytes:
         seen = len(self._line)
@@ -243,7 +234,7 @@ class ChunkMask:
             masked = mask_line(self._line, False)[seen:]
         else:
             size, semicolon, extension = self._line.partition(b";")
-            masked = (_NOT_CHUNK_SIZE.sub(b"x", size) + semicolon + extension.translate(_BLANKED))[seen:]
+            masked = (_NOT_CHUNK_SIZE.sub(b"x", size) + semicolon + extension.translate(BLANKED))[seen:]
         if part.endswith(b"\n"):
             if not self._is_trailer:
                 self._begin_chunk(self._line)
@@ -259,42 +250,6 @@ class ChunkMask:
             self._data_bytes = size + 2
         else:
             self._is_trailer = True
-
-
-def mask_line(line: bytes, is_start_line: bool, shown: frozenset[bytes] = NOTHING) -> bytes:
-    """One line of a head, perhaps only its beginning: what follows does not change what is kept of that."""
-    if is_start_line:
-        before, mark, query = line.partition(b"?")
-        query, space, version = query.partition(b" ")
-        query = _QUERY_VALUE.sub(lambda value: b"=" + b"x" * (len(value[0]) - 1), query)
-        return _mask_credentials(before) + mark + query + space + version
-    name, colon, value = line.partition(b":")
-    if line.startswith((b" ", b"\t")):  # obs-fold: the value before goes on
-        return line.translate(_BLANKED)
-    name_in_lower_case = name.lower()
-    if name_in_lower_case in KEPT_FIELDS:
-        return line
-    if name_in_lower_case in shown:
-        return name + colon + _mask_urls(value)
-    blank = value[:1] if value[:1] in (b" ", b"\t") else b""
-    return name + colon + blank + value[len(blank) :].translate(_BLANKED)
-
-
-def _mask_credentials(line: bytes) -> bytes:
-    """`http://user:secret@host/`; an authority that is not whole may be about to become one."""
-    match = _AUTHORITY.match(line)
-    if match is None or not (match[3] or match.end() == len(line)):
-        return line
-    return match[1] + re.sub(rb"[^:]", b"x", match[2]) + match[3] + line[match.end() :]
-
-
-def _mask_urls(value: bytes) -> bytes:
-    """In any text: `<https://user:secret@host/?a=b>; rel=next`; a URL that is not whole may go on with @."""
-    value = _URL_AUTHORITY.sub(lambda found: re.sub(rb"[^:]", b"x", found[0]), value)
-    at = _URL_QUERY.search(value)
-    if at is None:
-        return value
-    return value[: at.end()] + _URL_VALUE.sub(lambda found: b"=" + b"x" * (len(found[0]) - 1), value[at.end() :])
 
 
 def mask_tail(tail: bytes) -> bytes:

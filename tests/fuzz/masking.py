@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange
-from otel_ebpf.exchanges.masking import Masks, mask_line, mask_tail
+from otel_ebpf.exchanges.line_mask import mask_line
+from otel_ebpf.exchanges.masking import Masks, mask_tail
 from otel_ebpf.records.kinds import Record
 from tests.fuzz.choices import Choices
 from tests.fuzz.traffic import SECRET, Traffic

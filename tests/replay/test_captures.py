@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.exchanges.exchange import Exchange
-from otel_ebpf.exchanges.masking import mask_line
+from otel_ebpf.exchanges.line_mask import mask_line
 from otel_ebpf.export.facts import decode_facts
 from otel_ebpf.export.inputs import RecordingInputs
 from otel_ebpf.export.redaction import Redaction

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from otel_ebpf.exchanges.assembler import Assembler, ReadProgress
 from otel_ebpf.exchanges.exchange import Exchange
-from otel_ebpf.exchanges.masking import KEPT_FIELDS, ChunkMask, Masks, mask_line, mask_tail
+from otel_ebpf.exchanges.line_mask import KEPT_FIELDS, LineMask, mask_line
+from otel_ebpf.exchanges.masking import ChunkMask, Masks, mask_tail
 from otel_ebpf.records.kinds import EndReason, Record
 from otel_ebpf.records.progress import Progress
 from otel_ebpf.telemetry.headers import HeaderRules, Headers
+from tests.fuzz.kept import kept_bytes
 from tests.unit.exchanges.kernel_model import Connection
 
 SECRET = b"S3CR3T"
@@ -207,11 +209,48 @@ def test_values_of_headers_that_are_shown_stay_but_for_queries_and_credentials(l
         (b"GET http://u:pw@host/a?c=d HTTP/1.1\r\n", b"GET http://x:xx@host/a?c=x HTTP/1.1\r\n"),
         (b"GET http://u:p", b"GET http://x:x"),
         (b"GET http://host/u:p@b HTTP/1.1\r\n", b"GET http://host/u:p@b HTTP/1.1\r\n"),
+        (b"GET http://host?c=d HTTP/1.1\r\n", b"GET http://host?c=x HTTP/1.1\r\n"),
+        (b"GET http:/u:p@b HTTP/1.1\r\n", b"GET http:/u:p@b HTTP/1.1\r\n"),
+        (b"GET /a?b=c=d?e HTTP/1.1\r\n", b"GET /a?b=xxxxx HTTP/1.1\r\n"),
         (b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n"),
     ],
 )
 def test_start_lines_keep_all_but_values_in_the_query_and_credentials(line: bytes, expected: bytes):
     assert expected == mask_line(line, True)
+
+
+LINES = st.one_of(
+    st.binary(max_size=40),
+    st.text("GET htp:/?&=;@u \r\n", max_size=40).map(str.encode),
+    st.tuples(st.sampled_from([*sorted(KEPT_FIELDS), b"Cookie", b"x-shown", b""]), st.binary(max_size=20)).map(
+        b":".join
+    ),
+)
+
+
+@given(LINES, st.booleans(), st.data())
+def test_a_line_in_pieces_shows_no_more_than_the_whole_line(line: bytes, is_start_line: bool, data: st.DataObject):
+    """And no less, but for an authority that is cut: what came of it before might have been credentials."""
+    shown = frozenset([b"x-shown"])
+    mask = LineMask(is_start_line, shown)
+    in_pieces = b"".join(mask.feed(piece) for piece in cut(data.draw, line))
+    whole = mask_line(line, is_start_line, shown)
+
+    assert len(line) == len(whole) == len(in_pieces)
+    assert all(now in (then, ord("x")) for now, then in zip(in_pieces, whole, strict=True))
+    if b"://" not in line:
+        assert whole == in_pieces
+
+
+@pytest.mark.parametrize("beginning", [b"GET /?" + b"a=b&" * 200, b"GET http://", b"Cookie: ", b"Host: "])
+def test_nothing_is_kept_of_a_line_that_comes_byte_by_byte(beginning: bytes):
+    """So no byte is looked at twice, and a peer that sends its URL so does not hold the exporter up."""
+    mask = LineMask(beginning.startswith(b"GET"))
+    mask.feed(beginning)
+    for _ in range(1000):
+        mask.feed(b"a")
+
+    assert kept_bytes(mask) < 20
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5), st.data())
@@ -253,3 +292,15 @@ def test_a_request_found_behind_the_last_chunk_of_an_upload_is_found_in_a_redact
     assert [b"/up", b"/next"] == [exchange.target for exchange in plain.exchanges]
     assert plain.exchanges == hidden.exchanges
     assert SECRET not in redacted.seen
+
+
+def test_a_size_that_is_not_believed_is_not_believed_of_a_redacted_recording_either():
+    """A chunk that ends like a head, in one call with it: the bytes that say so stay."""
+    plain, hidden = Connection(), Connection(assembler=Redacted())
+    for connection in (plain, hidden):
+        connection.request(b"GET / HTTP/1.1\r\n\r\n")
+        connection.response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\r\n\r\n")
+        connection.response(b"0\r\nA: b\r\n\r\n").end(EndReason.CLOSED)
+
+    assert plain.exchanges == hidden.exchanges
+    assert [None] == [exchange.response_body_bytes for exchange in plain.exchanges]
