@@ -23,6 +23,7 @@ from otel_ebpf.telemetry.spans import SpanData
 PATH_LIMIT_CHARACTERS = 1024
 METHOD_LIMIT_BYTES = 32
 COUNTER_SECONDS = 1.0
+MAX_COUNTED_SERVICES = 500  # that `counter` names
 SERVICE_WIDTH = 16
 METHOD_WIDTH = 7
 PATH_WIDTH = 36
@@ -88,6 +89,8 @@ class Console:
         if self._line is not None:
             self._lines.append(self._line(Printed(exchange, span, service, self.secret_keys)))
             return
+        if service not in self._totals and len(self._totals) >= MAX_COUNTED_SERVICES:
+            service = "others"
         totals = self._totals.setdefault(service, ServiceTotals())
         self._is_counter_due = True
         if exchange.role is Role.SERVER:

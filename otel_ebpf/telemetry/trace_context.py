@@ -94,7 +94,7 @@ class IdSource:
     def ids(self, connection: int, position: int) -> tuple[bytes, bytes]:
         """(trace id, span id), neither of them zero."""
         hashed = self._keyed.copy()
-        hashed.update(_EXCHANGE_NUMBER.pack(connection, position))
+        hashed.update(_EXCHANGE_NUMBER.pack(connection, position & 0xFFFF_FFFF))
         digest = hashed.digest()
         trace_id = digest[:16]
         span_id = digest[16:]

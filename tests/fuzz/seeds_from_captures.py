@@ -9,6 +9,8 @@ import io
 import json
 from collections.abc import Callable, Iterator
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
 from otel_ebpf.records.decode import DecodeError, decode_record
 from otel_ebpf.records.frames import CounterReading, Hooks, LedgerReading, ServiceIdentity, Shutdown, encode_frame
 from otel_ebpf.records.recording import Entry, EntryKind, RecordingReader
@@ -78,6 +80,15 @@ def _documents() -> Iterator[bytes]:
     yield json.dumps(DOCUMENT).encode()
 
 
+def _answers() -> Iterator[bytes]:
+    refused = ExportTraceServiceResponse()
+    refused.partial_success.rejected_spans = 3
+    refused.partial_success.error_message = "no"
+    for date in (b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Sunday, 06-Nov-94 08:49:37 +0100"):
+        for status in (0, 6):
+            yield bytes((status, 2)) + b"no" + bytes((len(date),)) + date + b"\0" + refused.SerializeToString()
+
+
 _MADE: dict[str, Callable[[], Iterator[bytes]]] = {
     "decode": _samples,
     "frames": _frames,
@@ -85,5 +96,6 @@ _MADE: dict[str, Callable[[], Iterator[bytes]]] = {
     "http1": _streams,
     "trace_context": _parents,
     "text": _texts,
+    "answers": _answers,
     "status": _documents,
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.fuzz import (
+    answers,
     attributes,
     decode,
     frames,
@@ -39,5 +40,6 @@ TARGETS = {
     "attributes": Target(attributes.fuzz, 1024),
     "routes": Target(routes.fuzz, 1024),
     "text": Target(text.fuzz, 400),
+    "answers": Target(answers.fuzz, 1024),
     "status": Target(status.fuzz, 4096),
 }

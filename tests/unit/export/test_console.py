@@ -6,7 +6,7 @@ import json
 import pytest
 
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Unknown
-from otel_ebpf.export.console import Console, escaped
+from otel_ebpf.export.console import MAX_COUNTED_SERVICES, Console, escaped
 from otel_ebpf.telemetry.attributes import with_secret_keys
 from tests.unit.telemetry.examples import AF_INET6, AF_UNIX, client_exchange, exchange, span_of
 
@@ -170,6 +170,20 @@ def test_counter_is_a_line_a_second():
     assert ["3 requests: shop → 3 ← 0 failed 3", "6 requests: cart → 0 ← 1, shop → 5 ← 0 failed 5"] == (
         stream.getvalue().splitlines()
     )
+
+
+def test_counter_names_so_many_services_and_no_more():
+    """Each process may call itself as it likes: the line and what it is made of have an end."""
+    stream = io.StringIO()
+    console = Console("counter", stream)
+    for number in range(MAX_COUNTED_SERVICES + 9):
+        console.add(exchange(), span_of(exchange()), f"{number:04}")
+    console.flush(0.1, is_last=True)
+
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith(f"{MAX_COUNTED_SERVICES + 9} requests: 0000 → 1 ← 0, ")
+    assert line.endswith(", others → 9 ← 0")
+    assert MAX_COUNTED_SERVICES + 1 == line.count("→")
 
 
 def test_counter_tells_the_rest_at_the_end():

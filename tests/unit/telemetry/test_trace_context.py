@@ -122,6 +122,13 @@ def test_every_exchange_has_its_own_ids():
     assert {(16, 8)} == {(len(trace), len(span)) for trace, span in made}
 
 
+def test_a_connection_may_have_more_exchanges_than_the_kernel_can_number():
+    """The kernel's number has 32 bits; what was pipelined is counted on top of it."""
+    source = IdSource(b"seed")
+
+    assert source.ids(7, 2**32 + 5) != source.ids(7, 2**32 + 6)
+
+
 def test_ids_are_never_zero(monkeypatch: pytest.MonkeyPatch):
     """All zero means "none" in W3C and OTLP."""
 
