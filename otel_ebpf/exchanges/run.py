@@ -25,8 +25,8 @@ from otel_ebpf.exchanges.reader import MAX_MESSAGES, Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
-_REQUEST = re.compile(rb"[A-Z_-]+ [^ \r\n]+ HTTP/1\.")
-LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=%b)" % _REQUEST.pattern)
+LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
+_BEGINNING = re.compile(rb"[A-Z_-]{1,8}(?: |\Z)|[A-Z_-]{8}")  # of a request, as the kernel sees one
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 _LAST_CHUNK_QUIET_NS = 200_000_000
@@ -50,6 +50,7 @@ class Run:
     """Raises NotHttpError from `feed` when the bytes are not HTTP/1."""
 
     __slots__ = (
+        "_answered_bytes",
         "_are_chunks_followed",
         "_begins_with_head",
         "_doubted",
@@ -76,6 +77,7 @@ class Run:
         self._is_ended = False
         self._are_chunks_followed = False
         self._begins_with_head = True
+        self._answered_bytes = 0  # so much of the requests had come when a response did
         self._paired_count = MAX_MESSAGES  # so many requests have their answers at the same place
         self._finals: list[Message[ResponseHead]] = []
         self._seen_responses = 0
@@ -161,6 +163,7 @@ class Run:
         if not self.has_head:
             self._requests.take_cut_head()  # answered before it was whole
         self._tail = record.tail
+        self._answered_bytes = record.request_bytes
         self._feed_response(record)
         return self._take_complete()
 
@@ -173,9 +176,9 @@ class Run:
             and message.framing == CHUNKED
             and not self._requests.is_in_chunks
             and self._reported == len(self._requests.messages)
-            and _REQUEST.match(record.payload)
+            and self._answered_bytes == record.request_bytes - record.total_bytes
+            and _BEGINNING.match(record.payload)
         ):
-            self._requests.skip_to(record.request_bytes - record.total_bytes, record.at_monotonic_ns)
             message.is_complete = True
             if len(self._final_responses()) > self._reported:  # some to requests that were not captured
                 self._paired_count = min(self._paired_count, self._reported)
@@ -283,9 +286,12 @@ class Run:
 
     def _is_end_missing(self) -> bool:
         """Have the responses really broken off? Where the place in the stream was lost, what is missing may have come."""
+        messages = self._responses.messages
+        if self._responses.is_lost or (messages and messages[-1].inferred):
+            return False
         message = self._responses.open_message
         if message is None or message.framing >= 0:
-            return not self._responses.is_lost
+            return True
         is_followed = self._are_chunks_followed or self._responses.is_in_chunks
         return message.framing == UNTIL_CLOSE or (message.framing == CHUNKED and is_followed)
 

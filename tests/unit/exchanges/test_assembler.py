@@ -626,6 +626,14 @@ def test_a_response_whose_end_may_have_been_there_has_not_failed(pieces: list[by
     assert [Outcome.UNKNOWN] * 2 == [exchange.outcome for exchange in connection.exchanges]
 
 
+def test_a_response_behind_an_end_that_was_inferred_has_not_failed():
+    """The last chunk at the end of all may be its own."""
+    connection = Connection().request(GET + GET).response(CHUNKED_HEAD + b"5\r\n")
+    connection.response(b"hello\r\n0\r\n\r\n" + CHUNKED_HEAD + b"0\r\n\r\n").end(EndReason.CLOSED)
+
+    assert [Outcome.COMPLETE, Outcome.UNKNOWN] == [exchange.outcome for exchange in connection.exchanges]
+
+
 @pytest.mark.parametrize("pieces", [[], [b"5\r\nhel"], [b"5\r\nhello\r\n"]])
 def test_a_response_whose_chunks_break_off_has_failed(pieces: list[bytes]):
     connection = Connection().request(GET).response(CHUNKED_HEAD)
@@ -635,11 +643,14 @@ def test_a_response_whose_chunks_break_off_has_failed(pieces: list[bytes]):
     assert Outcome.SERVER_CLOSED == only(connection.end(EndReason.CLOSED)).outcome
 
 
-def test_a_request_behind_a_chunked_one_whose_answer_came_with_an_interim_one_is_another():
+@pytest.mark.parametrize("first_bytes", [1, 3, len(GET)])
+def test_a_request_behind_a_chunked_one_whose_answer_came_with_an_interim_one_is_another(first_bytes: int):
     """To the kernel no answer has come yet; what was not captured of the body hides where it ends."""
     connection = Connection().request(b"POST /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
     connection.request(b"5\r\nhello\r\n0\r\n\r\n").response(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
-    connection.request(GET).response(OK)
+    connection.request(GET[:first_bytes]).request(GET[first_bytes:]).response(OK)
 
-    assert [b"/up", b"/a?b=1"] == [exchange.target for exchange in connection.exchanges]
+    assert [(b"POST", b"/up"), (b"GET", b"/a?b=1")] == [
+        (exchange.method, exchange.target) for exchange in connection.exchanges
+    ]
     assert {Outcome.COMPLETE} == {exchange.outcome for exchange in connection.exchanges}
