@@ -39,8 +39,8 @@ def threshold_of(probability: float) -> int:
     return exact if rounded >= NEVER else rounded
 
 
-def with_threshold(tracestate: bytes, threshold: int | None) -> bytes:
-    """`tracestate` with `th` in its `ot` member; None: the probability is not known, and none is given."""
+def with_threshold(tracestate: bytes, threshold: int) -> bytes:
+    """`tracestate` with `th` in its `ot` member."""
     others, parts = [], []
     for member in tracestate.split(b",") if tracestate else ():
         key, _, value = member.partition(b"=")
@@ -48,13 +48,13 @@ def with_threshold(tracestate: bytes, threshold: int | None) -> bytes:
             parts = [part for part in value.split(b";") if part and not part.startswith(b"th:")]
         else:
             others.append(member)
-    if threshold is not None:
-        with_it = [b"th:" + (b"%014x" % threshold).rstrip(b"0") if threshold else b"th:0", *parts]
-        if len(b";".join(with_it)) <= _OT_LIMIT_BYTES:
-            parts = with_it
-    if not parts:
-        return b",".join(others)
-    return _within_limits([b"ot=" + b";".join(parts), *others])
+    # What matters most stands first, since what is too much goes from the end.
+    parts.sort(key=lambda part: not part.startswith(b"rv:"))
+    parts.insert(0, b"th:" + (b"%014x" % threshold).rstrip(b"0") if threshold else b"th:0")
+    while len(b";".join(parts)) > _OT_LIMIT_BYTES:
+        del parts[-1]
+    # A value does not end with a space, which may have stood before a part that is gone.
+    return _within_limits([b"ot=" + b";".join(parts).rstrip(b" ;"), *others])
 
 
 def _within_limits(members: list[bytes]) -> bytes:

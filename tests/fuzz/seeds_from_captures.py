@@ -68,7 +68,13 @@ def _frames() -> Iterator[bytes]:
 def _parents() -> Iterator[bytes]:
     yield b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     yield b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"
+    yield b"ot=th:c;rv:0123456789abcd;x:y,rojo=1"
     yield b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE, a@b=1"
+
+
+def _header_lines() -> Iterator[bytes]:
+    yield b"X-Tag: a\r\nx-tag:b\r\n folded\r\nCookie: a=b\r\nReferer: http://me:pw@host/?token=1&a=2#session=3\r\n\r\n"
+    yield b"Set-Cookie: a=b; Path=/\nLocation: /next?code=1\n\n"
 
 
 def _texts() -> Iterator[bytes]:
@@ -95,6 +101,7 @@ _MADE: dict[str, Callable[[], Iterator[bytes]]] = {
     "recording": _recordings,
     "http1": _streams,
     "trace_context": _parents,
+    "headers": _header_lines,
     "text": _texts,
     "answers": _answers,
     "status": _documents,

@@ -2,7 +2,14 @@
 
 import re
 
-from otel_ebpf.telemetry.trace_context import KNOWN_FLAGS, parse_traceparent, validate_tracestate
+from otel_ebpf.telemetry.trace_context import (
+    KNOWN_FLAGS,
+    TRACESTATE_LIMIT_BYTES,
+    TRACESTATE_LIMIT_MEMBERS,
+    parse_traceparent,
+    validate_tracestate,
+)
+from otel_ebpf.telemetry.trace_state import randomness_of, with_threshold
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _KEY = re.compile(rb"[a-z0-9][a-z0-9_\-*/@]{0,255}")
@@ -19,6 +26,19 @@ def fuzz(data: bytes) -> None:
         assert all(_KEY.fullmatch(key) and value and not value.endswith(b" ") for key, _, value in members)
         assert state.isascii()
         assert len(state) <= len(data)
+        _check_weight(state)
+
+
+def _check_weight(state: bytes) -> None:
+    """What a sampler puts in leaves a tracestate that is passed on, and the others' members as they were."""
+    weighted = with_threshold(state, 0xE666 << 40)
+    assert weighted == validate_tracestate(weighted)
+    assert weighted.startswith(b"ot=th:e666")
+    others = [member for member in state.split(b",") if not member.startswith(b"ot=")]
+    kept = weighted.split(b",")[1:]
+    assert kept == [member for member in others if member in kept]
+    assert others == kept or len(state) > TRACESTATE_LIMIT_BYTES - 20 or len(others) == TRACESTATE_LIMIT_MEMBERS
+    assert randomness_of(bytes(16), state) == randomness_of(bytes(16), weighted)
 
 
 def _check_parent(data: bytes) -> None:
