@@ -119,7 +119,8 @@ class Outcome:
 
     def lines(self) -> Iterator[str]:
         yield f"{self.name}, {self.seconds:.0f} s: {'whole' if self.is_whole else 'NOT WHOLE'}"
-        yield f"  {self.sent} requests, {self.arrived} spans arrived, {self.misplaced} out of order"
+        in_order = "" if self.drained_in_s is None else f", {self.misplaced} out of order"
+        yield f"  {self.sent} requests, {self.arrived} spans arrived{in_order}"
         yield f"  counted: {self.accounts.losses or 'no loss'}"
         if self.drained_in_s is not None:
             spool = f"; on disk at most {self.largest_spool_mb:.0f} MB" if self.largest_spool_mb else ""
