@@ -101,7 +101,7 @@ static __always_inline void follow_chunks(struct scratch *scratch_area, struct c
   }
   if (place->left_bytes) connection->chunks_state = CHUNKS_OFF;  // more steps than are taken in one call
   else if (connection->chunks_state == CHUNKS_TRAILER && *(u32 *)(connection->tail + 4) == 0x0a0d0a0d)
-    connection->chunks_state = CHUNKS_ENDED;
+    connection->chunks_state = CHUNKS_ENDED_BY_TRAILER;
 }
 
 // on_sys_exit goes on here with a response whose body may be chunked.

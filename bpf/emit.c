@@ -2,7 +2,9 @@
 
 static __always_inline u8 chunk_flags(const struct connection *connection) {
   if (connection->chunks_state < CHUNKS_SIZE) return 0;
-  return connection->chunks_state == CHUNKS_ENDED ? FLAG_CHUNKS_FOLLOWED | FLAG_CHUNKS_ENDED : FLAG_CHUNKS_FOLLOWED;
+  u8 state = connection->chunks_state;
+  return FLAG_CHUNKS_FOLLOWED | (state >= CHUNKS_ENDED ? FLAG_CHUNKS_ENDED : 0) |
+         (state == CHUNKS_TRAILER || state == CHUNKS_ENDED_BY_TRAILER ? FLAG_CHUNKS_TRAILER : 0);
 }
 
 // Payload that has been moved: of the chunk in hand its size is counted, and what is still to come (with the two bytes

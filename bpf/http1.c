@@ -90,8 +90,11 @@ static __always_inline int ends_like_head(const struct call *call) {
 
 static __always_inline void begin_exchange(struct connection *connection, const struct call *call, u64 pid_tid,
                                            u32 service_pid, u64 now) {
+  // The answer before may still be in flight: its chunks are followed on, and what is surely of them is not captured.
+  int is_in_chunks = connection->chunks_state >= CHUNKS_SIZE && connection->chunks_state < CHUNKS_ENDED;
+  int is_in_body = is_in_chunks && (connection->chunk_payload_bytes || connection->chunks_state != CHUNKS_SIZE);
   count_for(service_pid, COUNT_BEGAN);
-  connection->flags &= CONNECTION_BY_ACCEPT;
+  connection->flags &= CONNECTION_BY_ACCEPT | (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
   connection->state = STATE_REQUEST;
   connection->position++;
   connection->pid = pid_tid >> 32;
@@ -105,9 +108,18 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->response_captured = 0;
   connection->request_head_last = 0;
   connection->response_head_last = 0;
-  connection->chunks_state = CHUNKS_OFF;
-  connection->chunk_payload_bytes = 0;
-  *(u64 *)connection->tail = 0;
+  if (!is_in_chunks) {
+    connection->chunks_state = CHUNKS_OFF;
+    connection->chunk_payload_bytes = 0;
+  }
+}
+
+// A further response begins behind one that was only counted: says how far that one came, and when.
+static __always_inline void tell_response_end(struct scratch *scratch_area, struct connection *connection, u64 now) {
+  struct record *record = &scratch_area->record;
+  if (connection->flags & CONNECTION_UNREPORTED) return;
+  fill_record(record, connection, RECORD_END, END_NEXT_RESPONSE, now);
+  if (records.ringbuf_output(record, sizeof(*record), BPF_RB_NO_WAKEUP)) count_lost(connection);
 }
 
 static __always_inline void on_request_bytes(struct connection *connection, const struct call *call,
@@ -180,6 +192,8 @@ static __always_inline void on_response_bytes(struct scratch *scratch_area, stru
     connection->state = STATE_FOREIGN;
     return;
   }
+  if (is_beginning && connection->state == STATE_RESPONSE && connection->flags & CONNECTION_UNTOLD)
+    tell_response_end(scratch_area, connection, now);
   connection->response_bytes += call->bytes;
   connection->response_last_monotonic_ns = now;
   connection->flags |= CONNECTION_UNTOLD;
@@ -228,6 +242,7 @@ static __always_inline int send_captured(struct scratch *scratch_area, struct co
 static __always_inline void on_response_head(struct connection *connection, u32 bytes) {
   if (connection->flags & CONNECTION_RESPONSE_HEAD_DONE) return;  // of a body, then, to a client that pipelines
   connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
+  if (connection->chunks_state != CHUNKS_OFF) return;  // of a body that was in flight when the client went on
   connection->chunks_state = CHUNKS_HEAD;
   connection->chunk_left = bytes;
 }

@@ -18,6 +18,7 @@ enum chunks_state {    // see chunks.c
   CHUNKS_LAST = 4,     // behind the last size line: an empty line of two bytes, or trailers
   CHUNKS_TRAILER = 5,  // trailers end with the call that ends with an empty line
   CHUNKS_ENDED = 6,
+  CHUNKS_ENDED_BY_TRAILER = 7,  // which is not read: more may have been behind it
 };
 
 enum connection_flag {

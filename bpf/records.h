@@ -8,7 +8,7 @@
 //   REQUEST       the first bytes of a request: an exchange begins
 //   REQUEST_MORE  later bytes of the request that are worth reading: the rest of a head, a further request
 //   RESPONSE      bytes of the response that are worth reading: its head
-//   END           the kernel saw the exchange end, see `reason`
+//   END           the kernel saw the exchange, or a response in it, end: see `reason`
 enum record_kind { RECORD_REQUEST = 1, RECORD_REQUEST_MORE = 2, RECORD_RESPONSE = 3, RECORD_END = 4 };
 
 // The numbers of OpenTelemetry's SpanKind.
@@ -23,6 +23,7 @@ enum end_reason {
   END_NOT_HTTP = 5,      // the answer does not begin like HTTP/1
   END_SOCKET_GONE = 6,   // the socket's address now belongs to another connection
   END_TIMED_OUT = 7,     // TCP gave up: the peer no longer acknowledged anything
+  END_NEXT_RESPONSE = 8,  // of a response, not of the exchange: a further one began on this connection
 };
 
 // Facts about the connection, kept from its beginning or from one exchange to the next.
@@ -32,6 +33,7 @@ enum record_flag {
   FLAG_PAYLOAD_IS_END = 4,      // captured are the last bytes of what the call moved, not the first
   FLAG_CHUNKS_FOLLOWED = 8,     // the response's body reads like chunks from its first byte on: see chunks.c
   FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
+  FLAG_CHUNKS_TRAILER = 32,     // a trailer came behind the last chunk, or in the same call a further response
 };
 
 struct record {

@@ -25,6 +25,7 @@ from otel_ebpf.records.progress import Progress
 _ALL_RUNS_EVERY_NS = 1_000_000_000
 _LOOKS_AFTER_LOSS = 3
 _MOST_LOOKS = 512  # at responses that have not ended, the latest first; all of them once a second
+_NEXT = (EndReason.NEXT_REQUEST, EndReason.NEXT_RESPONSE)  # the connection goes on
 
 OpenRun = PlainRun | Run
 AnyRun = OpenRun | CountedRun
@@ -91,7 +92,7 @@ class Assembler:
         if isinstance(run, CountedRun):
             if record.kind != Kind.END:
                 self.stray_records += 1
-            elif record.reason != EndReason.NEXT_REQUEST:
+            elif record.reason not in _NEXT:
                 self._forget(run)
             return []
         if record.kind == Kind.END:
@@ -149,13 +150,21 @@ class Assembler:
         done: list[Exchange] = []
         previous = self._runs.get(record.connection)
         extra = unread_bytes = 0
+        is_unpaired = False
         if previous is not None:
             if _was_lost(previous, record.position, record.lost):
+                is_unpaired = previous.is_unpaired or previous.has_overlapped
                 self._forget_counted(previous)
                 extra = previous.extra
             else:
                 if not previous.is_settled and not isinstance(previous, CountedRun):
-                    previous, done = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+                    previous, done = self._before_next(previous)
+                    if previous.goes_on_with(record):
+                        return done + self._go_on(previous, record)
+                is_unpaired = previous.owes_answers
+                if not previous.is_settled and not isinstance(previous, CountedRun):
+                    previous, last = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+                    done += last
                 extra, unread_bytes = previous.extra, previous.unread_request_bytes
                 self._forget(previous)
         elif len(self._runs) >= self._max_connections:
@@ -163,20 +172,38 @@ class Assembler:
         if unread_bytes:
             # An early answer: these bytes are the rest of the body before, whatever they look like.
             self._lose("not a request but the rest of a body", record.service_pid)
-            self._runs[record.connection] = CountedRun.of(record, extra)
+            self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
             return done
         run: OpenRun | None = None
         try:
-            run = PlainRun.begin(record, extra)
+            run = None if is_unpaired else PlainRun.begin(record, extra)
             if run is None:
-                run = Run(record, extra)
+                run = Run(record, extra, is_unpaired=is_unpaired)
                 run.feed(record)
         except NotHttpError:
             self._lose("not HTTP", record.service_pid)
-            self._runs[record.connection] = CountedRun.of(record, extra)
+            self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
             return done
         self._runs[record.connection] = run
         return done
+
+    def _before_next(self, run: OpenRun) -> tuple[Run, list[Exchange]]:
+        full = self._with_readers(run)
+        return full, full.before_next()
+
+    def _go_on(self, run: Run, record: Record) -> list[Exchange]:
+        """The client has not waited: the kernel's next exchange belongs to the same run."""
+        run.go_on_with(record)
+        self._readings.pop(record.connection, None)  # the table counts anew
+        try:
+            return run.feed(record)
+        except NotHttpError:
+            # The kernel counted it as a request; what came before is reported as far as it was seen.
+            self._lose("not HTTP", record.service_pid)
+            done = run.end(EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+            self._forget(run)
+            self._runs[record.connection] = CountedRun.of(record, run.extra, True)
+            return done
 
     def _feed_run(self, run: OpenRun, record: Record) -> list[Exchange]:
         try:
@@ -199,6 +226,11 @@ class Assembler:
         done: list[Exchange] = []
         if record is not None:
             run, done = self._advance(run, record)
+        if reason in _NEXT:
+            run, completed = self._before_next(run) if not run.is_settled else (run, [])
+            if reason == EndReason.NEXT_RESPONSE or (isinstance(run, Run) and run.may_go_on()):
+                return done + completed
+            done += completed
         if reason == EndReason.NOT_HTTP:
             self._lose("not HTTP", run.service_pid, run.unreported_count)
         elif not run.is_settled:
@@ -271,7 +303,12 @@ class Assembler:
         self._lose(RING_FULL, run.service_pid, max(0, run.unreported_count - 1))
         self._forget(run)
         self._runs[run.connection] = CountedRun(
-            run.connection, run.position, run.service_pid, run.extra, (run.lost + 1) & 0xFF
+            run.connection,
+            run.position,
+            run.service_pid,
+            run.extra,
+            (run.lost + 1) & 0xFF,
+            run.is_unpaired or run.has_overlapped,
         )
 
     def _forget(self, run: AnyRun) -> None:
@@ -288,7 +325,10 @@ class Assembler:
         for run in runs_to_drop(self._runs.values(), MAX_KEPT_BYTES):
             self._lose("evicted", run.service_pid, run.unreported_count)
             self._forget(run)
-            self._runs[run.connection] = CountedRun(run.connection, run.position, run.service_pid, run.extra, run.lost)
+            is_unpaired = run.is_unpaired or run.has_overlapped
+            self._runs[run.connection] = CountedRun(
+                run.connection, run.position, run.service_pid, run.extra, run.lost, is_unpaired
+            )
 
     def _evict(self) -> None:
         """The oldest connection gives way; what it had open is counted."""

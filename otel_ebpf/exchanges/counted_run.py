@@ -20,10 +20,16 @@ class CountedRun(NamedTuple):
     service_pid: int
     extra: int
     lost: int  # as in Run
+    is_unpaired: bool = False  # as in Run, of what comes next
+    has_overlapped: bool = False
 
     @classmethod
-    def of(cls, record: Record, extra: int) -> "CountedRun":
-        return cls(record.connection, record.position, record.service_pid, extra, record.lost)
+    def of(cls, record: Record, extra: int, is_unpaired: bool = False) -> "CountedRun":
+        return cls(record.connection, record.position, record.service_pid, extra, record.lost, is_unpaired)
+
+    @property
+    def owes_answers(self) -> bool:
+        return self.is_unpaired
 
     @property
     def kept_bytes(self) -> int:

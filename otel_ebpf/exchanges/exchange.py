@@ -47,8 +47,9 @@ class Inferred(IntFlag):
     REQUEST_END_TIME = 4  # the request ended at `request_end_ns` or before: later bytes had moved by then
     RESPONSE_END_BY_LAST_CHUNK = 8  # the last bytes look like a last chunk, and nothing followed them
     RESPONSE_END_BY_NEXT_REQUEST = 16  # nothing said where it ends; the client went on
-    RESPONSE_END_BY_CLOSE = 32  # it has no length, RFC 9112 section 6.3, item 8: one that broke off looks the same
-    END_TIME = 64  # the exchange ended at `end_ns` or before
+    RESPONSE_END_BY_NEXT_RESPONSE = 32  # nothing said where it ends; the one behind it began
+    RESPONSE_END_BY_CLOSE = 64  # it has no length, RFC 9112 section 6.3, item 8: one that broke off looks the same
+    END_TIME = 128  # the exchange ended at `end_ns` or before
 
 
 @dataclass(slots=True)

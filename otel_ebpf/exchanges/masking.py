@@ -22,7 +22,7 @@ from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
 from otel_ebpf.exchanges.run import END_OF_HEAD, LAST_CHUNK_AND_REQUEST, Run
-from otel_ebpf.records.kinds import Kind, Record, RecordFlag
+from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
 _MAX_CONNECTIONS = 65_536
@@ -30,7 +30,7 @@ _MAX_CONNECTIONS = 65_536
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
 _NOTHING = slice(0, 0)
-_LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n")  # what of a response's last bytes says that it has ended
+_LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\r\n\r\n")  # what of a response's last bytes says that it has ended
 
 
 class Masks:
@@ -48,16 +48,18 @@ class Masks:
             self._captured_bytes = 0
             for large in runs_to_drop(self._runs.values(), MAX_KEPT_BYTES):
                 del self._runs[large.connection]
-        if record.kind == Kind.REQUEST:
+        run = self._runs.get(record.connection)
+        if record.kind == Kind.REQUEST and (run is None or not run.goes_on_with(record)):
             self._runs.pop(record.connection, None)
             if len(self._runs) >= _MAX_CONNECTIONS:
                 del self._runs[next(iter(self._runs))]
-            self._runs[record.connection] = RunMask(record, self._shown)
-        run = self._runs.get(record.connection)
+            run = self._runs[record.connection] = RunMask(record, self._shown)
         if run is None or run.position != record.position:
             return bytes(len(record.payload))
         if record.kind == Kind.END:
-            del self._runs[record.connection]
+            run.told(record)
+            if record.reason not in (EndReason.NEXT_REQUEST, EndReason.NEXT_RESPONSE):
+                del self._runs[record.connection]
             return bytes(len(record.payload))
         return run.feed(record)
 
@@ -70,7 +72,6 @@ class Masks:
 class RunMask:
     def __init__(self, first: Record, shown: frozenset[bytes]) -> None:
         self.connection = first.connection
-        self.position = first.position
         self._run = Run(first, 0)
         requests, responses = self._run.readers
         self._requests = DirectionMask(requests, shown)
@@ -82,16 +83,34 @@ class RunMask:
     def kept_bytes(self) -> int:
         return self._run.kept_bytes + self._requests.kept_bytes + self._responses.kept_bytes
 
+    @property
+    def position(self) -> int:
+        return self._run.position
+
+    def goes_on_with(self, record: Record) -> bool:
+        """As the assembler decides it."""
+        self._run.before_next()
+        if not self._is_http or not self._run.goes_on_with(record):
+            return False
+        self._run.go_on_with(record)
+        self._readings = Readings()
+        return True
+
+    def told(self, record: Record) -> None:
+        """The counts of a record that ends something."""
+        self._run.advance(record)
+
     def feed(self, record: Record) -> bytes:
         payload, total_bytes, last_chunk = record.payload, record.total_bytes, _NOTHING
         if not self._is_http:
             return bytes(len(payload))
+        told = self._run.in_stream(record)
         if record.kind == Kind.RESPONSE:
-            direction, end = self._responses, record.response_bytes
-            if not self._run.has_head:
+            direction, end = self._responses, told.response_bytes
+            if self._run.is_answer_out_of_turn:
                 self._requests.forget_head()  # as Run does: it was answered before it was whole
         else:
-            direction, end = self._requests, record.request_bytes
+            direction, end = self._requests, told.request_bytes
             if record.flags & RecordFlag.PAYLOAD_IS_END:
                 total_bytes = len(payload)
                 last_chunk = self._last_chunk(payload)

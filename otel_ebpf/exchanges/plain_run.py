@@ -29,6 +29,11 @@ _NOTHING = Inferred.NOTHING
 
 
 class PlainRun:
+    # What a Run may be besides.
+    is_unpaired = False
+    has_overlapped = False
+    owes_answers = False
+
     __slots__ = (
         "_body_bytes",
         "_first",

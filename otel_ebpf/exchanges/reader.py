@@ -44,6 +44,7 @@ class Message(Generic[Head]):
     is_complete: bool
     is_cut: bool
     is_late: bool = False  # its last byte moved at last_ns or before
+    is_abandoned: bool = False  # another one has begun, and where this one ended was not seen
     inferred: Inferred = Inferred.NOTHING
 
 
@@ -89,6 +90,11 @@ class Reader(Generic[Head]):
         return self._kept_bytes + len(self._pending)
 
     @property
+    def has_begun_head(self) -> bool:
+        """A piece of one is here, and it is more than empty lines."""
+        return bool(self._pending.strip(b"\r\n"))
+
+    @property
     def is_in_head(self) -> bool:
         """Of a head a piece is here."""
         return bool(self._pending)
@@ -127,15 +133,23 @@ class Reader(Generic[Head]):
             self.offset = offset
             self._skip(gap_bytes, at_ns, is_late=is_late or 0 <= self._left_bytes < gap_bytes)
 
-    def would_guess(self, offset: int) -> bool:
-        """Is there more up to `offset` than the body in hand? A head that no record has told of yet may be in it."""
+    def forget(self, count: int) -> None:
+        """The first messages, which are complete, are needed no longer."""
+        self._kept_bytes -= sum(message.head.length for message in self.messages[:count])
+        del self.messages[:count]
+
+    def would_guess(self, offset: int, *, is_last: bool = True) -> bool:
+        """Is there more up to `offset` than the body in hand? A head that no record has told of yet may be in it.
+
+        `is_last`: nothing is awaited behind the open message, so a body without a length may be all there is.
+        """
         gap_bytes = offset - self.offset
         if gap_bytes <= 0 or self.is_lost:
             return False
         message = self.open_message
         if message is None or self._chunks is not None:
             return True
-        return 0 <= message.framing and gap_bytes > self._left_bytes
+        return gap_bytes > self._left_bytes if message.framing >= 0 else not is_last
 
     def take_cut_head(self) -> None:
         """No more of a head in pieces will be seen: what is there is taken, as far as it is a head."""

@@ -25,6 +25,7 @@ class EndReason(IntEnum):
     NOT_HTTP = 5
     SOCKET_GONE = 6
     TIMED_OUT = 7
+    NEXT_RESPONSE = 8
 
 
 class RecordFlag(IntFlag):
@@ -33,6 +34,7 @@ class RecordFlag(IntFlag):
     PAYLOAD_IS_END = 4
     CHUNKS_FOLLOWED = 8
     CHUNKS_ENDED = 16
+    CHUNKS_TRAILER = 32
 
 
 class Record(NamedTuple):

@@ -20,6 +20,7 @@ BY_INFERENCE = (
     (Inferred.REQUEST_END_TIME, (f"{PREFIX}request_end_time", b"upper_bound")),
     (Inferred.RESPONSE_END_BY_LAST_CHUNK, (f"{PREFIX}response_end", b"last_chunk")),
     (Inferred.RESPONSE_END_BY_NEXT_REQUEST, (f"{PREFIX}response_end", b"next_request")),
+    (Inferred.RESPONSE_END_BY_NEXT_RESPONSE, (f"{PREFIX}response_end", b"next_response")),
     (Inferred.RESPONSE_END_BY_CLOSE, (f"{PREFIX}response_end", b"close")),
     (Inferred.END_TIME, (f"{PREFIX}end_time", b"upper_bound")),
 )
@@ -34,4 +35,4 @@ def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> 
         found.append(END_NOT_SEEN)
     if route is not None and routes.has_guessed(route):
         found.append(ROUTE_BY_HEURISTIC)
-    return tuple(found)
+    return tuple(dict(found).items())  # each name once

@@ -74,6 +74,47 @@ def pipelined_posts_in_pieces(wire: Wire) -> None:
     wire.s(OK + OK, pieces=5)
 
 
+def in_flight(make: Callable[[int], bytes], is_joined: bool = False) -> Callable[[Wire], None]:
+    """The client does not wait: each request but the first is sent while the response to the one before is on its way."""
+
+    def act(wire: Wire) -> None:
+        wire.c(get(b"/0"))
+        for number in range(1, 4):
+            response = make(3000)
+            wire.s(response[:200])
+            wire.c(get(b"/%d" % number))
+            wire.s(response[200:1500])
+            wire.s(response[1500:] + (OK if is_joined and number == 3 else b""))
+        if not is_joined:
+            wire.s(OK)
+
+    return act
+
+
+def of_length(size: int) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, b"y" * size)
+
+
+def of_chunks(size: int) -> bytes:
+    return chunked(b"y" * 1000, b"z" * (size - 1000))
+
+
+def of_other_chunks(size: int) -> bytes:
+    """With an extension: the kernel does not follow them."""
+    return of_chunks(size).replace(b"3e8\r\n", b"3e8;e\r\n", 1)
+
+
+def answers_outstanding(wire: Wire) -> None:
+    """Two requests, half an answer, a third request: the second answer is not the third's."""
+    wire.c(get(b"/0"))
+    wire.c(get(b"/1"))
+    wire.s(of_length(3000)[:200])
+    wire.c(get(b"/2"))
+    wire.s(of_length(3000)[200:])
+    for status in (b"201", b"202"):
+        wire.s(OK.replace(b"200", status))
+
+
 def keep_alive_of_old(wire: Wire) -> None:
     for _ in range(2):
         wire.c(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
@@ -168,6 +209,7 @@ METHODS = [
     b"M-SEARCH",
     b"PROPFIND",
 ]
+IN_FLIGHT = [*(plain(b"/%d" % number, size=3000) for number in range(3)), plain(b"/3")]
 LENGTH_AND_CHUNKS = chunked(b"abc").replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\n", 1)  # RFC 9112 6.3, item 3
 OK_AROUND_OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(OK), OK)
 TRAILER_REQUEST = b"PUT /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n"
@@ -206,6 +248,11 @@ CASES: list[tuple[str, Callable[[Wire], None], list[Expected]]] = [
     ("twenty pipelined", many_pipelined, [plain(b"/%d" % number, status=400 + number) for number in range(20)]),
     ("pipelined across calls", pipelined_across_calls, [plain(b"/%d" % number) for number in range(3)]),
     ("pipelined in pieces", pipelined_posts_in_pieces, [(b"POST", b"/%d" % number, 200, 50, 5, COMPLETE) for number in range(2)]),
+    ("in flight, of known length", in_flight(of_length), IN_FLIGHT),
+    ("in flight, joined", in_flight(of_length, is_joined=True), IN_FLIGHT),
+    ("in flight, in chunks", in_flight(of_chunks), IN_FLIGHT),
+    ("in flight, in chunks with extensions", in_flight(of_other_chunks), IN_FLIGHT),
+    ("answers outstanding", answers_outstanding, [plain(b"/0", size=3000), plain(b"/1", status=201), plain(b"/2", status=202)]),
     ("HTTP/1.0 kept alive", keep_alive_of_old, [PLAIN, PLAIN]),
     ("refused expectation", refused_expectation, [(b"PUT", b"/u", 417, 0, 0, COMPLETE), PLAIN]),
     ("two interim responses", two_interim_responses, [PLAIN]),

@@ -74,6 +74,14 @@ class Chunks:
             self._left, self._is_last = (size + 2 if size else 0), not size
 
     @property
+    def has_trailer(self) -> bool:
+        return len(self._trailer) >= 2 and not self._trailer.startswith(b"\r\n")
+
+    @property
+    def is_in_body(self) -> bool:
+        return self.payload_bytes > 0 or self._is_last
+
+    @property
     def seen_payload_bytes(self) -> int:
         return self.payload_bytes - max(0, self._left - 2)
 
@@ -154,7 +162,8 @@ class Connection:
         chunks = self._chunks
         if chunks is None or not chunks.is_followed:
             return 0
-        return RecordFlag.CHUNKS_FOLLOWED | (RecordFlag.CHUNKS_ENDED if chunks.has_ended else 0)
+        ended = RecordFlag.CHUNKS_ENDED if chunks.has_ended else 0
+        return RecordFlag.CHUNKS_FOLLOWED | ended | (RecordFlag.CHUNKS_TRAILER if chunks.has_trailer else 0)
 
     @property
     def _chunk_payload_bytes(self) -> int:
@@ -186,11 +195,12 @@ class Connection:
             self._position += 1
             self._ended = 0
             self._bytes, self._last_ns = [total, 0], [self.now_ms * MS, 0]
-            self._captured, self._is_head_done = [0, 0], [False, False]
+            if self._chunks is not None and (self._chunks.has_ended or not self._chunks.is_followed):
+                self._chunks = None
+            # The answer before may still be in flight.
+            self._captured, self._is_head_done = [0, 0], [False, self._chunks is not None and self._chunks.is_in_body]
             self._head_last, self._has_head_ended, self._is_pipelined = [b"", b""], False, False
             self._flags &= RecordFlag.ROLE_BY_CONNECTION
-            self._chunks = None
-            self._tail = b""
             self._capture(Kind.REQUEST, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
             return
         self._count(OF_REQUEST, total)
@@ -224,6 +234,8 @@ class Connection:
             self.end(EndReason.NOT_HTTP, at_ms=self.now_ms)
             self._state = FOREIGN
             return
+        if is_beginning and self._state == RESPONSE and self._is_untold:
+            self._send(Kind.END, b"", 0, EndReason.NEXT_RESPONSE)
         self._count(OF_RESPONSE, total)
         self._tail = (self._tail + data)[-8:] if total == len(data) else bytes(8)
         status = data[9:12] if is_beginning else b""

@@ -1,0 +1,60 @@
+"""The positions of one run: the kernel counts anew at each, while the two streams go on.
+
+In:   the record that begins each position
+Out:  its counts as places in the streams; which record a request belongs to
+Owns: where each position began
+
+Nearly always there is one. A client that sends its next request while responses are still to come adds another.
+"""
+
+from typing import TypeVar
+
+from otel_ebpf.records.kinds import Record
+from otel_ebpf.records.progress import Progress
+
+Told = TypeVar("Told", Record, Progress, Record | Progress)
+
+
+class Positions:
+    __slots__ = ("_origins", "_request_base", "_response_base", "count", "dropped", "newest")
+
+    def __init__(self, first: Record) -> None:
+        self.newest = first = first._replace(payload=b"")  # what is needed of it the readers keep
+        self.count = 1
+        self.dropped = 0  # requests that are no longer in the list of the run
+        self._origins = [(0, first)]  # by the index of the first request
+        self._request_base = 0
+        self._response_base = 0
+
+    @property
+    def first_request(self) -> int:
+        """The index that the newest position's first request has, or will have."""
+        return self._origins[-1][0]
+
+    def begin(
+        self, record: Record, dropped: int, request_count: int, request_offset: int, response_offset: int
+    ) -> None:
+        """Another position. The first `dropped` requests leave the list, `request_count` stay in it."""
+        self.newest = record = record._replace(payload=b"")
+        self.count += 1
+        self.dropped += dropped
+        origins = [(index - dropped, origin) for index, origin in self._origins]
+        first = max(place for place, (index, _) in enumerate(origins) if index <= 0)
+        self._origins = [*origins[first:], (request_count, record)]
+        self._request_base, self._response_base = request_offset, response_offset
+
+    def origin(self, index: int) -> tuple[Record, bool]:
+        """Of the request with this index: the record that began its position; is it the position's first?"""
+        for begin, record in reversed(self._origins):
+            if begin <= index:
+                return record, begin == index
+        raise IndexError(index)
+
+    def in_stream(self, told: Told) -> Told:
+        """Its counts since the run began."""
+        if self.count == 1:
+            return told
+        return told._replace(
+            request_bytes=told.request_bytes + self._request_base,
+            response_bytes=told.response_bytes + self._response_base,
+        )
