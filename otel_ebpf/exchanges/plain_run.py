@@ -18,7 +18,8 @@ from otel_ebpf.exchanges.http1 import (
     parse_response_head,
     response_framing,
 )
-from otel_ebpf.exchanges.run import Run, open_request
+from otel_ebpf.exchanges.making import open_request
+from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 

@@ -11,10 +11,9 @@ begins a position there, and the run goes on with it.
 
 import re
 
-from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role
 from otel_ebpf.exchanges.http1 import (
     CHUNKED,
-    UNREADABLE,
     UNTIL_CLOSE,
     RequestHead,
     ResponseHead,
@@ -22,6 +21,7 @@ from otel_ebpf.exchanges.http1 import (
     parse_response_head,
     response_framing,
 )
+from otel_ebpf.exchanges.making import exchange_of, open_request, unread_bytes
 from otel_ebpf.exchanges.positions import Positions, Told
 from otel_ebpf.exchanges.reader import MAX_MESSAGES, Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
@@ -34,19 +34,6 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 END_OF_HEAD = b"\r\n\r\n"
 _LAST_CHUNK_QUIET_NS = 200_000_000
 _REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the request's end
-
-
-def open_request(first: Record, head: RequestHead) -> OpenRequest:
-    return OpenRequest(
-        first.service_pid,
-        Role.SERVER if first.role == 2 else Role.CLIENT,
-        first.family,
-        first.remote_address,
-        first.remote_port,
-        head.method,
-        head.target,
-        head.fields.host,
-    )
 
 
 class Run:
@@ -178,7 +165,7 @@ class Run:
     def unread_request_bytes(self) -> int:
         """Bytes that the last request's length promised and that have not been sent."""
         message = self._requests.open_message
-        return 0 if message is None else _unread_bytes(message)
+        return 0 if message is None else unread_bytes(message)
 
     def feed(self, record: Record) -> list[Exchange]:
         """Takes any record but END; returns the exchanges that it completes."""
@@ -466,7 +453,7 @@ class Run:
         done: list[Exchange] = []
         while self._reported < min(len(responses), len(self._requests.messages), self._paired_count):
             response = responses[self._reported]
-            is_partial = bool(_unread_bytes(self._requests.messages[self._reported]))
+            is_partial = bool(unread_bytes(self._requests.messages[self._reported]))
             if not response.is_complete or (is_partial and is_request_awaited):
                 break
             outcome = Outcome.UNKNOWN if response.is_abandoned else Outcome.COMPLETE
@@ -491,76 +478,14 @@ class Run:
         return Outcome.UNKNOWN
 
     def _exchange(self, index: int, response: Message[ResponseHead] | None, outcome: Outcome, end_ns: int) -> Exchange:
-        request = self._requests.messages[index]
-        head, (first, is_first) = request.head, self._positions.origin(index)
-        unknown, inferred = Unknown.NOTHING, request.inferred
-        if not first.flags & RecordFlag.ROLE_BY_CONNECTION:
-            inferred |= Inferred.ROLE_BY_REQUEST
-        if request.is_late:
-            inferred |= Inferred.REQUEST_END_TIME
-        if request.is_cut:
-            unknown |= Unknown.REQUEST_HEAD_CUT
-        if request.body_bytes is None or not request.is_complete:
-            unknown |= Unknown.REQUEST_BODY
-        if response is not None:
-            inferred |= response.inferred
-            if response.is_late and outcome is Outcome.COMPLETE:
-                inferred |= Inferred.END_TIME
-            if response.is_cut:
-                unknown |= Unknown.RESPONSE_HEAD_CUT
-            if response.framing == UNREADABLE:
-                unknown |= Unknown.RESPONSE_END
-            if response.body_bytes is None:
-                unknown |= Unknown.RESPONSE_BODY
+        first, is_first = self._positions.origin(index)
         if not is_first:
             self.extra += 1
-        return Exchange(
-            first.connection,
-            first.position + self.extra,
-            first.pid,
-            first.tid,
-            first.service_pid,
-            Role.SERVER if first.role == Role.SERVER else Role.CLIENT,
-            first.family,
-            first.local_address,
-            first.local_port,
-            first.remote_address,
-            first.remote_port,
-            head.method,
-            head.target,
-            head.version,
-            head.fields.host,
-            head.fields.user_agent,
-            head.fields.forwarded_for,
-            head.fields.traceparent,
-            head.fields.tracestate,
-            None if response is None else response.head.status,
-            request.start_ns,
-            request.last_ns,
-            None if response is None else response.start_ns,
-            None if response is None else response.last_ns,
-            end_ns,
-            request.wire_bytes,
-            0 if response is None else response.wire_bytes,
-            request.body_bytes,
-            None if response is None else response.body_bytes,
-            outcome,
-            unknown,
-            inferred,
-            head.headers,
-            b"" if response is None else response.head.headers,
+        return exchange_of(
+            first, first.position + self.extra, self._requests.messages[index], response, outcome, end_ns
         )
 
 
 def _complete(message: Message[ResponseHead], inferred: Inferred) -> None:
     message.is_complete = True
     message.inferred |= inferred
-
-
-def _unread_bytes(request: Message[RequestHead]) -> int:
-    """What its length promises beyond what was sent."""
-    if request.is_complete or request.framing <= 0:
-        return 0
-    if request.head.fields.expects_continue and not request.body_bytes:
-        return 0  # RFC 9110 section 10.1.1: a client that was refused need not send the body
-    return request.framing - (request.body_bytes or 0)
