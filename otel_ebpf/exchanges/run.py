@@ -262,12 +262,12 @@ class Run:
         """
         reader, offset = self._responses, record.response_bytes - record.total_bytes
         was_in_flight, self._is_in_flight = self._is_in_flight, False
-        if not _BEGINS_LIKE_RESPONSE.match(record.payload):
-            self.has_overlapped = self.has_overlapped or was_in_flight
-            return
         followers, was_unsure, self._is_unsure = self._followers, self._is_unsure, False
         if was_unsure and followers > 1:
             reader.is_lost = True
+        if not _BEGINS_LIKE_RESPONSE.match(record.payload):
+            self.has_overlapped = self.has_overlapped or was_in_flight
+            return
         if reader.open_message is None or not followers or reader.is_lost:
             return
         reader.skip_to(offset, record.at_monotonic_ns, is_late=True)

@@ -654,3 +654,28 @@ def test_a_request_behind_a_chunked_one_whose_answer_came_with_an_interim_one_is
         (exchange.method, exchange.target) for exchange in connection.exchanges
     ]
     assert {Outcome.COMPLETE} == {exchange.outcome for exchange in connection.exchanges}
+
+
+def test_an_answer_behind_an_end_that_was_inferred_is_not_given_to_the_next_request():
+    """Between what was captured of the first response and its end, the second one may have come."""
+    connection = Connection().request(GET + GET + GET).response(CHUNKED_HEAD + b"5\r\n")
+    connection.response(b"hello\r\n0\r\n\r\n" + OK + CHUNKED_HEAD[:40]).response(CHUNKED_HEAD[40:] + b"0\r\n\r\n").wait(
+        900
+    )
+    connection.response(OK.replace(b"200", b"203")).end(EndReason.CLOSED)
+
+    assert 203 not in [exchange.status for exchange in connection.exchanges]
+    assert Outcome.UNKNOWN == connection.exchanges[-1].outcome
+
+
+@pytest.mark.parametrize("first_bytes", [1, 9, 30])
+def test_an_answer_behind_what_was_taken_for_a_trailer_is_not_given_to_the_next_request(first_bytes: int):
+    """Three responses came in the call that ended the chunks; the head of the next one comes in pieces."""
+    empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"  # ends as a trailer does
+    connection = Connection().request(GET * 4).response(CHUNKED_HEAD + b"1\r\na\r\n0")
+    connection.response(b"\r\nA: b\r\n\r\n" + empty + empty + empty).request(GET + GET)
+    answer = empty.replace(b"200", b"203")
+    connection.response(answer[:first_bytes]).response(answer[first_bytes:] + answer).end(EndReason.CLOSED)
+
+    assert [(b"/a?b=1", 200)] == [(each.target, each.status) for each in connection.exchanges[:1]]
+    assert 203 not in [exchange.status for exchange in connection.exchanges[:4]]
