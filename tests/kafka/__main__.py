@@ -122,7 +122,7 @@ def outage(folder: Path, ends: ExitStack) -> bool:
 
 
 def short_wait(folder: Path, ends: ExitStack) -> bool:
-    """The same where traces are decided on before Kafka is back: nothing is missing, but many are cut in two."""
+    """The same where traces are decided on before Kafka is back: nothing is missing, but some are judged by a part of them."""
     broker, tier = started(folder, ends, decision_wait_s=5)
     return through_outage("  the same with a decision wait of 5 s", broker, tier)[0] == 0
 
