@@ -59,6 +59,12 @@ static __always_inline int begins_like_tls(const struct prefix *prefix) {
   return prefix->length >= 2 && prefix->bytes[0] == 0x16 && prefix->bytes[1] == 3;
 }
 
+// A SETTINGS frame of any length for stream 0 and no acknowledgement: how an HTTP/2 server begins, RFC 9113
+// section 3.4.
+static __always_inline int begins_like_http2_server(const struct prefix *prefix) {
+  return prefix->length >= 8 && (*(u64 *)prefix->bytes & 0xffffffffff00ffffull) == 0x04000000ull;
+}
+
 // Like the beginning of a status line, as far as it goes.
 static __always_inline int begins_like_response(const struct prefix *prefix) {
   u64 word = *(u64 *)prefix->bytes, mask = 0x00ffffffffffffffull;
@@ -179,11 +185,7 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
 static __always_inline void on_response_bytes(struct scratch *scratch_area, struct connection *connection,
                                               const struct call *call, const struct prefix *prefix, u64 now,
                                               volatile struct report *report) {
-  if (connection->state == STATE_IDLE) {
-    // A server that speaks first is not an HTTP server; after an exchange it may send 408 and close.
-    if (connection->position == (u32)-1) connection->state = STATE_FOREIGN;
-    return;
-  }
+  if (connection->state == STATE_IDLE) return;  // after an exchange a server may send 408 and close
   int is_beginning = begins_like_response(prefix);
   // Later on a connection these may be the rest of the answer before, to a client that does not wait.
   if (!connection->response_bytes && !is_beginning && !connection->position) {
@@ -357,6 +359,12 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   report->kind = 0;
   report->is_of_end = 0;
   int is_request = is_inbound == (connection->role == ROLE_SERVER);
+  if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
+    // A server that speaks first does not speak HTTP/1.
+    connection->state = STATE_FOREIGN;
+    if (begins_like_http2_server(&prefix)) count_for(service_pid, COUNT_HTTP2);
+    return GO_ON_WITH_NOTHING;
+  }
   if (is_request) on_request_bytes(connection, call, &prefix, pid_tid, service_pid, now, report);
   else on_response_bytes(scratch_area, connection, call, &prefix, now, report);
   int is_for_heads = send_report(scratch_area, connection, call);

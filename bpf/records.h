@@ -103,7 +103,7 @@ enum counter {
   COUNT_END_RING_FULL = 4,  // END records that did not fit; the progress table still tells
   COUNT_PROCESS_EVENTS_LOST = 5,
   COUNT_COMPAT_SYSCALLS = 6,  // 32-bit system calls of targets, not read
-  COUNT_HTTP2 = 7,  // connections that began with the HTTP/2 preface
+  COUNT_HTTP2 = 7,  // connections that began with the HTTP/2 preface, or with a server's SETTINGS
   COUNT_TLS = 8,  // connections that began with a TLS handshake
   COUNT_IO_URING = 9,  // calls of io_uring_enter by targets: what moves through it is not read
   COUNT_OLDER = 10,  // exchanges: an answer was seen whose request had begun before its connection was known

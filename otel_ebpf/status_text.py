@@ -58,8 +58,8 @@ def _service(service: dict[str, Any]) -> Iterator[str]:
     yield f"{service['name']}, {count} process{'' if count == 1 else 'es'}"
     yield f"  requests  {_requests(service)}"
     yield from _losses(service)
-    for number, (what, count) in enumerate(service["not_visible"].items()):
-        yield f"  {'' if number else 'not seen':10}{count} {what}"
+    for number, what in enumerate(service["not_visible"]):
+        yield f"  {'' if number else 'not seen':10}{what}"
 
 
 def _requests(numbers: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from otel_ebpf.exchanges.ledger import (
     Account,
     kernel_counts,
 )
+from otel_ebpf.export.not_visible import not_visible
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.export.sender import SendCounts, Sender
 from otel_ebpf.export.services import Ended
@@ -83,7 +84,11 @@ def status_document(
         "collector": None if sender is None else _of_collector(sender),
         "metrics": None if metrics is None else _of_metrics(metrics),
         "services": [
-            {"name": _name(pipeline, pid), "processes": account.processes, "not_visible": account.not_visible}
+            {
+                "name": _name(pipeline, pid),
+                "processes": account.processes,
+                "not_visible": not_visible(account, pipeline.hidden.get(pid, {})),
+            }
             | _numbers(account, *still_open.get(pid, (0, 0)))
             for pid, account in by_traffic[:MAX_SERVICES]
         ],

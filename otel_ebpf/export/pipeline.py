@@ -22,7 +22,7 @@ from otel_ebpf.export.services import Ended, Service, Services
 from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
-from otel_ebpf.records.kinds import Counter, CounterReading, Kind, LedgerReading
+from otel_ebpf.records.kinds import Counter, CounterReading, Hidden, Kind, LedgerReading
 from otel_ebpf.telemetry.evidence import evidence_of
 from otel_ebpf.telemetry.metrics import Meter
 from otel_ebpf.telemetry.outcome import Decided, OutcomeSampler, with_weight
@@ -60,6 +60,7 @@ class Pipeline:
         self.counters = CounterReading((0,) * len(Counter))
         self.hooks = Hooks("")
         self.records_by_kind = [0] * (1 + max(Kind))
+        self.hidden: dict[int, dict[str, tuple[int, ...]]] = {}  # by service_pid, until its account is closed
         self.inputs = inputs
         self.services = services
         self._builder = builder
@@ -91,6 +92,9 @@ class Pipeline:
             if self.measuring is not None and self._ledger_readings is not None:
                 self._ledger_readings.close(frame.service_pid, self.measuring.now_unix_ns)
             self.ledger.close(frame.service_pid)
+            self.hidden.pop(frame.service_pid, None)
+        elif isinstance(frame, Hidden):
+            self.hidden[frame.service_pid] = frame.found
         elif isinstance(frame, Hooks):
             self.hooks = frame
         elif isinstance(frame, ServiceGone):

@@ -12,17 +12,22 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 _LISTEN = b"0A"  # TCP_LISTEN in /proc/net/tcp
 _SHORT_BYTES = 4096
 _CHUNK_BYTES = 1 << 16
+_MAX_LINKS = 4096  # of one process that are read to find io_uring: a server with 100,000 connections has as many
 _MAX_ANCESTORS = 100  # deeper trees than this are made on purpose
 
 _WORKER_ARGV_BYTES = 1 << 14
 _WORKER_ENVIRON_BYTES = 1 << 18
 _MULTIPROCESSING_SPAWN = b"--multiprocessing-fork"  # CPython, multiprocessing/spawn.py
 _NODE_CLUSTER_WORKER = "NODE_UNIQUE_ID"  # Node, lib/internal/cluster/primary.js
+
+# OpenSSL and LibreSSL (libssl.so.3), NSS (libssl3.so), and others that are not of their kind.
+_TLS_LIBRARY = re.compile(rb"/(lib(?:ssl|gnutls|mbedtls|wolfssl|s2n|boringssl)[\w+-]{0,60}\.so[\w.]{0,20})(?: |\n)")
 
 # docker, containerd and CRI-O, podman, Kubernetes; cgroup v1 and v2, systemd and cgroupfs drivers: the folder is the
 # id, or a runtime's name and the id. `conmon` is podman's monitor, outside its container.
@@ -151,6 +156,26 @@ class Procfs:
             return None
         return inodes
 
+    def tls_libraries(self, pid: int) -> set[bytes]:
+        """Names of the libraries for TLS that the process has loaded. What is linked into its program is none."""
+        found: set[bytes] = set()
+        rest = b""
+        for chunk in self._chunks(pid, "maps"):
+            lines, newline, rest = (rest + chunk).rpartition(b"\n")
+            found.update(_TLS_LIBRARY.findall(lines + newline))
+        return found
+
+    def has_io_uring(self, pid: int) -> bool:
+        try:
+            with os.scandir(f"{self._root}/{pid}/fd") as entries:
+                return any(_points_to(entry.path, "anon_inode:[io_uring]") for entry in islice(entries, _MAX_LINKS))
+        except OSError:
+            return False
+
+    def is_32_bit(self, pid: int) -> bool:
+        """By the header of the program that it runs: EI_CLASS of elf(5)."""
+        return self._read(pid, "exe", 5) == b"\x7fELF\x01"
+
     def _status_numbers(self, pid: int, field: bytes) -> tuple[int, ...]:
         for line in (self._read(pid, "status", _SHORT_BYTES) or b"").splitlines():
             if line.startswith(field):
@@ -190,6 +215,13 @@ class Procfs:
             return
         finally:
             os.close(descriptor)
+
+
+def _points_to(path: str, target: str) -> bool:
+    try:
+        return os.readlink(path) == target
+    except OSError:  # closed meanwhile
+        return False
 
 
 class ListeningPorts:

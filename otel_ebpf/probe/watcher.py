@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove, Target
+from otel_ebpf.probe.hidden import HiddenTraffic
 from otel_ebpf.probe.identity import identify
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
@@ -57,6 +58,7 @@ class Watcher:
         self._events = RingReader(self._events_fd, event_ring_bytes)
         self._counters = CounterReading((0,) * len(Counter))
         self._ledger = LedgerWatch(loaded.maps["ledger"])
+        self._hidden = HiddenTraffic(self._procfs)
         self._hooks = Hooks("")
         self._idle_ticks = 0
         for pid in own_pids:
@@ -158,7 +160,8 @@ class Watcher:
             self._hooks = hooks
             self._send(hooks)
         processes = Tally(target.service_pid for target in self._discovery.targets.values())
-        for frame in self._ledger.read(processes, time.monotonic_ns()):
+        now_ns = time.monotonic_ns()
+        for frame in (*self._ledger.read(processes, now_ns), *self._hidden.look(self._discovery.targets, now_ns)):
             self._send(frame)
         self._read_counters()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
 from otel_ebpf.records.decode import DecodeError
-from otel_ebpf.records.kinds import CounterReading, LedgerReading, ServiceIdentity
+from otel_ebpf.records.kinds import CounterReading, Hidden, LedgerReading, ServiceIdentity
 
 MAX_FRAME_BYTES = 65_536
 MAX_PORTS = 256
@@ -54,7 +54,7 @@ class Shutdown:
     deadline_ns: int  # CLOCK_MONOTONIC
 
 
-Frame = ServiceIdentity | CounterReading | LedgerReading | LedgerClosed | ServiceGone | Hooks | Shutdown
+Frame = ServiceIdentity | CounterReading | LedgerReading | LedgerClosed | ServiceGone | Hidden | Hooks | Shutdown
 _KINDS: dict[str, type[Frame]] = {kind.__name__: kind for kind in typing.get_args(Frame)}
 _HINTS = {name: typing.get_type_hints(kind) for name, kind in _KINDS.items()}
 

@@ -137,3 +137,12 @@ class LedgerReading:
     """
 
     rows: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What hides traffic of a service from the hooks, and the processes in which it was found; replaces what was
+    told of the service before. `tls libssl.so.3` (a library that is loaded), `io_uring`, `32-bit`."""
+
+    service_pid: int
+    found: dict[str, tuple[int, ...]]

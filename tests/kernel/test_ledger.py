@@ -128,6 +128,24 @@ def test_a_connection_that_cannot_be_read_is_counted_once_for_its_service(
         assert 0 == counts_of(watched, server)[Counter.BEGAN]
 
 
+def test_http_2_is_counted_also_when_its_server_speaks_first(watched: Watched):
+    """As servers do: they need not wait for the client's preface."""
+    settings = b"\0\0\x06\x04\0\0\0\0\0" + b"\0\x03\0\0\0\x64"
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(settings)
+            connection.recv(100)
+
+        with child(watched, serve) as server, socket.create_connection(listener.getsockname()) as client:
+            assert settings == client.recv(len(settings), socket.MSG_WAITALL)
+            client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+            assert 1 == counts_of(watched, server)[Counter.HTTP2]
+
+
 def test_a_tls_record_in_the_middle_of_http_is_no_tls_connection(watched: Watched):
     with serving_child(watched, len(b"GET / HTTP/1.1\r\n\r\n")) as (server, client):
         ask(client, b"GET / HTTP/1.1\r\n\r\n", 1)

@@ -37,11 +37,11 @@ DOCUMENT: dict[str, Any] = {
     },
     "metrics": {"endpoint": "http://c:4318/v1/metrics", "state": "takes metrics", "exported": 70, "rejected": 2},
     "services": [
-        {"name": "shop (pid 41)", "processes": 3, "not_visible": {"connections are encrypted": 2}, **NUMBERS},
+        {"name": "shop (pid 41)", "processes": 3, "not_visible": ["2 connections are encrypted"], **NUMBERS},
         {
             "name": "idle (pid 42)",
             "processes": 1,
-            "not_visible": {},
+            "not_visible": [],
             "began": 0,
             "spans": 0,
             "open": 0,

@@ -20,6 +20,8 @@ class FakeProcess:
     command: str = "service"
     network: int = HOST_NETWORK
     cgroup: str = "0::/user.slice\n"
+    libraries: tuple[str, ...] = ()
+    has_io_uring: bool = False
 
 
 @dataclass
@@ -64,9 +66,24 @@ class FakeProc:
         (folder / "fd/0").symlink_to("/dev/null")
         for number, inode in enumerate(process.sockets, 3):
             (folder / f"fd/{number}").symlink_to(f"socket:[{inode}]")
+        (folder / "maps").write_text(memory_map([process.executable, *process.libraries]))
+        if process.has_io_uring:
+            (folder / "fd/99").symlink_to("anon_inode:[io_uring]")
         rows = [(inode, port) for network, inode, port in self.listening if network == process.network]
         (folder / "net/tcp").write_text(tcp_table(rows))
         (folder / "net/tcp6").write_text(tcp_table([]))
+
+
+def memory_map(files: list[str]) -> str:
+    """As the kernel prints it: each file in several parts, and parts of no file."""
+    lines = []
+    for at, file in enumerate(files):
+        start = 0x7F0000000000 + at * 0x100000
+        for part, rights in enumerate(("r--p", "r-xp", "rw-p")):
+            first = start + part * 0x1000
+            lines.append(f"{first:x}-{first + 0x1000:x} {rights} {part * 0x1000:08x} fe:00 {1000 + at}  {file}")
+        lines.append(f"{start + 0x3000:x}-{start + 0x4000:x} rw-p 00000000 00:00 0 ")
+    return "\n".join(lines) + "\n"
 
 
 def tcp_table(listening: list[tuple[int, int]], connected: list[tuple[int, int]] = []) -> str:  # noqa: B006
