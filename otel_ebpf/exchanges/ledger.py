@@ -53,11 +53,15 @@ class Account:
     def began(self) -> int:
         return self.kernel[Counter.BEGAN] + self.pipelined
 
+    def began_so_far(self, open_pipelined: int) -> int:
+        """While the agent runs: the kernel's counts are older than this side's, and what has given a span has begun."""
+        return max(self.began + open_pipelined, self.spans + sum(self.losses.values()))
+
     @property
     def losses(self) -> dict[str, int]:
         """By reason, the kernel's included; only what there is."""
         losses = Tally(self.tally)
-        losses[RING_FULL] += self.kernel[Counter.LOST_RING_FULL] - self.recovered
+        losses[RING_FULL] += max(0, self.kernel[Counter.LOST_RING_FULL] - self.recovered)
         losses[CONNECTIONS_FULL] += self.kernel[Counter.LOST_CONNECTIONS_FULL]
         losses[OLDER] += self.kernel[Counter.OLDER]
         return {reason: count for reason, count in losses.items() if count}

@@ -103,7 +103,7 @@ def _numbers(account: Account, open_requests: int, open_pipelined: int) -> dict[
     lost = sum(losses.values()) - on_purpose
     known = account.spans + on_purpose
     return {
-        "began": account.began + open_pipelined,
+        "began": account.began_so_far(open_pipelined),
         "spans": account.spans,
         "open": open_requests,
         "losses": losses,

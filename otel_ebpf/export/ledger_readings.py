@@ -87,7 +87,7 @@ def standing(service: Service | None, account: Account, open_requests: int, open
     return Standing(
         resource=service.resource if service else b"",
         attributes=service.attributes if service else {},
-        began=account.began + open_pipelined,
+        began=account.began_so_far(open_pipelined),
         open=open_requests,
         # Losses that may come at any time are told before there are any: an increase is seen only from a number on.
         results={SPAN: account.spans, RING_FULL: 0, CONNECTIONS_FULL: 0, **account.losses},

@@ -27,6 +27,20 @@ def test_what_the_kernel_and_what_user_space_lost_for_one_reason_is_one_loss() -
     assert 12 == account.began == account.spans + sum(account.losses.values())
 
 
+def test_no_reading_shows_more_spans_than_requests() -> None:
+    """The kernel's counts are up to a second old, the spans and what was recovered are not."""
+    ledger = Ledger()
+    account = ledger.of(7)
+    account.spans, account.recovered = 3, 1
+    account.tally["evicted"] = 1
+    assert {"evicted": 1} == account.losses
+    assert 4 == account.began_so_far(0)
+
+    ledger.read(row(7, began=10, lost_ring_full=2))
+    assert {"evicted": 1, "lost, ring full": 1} == account.losses
+    assert (10, 12) == (account.began_so_far(0), account.began_so_far(2))
+
+
 def test_what_cannot_be_read_is_named_with_its_count() -> None:
     ledger = Ledger()
     ledger.read(row(7, tls=3, io_uring=2))

@@ -170,6 +170,17 @@ def test_while_it_runs_what_is_open_makes_up_the_difference() -> None:
         assert numbers["began"] == numbers["spans"] + numbers["open"] + sum(numbers["losses"].values())
 
 
+def test_a_span_counts_among_the_requests_before_the_kernels_count_is_read() -> None:
+    agent = Agent()
+    agent.name(7, b"shop")
+    agent.exchange(1, 7)
+    agent.pipeline.tick(0)
+    document = json.loads(status_document(agent.pipeline, RING, None))
+
+    assert (1, 1) == (document["services"][0]["began"], document["services"][0]["spans"])
+    assert (1, 1) == (document["host"]["began"], document["host"]["spans"])
+
+
 def test_people_can_read_the_document() -> None:
     lines = status_lines(status_document(two_services().pipeline, RING, None))
 
