@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.kernel.wire import Wire
+from tests.services.processes import wait_until
 
 CLONE_NEWNET = 0x40000000
 USER_TIMEOUT_MS = 300
@@ -64,6 +65,7 @@ class CutWire(Wire):
         for namespace in self.namespaces:
             namespace.ip("address", "add", f"{namespace.address}/24", "dev", "cable")
             namespace.ip("link", "set", "cable", "up")
+        self._wait_until_joined()
         with theirs.inside():
             listener = socket.create_server((theirs.address, 0))
         with listener:
@@ -73,6 +75,27 @@ class CutWire(Wire):
         for end in (self.client, self.server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
             end.settimeout(10)
+
+    def _wait_until_joined(self) -> None:
+        """What is first sent over a new cable may be lost. Were it a SYN, TCP would take the second until the next one
+        for the delay of the way, and only give up much later than it was told."""
+        ours, theirs = self.namespaces
+        with ours.inside():
+            here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with theirs.inside():
+            there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with here, there:
+            there.bind((theirs.address, 0))
+            there.setblocking(False)
+
+            def arrives() -> bool:
+                here.sendto(b"?", there.getsockname())
+                try:
+                    return bool(there.recv(1))
+                except BlockingIOError:
+                    return False
+
+            wait_until(arrives, "the cable joins its ends")
 
     def cut(self, at_the_servers_end: bool) -> None:
         """The other end only notices that its cable is dead; the end itself has no way out any more."""

@@ -11,6 +11,7 @@ from otel_ebpf.telemetry.attributes import error_type
 from tests.kernel.cut_wire import CutWire
 from tests.kernel.test_exchanges_on_the_wire import GET, OK, PLAIN
 from tests.kernel.wire import Watched, Wire
+from tests.services.processes import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -70,7 +71,7 @@ def test_a_client_that_only_closes_what_has_timed_out_has_timed_out(cut_wire: Cu
     """It may have waited on something else, and never read."""
     cut_wire.cut(at_the_servers_end=True)
     cut_wire.client.send(GET)
-    watched.until(lambda done: _is_over(cut_wire.client))
+    wait_until(lambda: _is_over(cut_wire.client), "TCP has given up")
     cut_wire.client.close()
 
     watched.expect(client=[UNANSWERED])
