@@ -73,6 +73,11 @@ def files(root: Path) -> str:
     return f"    root {root};"
 
 
+def store(root: Path) -> str:
+    """Keeps what is PUT, and sends it from the file."""
+    return f"    location / {{ root {root}; dav_methods PUT; }}"
+
+
 def proxy(upstream_address: str, *, keep_alive: bool) -> tuple[str, str]:
     """(upstream block, locations); the address is HOST:PORT or unix:PATH."""
     keep = "keepalive 8;" if keep_alive else ""

@@ -77,6 +77,28 @@ def plain_nginx(folder: Path) -> Iterator[Running]:
 
 
 @contextmanager
+def storing_nginx(folder: Path) -> Iterator[Running]:
+    """Keeps what is PUT as files, and sends them by sendfile."""
+    port = free_port()
+    with public_folder() as public:
+        root = public / "files"
+        root.mkdir()
+        root.chmod(0o777)  # nginx's workers write to it
+        text = nginx.configuration(public, [f"127.0.0.1:{port}"], nginx.store(root))
+        with serving_elsewhere(nginx_command(public, text), folder, "127.0.0.1", port) as server:
+            yield server
+
+
+@contextmanager
+def event_stream(folder: Path) -> Iterator[Running]:
+    """GET /events gives a first event, and ends with another one once somebody has sent POST /finish."""
+    port = free_port()
+    command = [str(VENV_BIN / "python"), "-m", "tests.services.event_stream", str(port)]
+    with serving_elsewhere(command, folder, "127.0.0.1", port) as server:
+        yield server
+
+
+@contextmanager
 def public_folder() -> Iterator[Path]:
     """For what nginx's unprivileged workers read and write: pytest's own folders are closed to them."""
     with tempfile.TemporaryDirectory(prefix="otel-ebpf-test-") as name:
