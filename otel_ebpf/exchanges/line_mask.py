@@ -5,14 +5,16 @@ Out:  each piece, of the same length
 Owns: where in the line it is
 
 Kept are a start line but for credentials and for values in the query, header names, values of the fields that http1.py
-reads, and those of the fields that are shown (but for queries and credentials in URLs). Each byte but those of these last is
-looked at once: a line that is sent byte by byte costs no more than its bytes.
+reads, and those of the fields that are shown (but for what url_mask.py hides). Each byte is looked at once: a line that is
+sent byte by byte costs no more than its bytes.
 """
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from otel_ebpf.exchanges.http1 import WANTED_FIELDS
+from otel_ebpf.exchanges.url_mask import CREDENTIALS_HIDDEN, UrlMask
 
 KEPT_FIELDS = WANTED_FIELDS | {b"connection"}
 NOTHING: frozenset[bytes] = frozenset()
@@ -23,9 +25,6 @@ _SCHEME = re.compile(rb"[^/?\s]*")
 _USER = re.compile(rb"[^/?@\s]*")
 _NAME = re.compile(rb"[^= ]*")
 _VALUE = re.compile(rb"[^&; \r\n]*")
-_URL_AUTHORITY = re.compile(rb"(?<=://)[^/?#@\s]*(?:(?=@)|\Z)")
-_URL_QUERY = re.compile(rb"[?#]")
-_URL_VALUE = re.compile(rb"=[^&;#\r\n]*")  # a fragment may have keys and values as well
 
 _Step = Callable[[bytes, int], int]  # from a place in the piece to the one from which another step goes on
 
@@ -38,12 +37,12 @@ class LineMask:
         self._shown = shown
         self._step: _Step = self._method if is_start_line else self._first_of_header
         self._masked = bytearray()
-        self._before = bytearray()  # a header's name, then a value that is shown
+        self._name = bytearray()  # of a header, as far as it came
         self._last = b""
 
     @property
     def kept_bytes(self) -> int:
-        return len(self._before)
+        return len(self._name)
 
     def feed(self, piece: bytes) -> bytes:
         self.is_empty = self.is_empty and not piece.strip(b"\r\n")
@@ -90,7 +89,7 @@ class LineMask:
             self._step = self._path
             if piece[end] != ord("@"):
                 return self._keep(piece, at, end)
-        return self._hide(piece, at, end, _CREDENTIALS)  # an authority that is not whole may go on with @
+        return self._hide(piece, at, end, CREDENTIALS_HIDDEN)  # an authority that is not whole may go on with @
 
     def _path(self, piece: bytes, at: int) -> int:
         mark = piece.find(b"?", at)
@@ -124,15 +123,15 @@ class LineMask:
     def _header_name(self, piece: bytes, at: int) -> int:
         colon = piece.find(b":", at)
         end = colon if colon >= 0 else len(piece)
-        self._before += piece[at:end]
+        self._name += piece[at:end]
         if colon < 0:
             return self._keep(piece, at, end)
-        name = bytes(self._before).lower()
-        self._before.clear()
+        name = bytes(self._name).lower()
+        self._name.clear()
         if name in KEPT_FIELDS:
             self._step = self._rest
         else:
-            self._step = self._shown_value if name in self._shown else self._first_of_value
+            self._step = partial(self._shown_value, UrlMask()) if name in self._shown else self._first_of_value
         return self._keep(piece, at, colon + 1)
 
     def _first_of_value(self, piece: bytes, at: int) -> int:
@@ -142,14 +141,9 @@ class LineMask:
     def _hidden_value(self, piece: bytes, at: int) -> int:
         return self._hide(piece, at, len(piece))
 
-    def _shown_value(self, piece: bytes, at: int) -> int:
-        seen = len(self._before)
-        self._before += piece[at:]
-        self._masked += _mask_urls(bytes(self._before))[seen:]
+    def _shown_value(self, urls: UrlMask, piece: bytes, at: int) -> int:
+        self._masked += urls.feed(piece[at:])
         return len(piece)
-
-
-_CREDENTIALS = bytes(byte if byte == ord(":") else ord("x") for byte in range(256))
 
 
 def _end(pattern: re.Pattern[bytes], piece: bytes, at: int) -> int:
@@ -160,12 +154,3 @@ def _end(pattern: re.Pattern[bytes], piece: bytes, at: int) -> int:
 def mask_line(line: bytes, is_start_line: bool, shown: frozenset[bytes] = NOTHING) -> bytes:
     """One line, perhaps only its beginning."""
     return LineMask(is_start_line, shown).feed(line)
-
-
-def _mask_urls(value: bytes) -> bytes:
-    """In any text: `<https://user:secret@host/?a=b>; rel=next`; a URL that is not whole may go on with @."""
-    value = _URL_AUTHORITY.sub(lambda found: re.sub(rb"[^:]", b"x", found[0]), value)
-    at = _URL_QUERY.search(value)
-    if at is None:
-        return value
-    return value[: at.end()] + _URL_VALUE.sub(lambda found: b"=" + b"x" * (len(found[0]) - 1), value[at.end() :])

@@ -4,32 +4,27 @@ In:   records of one connection and readings of its progress, as the assembler g
 Out:  the captured bytes of each record, of the same length
 Owns: a Run of its own for each connection, which tells heads from bodies
 
-Kept are what line_mask.py keeps of heads, and the framing of chunks. Everything else becomes `x`, one for each byte. Bytes
-that are not HTTP become zeros, which are not HTTP either.
+Kept are what line_mask.py keeps of heads, what chunk_mask.py keeps of chunks, and by what Run tells beginnings and ends where
+nothing else does. Everything else becomes `x`, one for each byte. Bytes that are not HTTP become zeros, which are not HTTP either.
 """
 
 import re
 
-from otel_ebpf.exchanges.http1 import (
-    CHUNKED,
-    MAX_CHUNK_LINE_BYTES,
-    NotHttpError,
-    RequestHead,
-    ResponseHead,
-)
-from otel_ebpf.exchanges.line_mask import BLANKED, NOTHING, LineMask, mask_line
+from otel_ebpf.exchanges.chunk_mask import ChunkMask
+from otel_ebpf.exchanges.http1 import CHUNKED, NotHttpError, RequestHead, ResponseHead
+from otel_ebpf.exchanges.line_mask import NOTHING, LineMask
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
-from otel_ebpf.exchanges.run import END_OF_HEAD, LAST_CHUNK_AND_REQUEST, Run
+from otel_ebpf.exchanges.run import BEGINS_LIKE_RESPONSE, END_OF_HEAD, LAST_CHUNK_AND_REQUEST, Run
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
 _MAX_CONNECTIONS = 65_536
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_NOT_CHUNK_SIZE = re.compile(rb"[^0-9a-fA-F \t\r\n]")
 _NOTHING = slice(0, 0)
+_NO_REQUEST = b"X x HTTP/1.\n"  # begins like a request, to who looks for one behind a last chunk
 _LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\r\n\r\n")  # what of a response's last bytes says that it has ended
 
 
@@ -114,7 +109,7 @@ class RunMask:
             if record.flags & RecordFlag.PAYLOAD_IS_END:
                 total_bytes = len(payload)
                 last_chunk = self._last_chunk(payload)
-        direction.begin(end - total_bytes, record.at_monotonic_ns)
+        direction.begin(end - total_bytes, len(payload), record.at_monotonic_ns)
         try:
             self._run.feed(record)
         except NotHttpError:
@@ -122,7 +117,13 @@ class RunMask:
         masked = direction.mask(payload, self._is_http)
         if self._is_http and payload.endswith(END_OF_HEAD):  # by which Run tells what the kernel took for a head
             masked = masked[: -len(END_OF_HEAD)] + END_OF_HEAD
-        return masked[: last_chunk.start] + payload[last_chunk] + masked[last_chunk.stop :]
+        beginning = BEGINS_LIKE_RESPONSE.match(payload) if record.kind == Kind.RESPONSE and self._is_http else None
+        if beginning:
+            masked = beginning[0] + masked[beginning.end() :]
+        rest = masked[last_chunk.stop :]
+        if last_chunk is not _NOTHING and rest.startswith(b"\0"):
+            rest = _NO_REQUEST + rest[len(_NO_REQUEST) :]
+        return masked[: last_chunk.start] + payload[last_chunk] + rest
 
     def _last_chunk(self, payload: bytes) -> slice:
         """Where in the last bytes of a call a body of unknown length ends, as Run finds it."""
@@ -150,6 +151,7 @@ class DirectionMask:
         self._open: Message[RequestHead] | Message[ResponseHead] | None = None
         self._open_bytes = 0
         self._passed_bytes = 0  # of the piece in hand: told of by the progress table before
+        self._end = 0  # behind the piece before
         self._chunks: ChunkMask | None = None  # of the message that is open
         self._head_bytes = 0  # of the head in pieces
         self._line = LineMask(True, shown)  # its last one
@@ -159,13 +161,14 @@ class DirectionMask:
     def kept_bytes(self) -> int:
         return self._line.kept_bytes + (0 if self._chunks is None else self._chunks.kept_bytes)
 
-    def begin(self, offset: int, at_ns: int) -> None:
+    def begin(self, offset: int, captured_bytes: int, at_ns: int) -> None:
         """A piece comes that belongs to `offset`."""
-        if offset > self._reader.offset:
-            self._reader.skip_to(offset, at_ns)
+        self._reader.skip_to(offset, at_ns)
+        self._passed_bytes = max(0, self._reader.offset - offset)
+        if offset > self._end or self._passed_bytes:
             self.forget_head()
             self._chunks = None
-        self._passed_bytes = max(0, self._reader.offset - offset)
+        self._end = offset + captured_bytes
         self._seen_count = len(self._reader.messages)
         self._open = self._reader.open_message
         self._open_bytes = self._open.wire_bytes if self._open is not None else 0
@@ -213,62 +216,6 @@ class DirectionMask:
 
     def _mask_body(self, piece: bytes) -> bytes:
         return b"x" * len(piece) if self._chunks is None else self._chunks.mask(piece)
-
-
-class ChunkMask:
-    """Follows a chunked body: sizes and line ends stay, RFC 9112 section 7.1."""
-
-    def __init__(self) -> None:
-        self._line = b""
-        self._data_bytes = 0  # of this chunk still to come, its line end included
-        self._is_trailer = False
-        self._is_broken = False
-
-    @property
-    def kept_bytes(self) -> int:
-        return len(self._line)
-
-    def mask(self, piece: bytes) -> bytes:
-        masked = b""
-        while len(masked) < len(piece):
-            rest = piece[len(masked) :]
-            if self._is_broken:
-                masked += b"x" * len(rest)
-            elif self._data_bytes:
-                masked += self._mask_data(rest)
-            else:
-                masked += self._mask_line(rest[: rest.find(b"\n") + 1 or len(rest)])
-        return masked
-
-    def _mask_data(self, rest: bytes) -> bytes:
-        taken = rest[: self._data_bytes]
-        data_bytes = min(max(0, self._data_bytes - 2), len(taken))
-        self._data_bytes -= len(taken)
-        return b"x" * data_bytes + taken[data_bytes:].translate(BLANKED)
-
-    def _mask_line(self, part: bytes) -> bytes:
-        seen = len(self._line)
-        self._line += part
-        if self._is_trailer:
-            masked = mask_line(self._line, False)[seen:]
-        else:
-            size, semicolon, extension = self._line.partition(b";")
-            masked = (_NOT_CHUNK_SIZE.sub(b"x", size) + semicolon + extension.translate(BLANKED))[seen:]
-        if part.endswith(b"\n"):
-            if not self._is_trailer:
-                self._begin_chunk(self._line)
-            self._line = b""
-        self._is_broken |= len(self._line) > MAX_CHUNK_LINE_BYTES  # as ChunkedBody does
-        return masked
-
-    def _begin_chunk(self, line: bytes) -> None:
-        digits = line.partition(b";")[0].strip()
-        if not 1 <= len(digits) <= 16 or digits.strip(b"0123456789abcdefABCDEF"):
-            self._is_broken = True
-        elif size := int(digits, 16):
-            self._data_bytes = size + 2
-        else:
-            self._is_trailer = True
 
 
 def mask_tail(tail: bytes) -> bytes:

@@ -27,7 +27,7 @@ from otel_ebpf.exchanges.reader import MAX_MESSAGES, Message, Reader
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
-_BEGINS_LIKE_RESPONSE = re.compile(rb"HTTP/1\.[0-9] [1-5][0-9][0-9][ \r\n]")
+BEGINS_LIKE_RESPONSE = re.compile(rb"HTTP/1\.[0-9] [1-5][0-9][0-9][ \r\n]")
 LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
 _BEGINNING = re.compile(rb"[A-Z_-]{1,8}(?: |\Z)|[A-Z_-]{8}")  # of a request, as the kernel sees one
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -265,7 +265,7 @@ class Run:
         followers, was_unsure, self._is_unsure = self._followers, self._is_unsure, False
         if was_unsure and followers > 1:
             reader.is_lost = True
-        if not _BEGINS_LIKE_RESPONSE.match(record.payload):
+        if not BEGINS_LIKE_RESPONSE.match(record.payload):
             self.has_overlapped = self.has_overlapped or was_in_flight
             return
         if reader.open_message is None or not followers or reader.is_lost:

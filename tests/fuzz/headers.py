@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from otel_ebpf.exchanges.http1 import parse_response_head
-from otel_ebpf.exchanges.masking import mask_line
+from otel_ebpf.exchanges.line_mask import mask_line
 from otel_ebpf.telemetry.headers import MAX_VALUES, VALUE_LIMIT_BYTES, HeaderRules, Headers
 from tests.unit.telemetry.examples import EXCHANGE
 

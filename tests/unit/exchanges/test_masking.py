@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_ebpf.exchanges.assembler import Assembler, ReadProgress
+from otel_ebpf.exchanges.chunk_mask import ChunkMask
 from otel_ebpf.exchanges.exchange import Exchange
 from otel_ebpf.exchanges.line_mask import KEPT_FIELDS, LineMask, mask_line
-from otel_ebpf.exchanges.masking import ChunkMask, Masks, mask_tail
+from otel_ebpf.exchanges.masking import Masks, mask_tail
 from otel_ebpf.records.kinds import EndReason, Record
 from otel_ebpf.records.progress import Progress
 from otel_ebpf.telemetry.headers import HeaderRules, Headers
@@ -194,6 +195,8 @@ def test_values_of_headers_are_overwritten_unless_they_are_read(line: bytes, exp
         (b"x-shown: <http://a@h>, <http://b@h>", b"x-shown: <http://x@h>, <http://x@h>"),
         (b"x-shown: http://me:p", b"x-shown: http://xx:x"),
         (b"x-shown: http://host/me:pw@x", b"x-shown: http://host/me:pw@x"),
+        (b"x-shown: /?u=http://a&b@c&d=e", b"x-shown: /?u=xxxxxxxxxxxx&d=x"),
+        (b"x-shown: http://a://b@c", b"x-shown: http://a://x@c"),
         (b"x-shown-not: a", b"x-shown-not: x"),
     ],
 )
@@ -242,10 +245,20 @@ def test_a_line_in_pieces_shows_no_more_than_the_whole_line(line: bytes, is_star
         assert whole == in_pieces
 
 
-@pytest.mark.parametrize("beginning", [b"GET /?" + b"a=b&" * 200, b"GET http://", b"Cookie: ", b"Host: "])
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET /?" + b"a=b&" * 200,
+        b"GET http://",
+        b"Cookie: ",
+        b"Host: ",
+        b"X-Shown: http://a@b/?c=",
+        b"X-Shown: http://",
+    ],
+)
 def test_nothing_is_kept_of_a_line_that_comes_byte_by_byte(beginning: bytes):
     """So no byte is looked at twice, and a peer that sends its URL so does not hold the exporter up."""
-    mask = LineMask(beginning.startswith(b"GET"))
+    mask = LineMask(beginning.startswith(b"GET"), frozenset([b"x-shown"]))
     mask.feed(beginning)
     for _ in range(1000):
         mask.feed(b"a")
@@ -262,6 +275,24 @@ def test_a_chunked_body_keeps_its_framing_however_it_is_cut(chunks: list[bytes],
     found = b"".join(mask.mask(piece) for piece in cut(data.draw, whole))
 
     assert expected + b"0\r\nT: x\r\n\r\n" == found
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"2\r\nab\r\nbad\r\n", b"2\r\nxx\r\nbad\r\n"),  # a size
+        (b"2\r\nabcdbad\r\n", b"2\r\nxxxxxxxxx"),
+        (b"2\r\nab\n\rbad\r\n", b"2\r\nxx\n\rxxxxx"),
+        (b"no\r\nbad\r\n", b"xx\r\nxxxxx"),
+        (b"1;" + b"e" * 9000 + b"\r\nbad", b"1;" + b"x" * 9000 + b"\r\nxxx"),
+    ],
+)
+def test_no_digit_is_kept_behind_what_is_no_framing(body: bytes, expected: bytes):
+    """ChunkedBody gives up there: from then on a size is no size."""
+    whole, in_bytes = ChunkMask(), ChunkMask()
+
+    assert expected == whole.mask(body)
+    assert len(expected) == len(b"".join(in_bytes.mask(body[at : at + 1]) for at in range(len(body))))
 
 
 @pytest.mark.parametrize(
@@ -304,3 +335,43 @@ def test_a_size_that_is_not_believed_is_not_believed_of_a_redacted_recording_eit
 
     assert plain.exchanges == hidden.exchanges
     assert [None] == [exchange.response_body_bytes for exchange in plain.exchanges]
+
+
+def test_a_response_that_nothing_certain_leads_to_begins_in_a_redacted_recording_too():
+    """Where the place in the stream is lost, the beginning of a call alone says that a response begins there."""
+    plain, hidden = Connection(), Connection(assembler=Redacted())
+    ask = b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n"
+    for connection in (plain, hidden):
+        connection.request(ask % 0 + ask % 1 + ask % 2)
+        connection.response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n", uncopied=100)
+        for number in (3, 4):
+            connection.request(ask % number)
+            connection.response(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        connection.end(EndReason.CLOSED)
+
+    assert plain.exchanges == hidden.exchanges
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["by the next bytes", "by a look"])
+def test_no_digit_of_a_body_is_kept_behind_a_gap(is_told: bool):
+    """What was followed as chunks before may be anything now."""
+    redacted = Redacted()
+    connection = Connection(assembler=redacted)
+    connection.request(b"GET /0 HTTP/1.1\r\n\r\nGET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\n\r\n!")
+    connection.response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n", uncopied=100)
+    if is_told:
+        connection.wait(1200)
+    seen = len(redacted.seen)
+    connection.response(b"deadbeef\r\n")
+
+    assert redacted.seen[seen:].startswith(b"x" * len("deadbeef\r\n"))
+
+
+def test_what_is_no_request_behind_a_last_chunk_is_none_in_a_redacted_recording_either():
+    plain, hidden = Connection(), Connection(assembler=Redacted())
+    for connection in (plain, hidden):
+        connection.request(b"PUT /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").request(b"5\r\nhello\r\n")
+        connection.request(b"0\r\n\r\nGET /x HTTP/1.x\r\n\r\n").end(EndReason.CLOSED)
+
+    assert [] == plain.exchanges == hidden.exchanges
+    assert plain.assembler.losses == hidden.assembler.losses

@@ -2,7 +2,8 @@
 
 from otel_ebpf.exchanges import assembler as assembler_module
 from otel_ebpf.exchanges.assembler import Assembler
-from otel_ebpf.exchanges.masking import ChunkMask, Masks
+from otel_ebpf.exchanges.chunk_mask import ChunkMask
+from otel_ebpf.exchanges.masking import Masks
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES
 from otel_ebpf.records.kinds import Record
 from otel_ebpf.records.progress import Progress
