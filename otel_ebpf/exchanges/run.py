@@ -91,7 +91,7 @@ class Run:
 
     @property
     def kept_bytes(self) -> int:
-        return self._requests.kept_bytes + self._responses.kept_bytes
+        return self._requests.kept_bytes + self._responses.kept_bytes + self._positions.kept_bytes
 
     @property
     def position(self) -> int:

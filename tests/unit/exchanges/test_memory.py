@@ -1,17 +1,24 @@
 """What peers send is kept within a bound, and looked at within a bound, however many they are."""
 
+import tracemalloc
+
+import pytest
+
 from otel_ebpf.exchanges import assembler as assembler_module
 from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.chunk_mask import ChunkMask
 from otel_ebpf.exchanges.masking import Masks
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES
+from otel_ebpf.records.decode import decode_record
 from otel_ebpf.records.kinds import Record
+from otel_ebpf.records.layouts import RECORD
 from otel_ebpf.records.progress import Progress
 from tests.fuzz.kept import kept_bytes
 from tests.unit.exchanges.kernel_model import MS, Connection
 from tests.unit.exchanges.test_assembler import CHUNKED_HEAD, GET, OK
 from tests.unit.work import lines_executed
 
+SHORT = b"GET / HTTP/1.1\r\n\r\n"
 LONG = b"GET /" + b"p" * 7000 + b" HTTP/1.1\r\n\r\n"
 
 
@@ -43,6 +50,29 @@ def test_requests_that_wait_for_their_answers_are_kept_within_a_bound():
         connection.request(LONG)
 
     assert most_kept(connection.records) <= 2 * (MAX_KEPT_BYTES + LOOK_EVERY_BYTES)
+
+
+@pytest.mark.parametrize("is_in_flight", [False, True], ids=["pipelined", "in flight"])
+def test_of_short_requests_what_is_made_of_them_counts(is_in_flight: bool):
+    """18 bytes on the wire are many times that in memory; they may come one behind the other, or one position each."""
+    connection, assembler = Connection(), Assembler()
+    connection.request(SHORT).response(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+    for _ in range(500):
+        connection.request(SHORT if is_in_flight else b"")
+        connection.response(b"a" if is_in_flight else b"")
+    if not is_in_flight:
+        connection.request(SHORT * 500)
+    samples = [RECORD.pack(*record[:-1]) + record.payload for record in connection.records]
+
+    tracemalloc.start()
+    for sample in samples:
+        assembler.feed(decode_record(sample, 0, len(sample)))
+    used_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    (run,) = assembler._runs.values()
+    assert 501 == run.unreported_count
+    assert used_bytes < 2 * run.kept_bytes
 
 
 def test_connections_that_idle_after_a_long_request_are_kept_within_a_bound():
