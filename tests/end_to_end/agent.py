@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +22,8 @@ from tests.services.processes import VENV_BIN, children_of, environment, wait_un
 
 TARGET_SETTINGS = {"OTEL_EBPF_OPEN_PORT", "OTEL_EBPF_TARGET_PID", "OTEL_EBPF_AUTO_TARGET_EXE"}
 READY_WORD = "watching"
-SECONDS_TO_START = 30.0  # cold, on a busy machine; how long it really takes is the bench's business
-SECONDS_TO_STOP = 2.0
+# Only a failure waits for so long; how long it really takes is the bench's business.
+SECONDS_TO_START = SECONDS_TO_END = 60.0
 
 
 class Agent:
@@ -58,7 +57,7 @@ class Agent:
         """The lines of the trace printer, for OTEL_EBPF_TRACE_PRINTER=json."""
         return [json.loads(line) for line in self.stdout.read_text().splitlines()]
 
-    def wait_for_message(self, text: str, *, seconds: float = 10.0) -> None:
+    def wait_for_message(self, text: str, *, seconds: float = 60.0) -> None:
         wait_until(lambda: text in self.messages, f"the agent says {text!r}; it said: {self.messages}", seconds=seconds)
 
     def wait_until_ready(self) -> None:
@@ -71,29 +70,34 @@ class Agent:
         """BPF programs that live because of this agent."""
         return programs_held_by([self.process.pid, *children_of(self.process.pid)])
 
-    def stop(self) -> float:
-        """Ends it as a service manager does; how long that took, in seconds."""
-        began = time.monotonic()
+    def stop(self) -> None:
+        """Ends it as a service manager does."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(SECONDS_TO_STOP + 10)
-        return time.monotonic() - began
+        self.process.wait(SECONDS_TO_END)
+
+    def wait_until_ended(self) -> None:
+        """It ends by itself, or was killed."""
+        self.process.wait(SECONDS_TO_END)
 
     def assert_clean_stop(self) -> None:
         programs = self.program_ids()
         assert programs, "a running agent holds BPF programs, or this check shows nothing"
-        took_s = self.stop()
+        self.stop()
         assert 0 == self.process.returncode, self.messages
-        assert took_s <= SECONDS_TO_STOP + 0.2, f"took {took_s:.2f} s to stop: {self.messages}"
         assert_unloaded(programs)
 
 
 def assert_unloaded(programs: set[int]) -> None:
     """The kernel frees programs a moment after their last reference."""
-    wait_until(lambda: not programs & loaded_programs().keys(), f"BPF programs {programs} are gone", seconds=3.0)
+    wait_until(lambda: not programs & loaded_programs().keys(), f"BPF programs {programs} are gone")
 
 
 def agent_environment(sink: Sink | None, folder: Path, settings: dict[str, str]) -> dict[str, str]:
-    env = environment(OTEL_EBPF_CACHE_DIR=str(folder / "cache"), OTEL_EBPF_STATUS_SOCKET="none")
+    env = environment(
+        OTEL_EBPF_CACHE_DIR=str(folder / "cache"),
+        OTEL_EBPF_STATUS_SOCKET="none",
+        OTEL_EBPF_SHUTDOWN_TIMEOUT="20s",  # what was seen arrives on a busy machine, too; it ends once all is sent
+    )
     env.pop("PYTHONPATH")  # as installed, not as in this checkout
     if sink is not None:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = sink.endpoint
@@ -143,4 +147,4 @@ def kill_session(process: subprocess.Popen[bytes]) -> None:
     """What is left of the agent's process group, which is its own since it leads a session."""
     with suppress(ProcessLookupError):  # the good case: nothing was left
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(5)
+    process.wait(SECONDS_TO_END)

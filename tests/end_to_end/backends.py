@@ -57,7 +57,7 @@ def collector(
 def answer(url: str) -> Any:
     """The document there; None for a status that is an error."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return json.load(response)
     except urllib.error.HTTPError:
         return None

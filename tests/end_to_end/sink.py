@@ -133,7 +133,7 @@ class Sink:
         return [span for request in requests for span in spans_of(request)]
 
     def wait_for(
-        self, count: int, is_wanted: Callable[[Span], bool], *, seconds: float = 5.0, settle_s: float = 0.5
+        self, count: int, is_wanted: Callable[[Span], bool], *, seconds: float = 60.0, settle_s: float = 0.5
     ) -> list[Span]:
         """All wanted spans, once `count` have come and no more within `settle_s`; fewer after `seconds`.
 

@@ -12,12 +12,13 @@ from tests.services.plan import calls_without_body
 from tests.services.servers import Running
 
 
-def exchange(server: Running, request: bytes, *, then_close: bool = False) -> bytes:
-    """What the server answers until it closes or falls silent; nothing when the client closes at once."""
-    with socket.create_connection((server.host, server.port), timeout=2) as connection:
+def exchange(server: Running, request: bytes, *, then_close: bool = False, silence_s: float = 60) -> bytes:
+    """What the server answers until it closes or falls silent for so long; nothing when the client closes at once."""
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         connection.sendall(request)
         if then_close:
             return b""
+        connection.settimeout(silence_s)
         answer = b""
         try:
             while piece := connection.recv(65536):
@@ -62,7 +63,7 @@ def test_agent_goes_on_after_bad_bytes(server_name: str, then_close: bool, prefi
     agent = stage.agent(OTEL_EBPF_OPEN_PORT=server.port)
 
     for make in BAD.values():
-        exchange(server, make(prefix.encode()), then_close=then_close)
+        exchange(server, make(prefix.encode()), then_close=then_close, silence_s=2)
 
     spans_after(stage, server, prefix)
     assert agent.is_running
@@ -115,7 +116,7 @@ def test_oversized_head_gives_the_status_that_refused_it(server_name: str, prefi
 
 def refused(server: Running, request: bytes) -> bytes:
     """Sends until the server has had enough, and still reads what it says."""
-    with socket.create_connection((server.host, server.port), timeout=5) as connection:
+    with socket.create_connection((server.host, server.port), timeout=60) as connection:
         for at in range(0, len(request), 16384):
             try:
                 connection.sendall(request[at : at + 16384])
@@ -126,7 +127,7 @@ def refused(server: Running, request: bytes) -> bytes:
                 return connection.recv(65536)
             except BlockingIOError:
                 connection.setblocking(True)
-                connection.settimeout(5)
+                connection.settimeout(60)
                 continue
         return connection.recv(65536)
 

@@ -41,7 +41,7 @@ NAMES = environment(NODE_NAME="node-1", GATEWAY_NAME="gateway-1", GATEWAYS="gate
 
 def validated(program: str, files: list[Path]) -> tuple[int, str]:
     command = [program, "validate", *(f"--config={file}" for file in files)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=NAMES)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=NAMES)
     return done.returncode, done.stderr
 
 

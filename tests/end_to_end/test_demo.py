@@ -53,7 +53,7 @@ def demo(port: int, jaeger_port: int, log: Path) -> Iterator[subprocess.Popen[by
     try:
         yield process
     finally:
-        end(process, seconds=30)  # it ends its own
+        end(process, seconds=60)  # it ends its own
 
 
 def seen(backend: Jaeger) -> set[tuple[str, str, str]]:
@@ -70,17 +70,17 @@ def test_demo_shows_the_shop_and_leaves_nothing_behind(tmp_path: Path) -> None:
         wait_until(
             lambda: "In Jaeger" in log.read_text() or process.poll() is not None,
             "the demo shows what Jaeger has",
-            seconds=90,
+            seconds=180,
         )
         assert process.poll() is None, log.read_text()
-        wait_until(lambda: seen(backend) >= WANTED, f"{WANTED} are in Jaeger", seconds=30, every_s=0.5)
+        wait_until(lambda: seen(backend) >= WANTED, f"{WANTED} are in Jaeger", seconds=120, every_s=0.5)
         assert set() == set(backend.services()) - {"nginx", "catalog", "cart", "orders", "payments"}
         started = descendants_of(process.pid)
         programs = programs_held_by(started)
         assert programs
 
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(60)
 
     said = log.read_text()
     assert 0 == process.returncode, said

@@ -65,7 +65,7 @@ def test_installed_command_watches_a_service(installed_command: Path, prefix: st
 @pytest.mark.parametrize("argument", ["--version", "--help", "check"])
 def test_installed_command_answers(argument: str, installed_command: Path) -> None:
     done = subprocess.run(
-        [str(installed_command), argument], capture_output=True, text=True, check=False, timeout=30, env=environment()
+        [str(installed_command), argument], capture_output=True, text=True, check=False, timeout=120, env=environment()
     )
 
     assert (0, "") == (done.returncode, done.stderr)
@@ -83,7 +83,7 @@ def test_every_service_is_watched_when_none_is_named(tmp_path: Path, prefix: str
     ]
     command = ["unshare", "--pid", "--net", "--mount-proc", "--fork", "--kill-child", *driver]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=CHECKOUT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=CHECKOUT)
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert {"differences": [], "servers": 2} == json.loads(done.stdout.splitlines()[-1])

@@ -13,17 +13,10 @@ from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to, differences
 from tests.services.load import SteadyClient
 from tests.services.plan import calls_without_body, make_call
-from tests.services.processes import descendants_of, wait_until
+from tests.services.processes import descendants_of, is_alive, wait_until
 from tests.services.servers import Running
 
 PEER_LOST = 5  # otel_ebpf.errors.PeerLostError
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def assert_new_agent_works(stage: Stage, server: Running, prefix: str) -> None:
@@ -45,8 +38,8 @@ def test_killed_process_takes_the_other_along_and_leaves_nothing(victim: str, pr
     with SteadyClient(server, make_call(f"{prefix}load", "GET", 200, 1000).target) as load:
         wait_until(lambda: load.answered > 500, "the load runs")
         os.kill(probe if victim == "probe" else exporter, signal.SIGKILL)
-        agent.process.wait(5)
-        wait_until(lambda: not is_alive(exporter), "the exporter ended", seconds=3)
+        agent.wait_until_ended()
+        wait_until(lambda: not is_alive(exporter), "the exporter ended")
         assert_unloaded(programs)
         at_end = load.answered
         wait_until(lambda: load.answered > at_end + 500, "the app goes on")
@@ -91,7 +84,7 @@ def start_and_kill_compiler(stage: Stage, settings: dict[str, str]) -> Agent:
     try:
         pid = wait_until(lambda: compiler_of(agent.probe_pid), "the compiler runs", every_s=0.002)
         os.kill(pid, signal.SIGKILL)
-        agent.process.wait(10)
+        agent.wait_until_ended()
     finally:
         kill_session(agent.process)
     return agent

@@ -59,7 +59,7 @@ def test_each_services_account_is_its_access_log(ring: str, prefix: str, status_
                 return None
         return asked.stdout
 
-    status = wait_until(status_is_settled, "the status tells of every request", seconds=15)
+    status = wait_until(status_is_settled, "the status tells of every request")
     agent.assert_clean_stop()
 
     of_service = read_service_accounts(agent.messages)
@@ -95,7 +95,7 @@ def test_what_cannot_be_seen_is_named_for_its_service(status_socket: str, stage:
         status = ask_status(status_socket).stdout
         return "3 connections are encrypted" in status and "1 connections speak HTTP/2" in status
 
-    wait_until(is_told, "both are named", seconds=5)
+    wait_until(is_told, "both are named")
 
 
 def test_a_second_agent_works_without_status_and_the_first_one_keeps_its_own(

@@ -1,7 +1,6 @@
 """What the agent says over HTTP: to Prometheus, and to those who ask how it is."""
 
 import json
-import signal
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -99,7 +98,7 @@ def test_a_port_that_is_taken_ends_the_start_with_the_setting(stage: Stage) -> N
     settings = {"OTEL_EBPF_OPEN_PORT": str(server.port), "OTEL_EBPF_PROMETHEUS_PORT": f"127.0.0.1:{server.port}"}
     agent = start_agent(stage.new_folder("agent"), stage.sink, settings)
     try:
-        agent.process.wait(30)
+        agent.wait_until_ended()
     finally:
         kill_session(agent.process)
 
@@ -123,9 +122,7 @@ def test_health_says_when_the_agent_is_ready_and_why_not(stage: Stage) -> None:
     }
     agent = start_agent(stage.new_folder("agent"), stage.sink, settings)  # with a cache of its own, so it compiles
     try:
-        status, told = wait_until(
-            lambda: (found := health(port, "/readyz"))[0] and found, "somebody answers", seconds=30
-        )
+        status, told = wait_until(lambda: (found := health(port, "/readyz"))[0] and found, "somebody answers")
         assert (503, ["starting: the programs are being compiled and loaded"]) == (status, told["why_not"])
         assert 200 == health(port, "/livez")[0]
 
@@ -136,8 +133,7 @@ def test_health_says_when_the_agent_is_ready_and_why_not(stage: Stage) -> None:
         ].items()
         assert 200 == get(port, "/metrics")[0]  # both at one port
 
-        agent.process.send_signal(signal.SIGTERM)
-        agent.process.wait(10)
+        agent.stop()
     finally:
         kill_session(agent.process)
     assert 0 == agent.process.returncode, agent.messages

@@ -129,7 +129,7 @@ def test_an_agent_that_was_killed_leaves_a_recording_of_all_it_had_seen(prefix: 
     wanted = belongs_to(prefix)
     assert len(results) == len(stage.sink.wait_for(len(results), wanted))
     os.kill(agent.exporter_pid, signal.SIGKILL)
-    agent.process.wait(5)
+    agent.wait_until_ended()
 
     spans, said = replay_as_nobody(path)
 
@@ -148,7 +148,7 @@ def test_a_recording_is_for_root_alone_and_never_written_over(stage: Stage) -> N
     second = start_agent(
         stage.new_folder("agent"), None, {"OTEL_EBPF_OPEN_PORT": str(server.port)}, [*RUN, "--record", str(path)]
     )
-    second.process.wait(30)
+    second.wait_until_ended()
 
     assert 1 == second.process.returncode
     assert f"cannot record to {path}: it exists" in second.messages
@@ -165,6 +165,7 @@ def test_a_start_that_fails_leaves_no_empty_recording(stage: Stage) -> None:
         [*RUN, "--record", str(path)],
     )
 
-    assert 0 != agent.process.wait(30)
+    agent.wait_until_ended()
+    assert 0 != agent.process.returncode
     assert "no-such-user" in agent.messages
     wait_until(lambda: not path.exists(), "the empty recording is removed")

@@ -50,7 +50,7 @@ def test_the_ledger_of_each_service_is_its_access_log(ring: str, prefix: str, st
         is_open = any(numbers(families, "otel_ebpf_requests_open", job="nginx").values())
         return families if began == logged_requests(log) and not is_open else None
 
-    families = wait_until(settled, "the ledger tells of every request", seconds=15)
+    families = wait_until(settled, "the ledger tells of every request")
     agent.assert_clean_stop()
 
     accounts = read_accounts(agent.messages)

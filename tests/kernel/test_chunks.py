@@ -16,7 +16,7 @@ BODY = chunked(b"x" * 300, b"y" * 4000, b"z")[len(HEAD) :]
 
 
 def expect(watched: Watched, size: int | None) -> None:
-    watched.until(lambda done: len(done) >= 2, seconds=1.0)
+    watched.until(lambda done: len(done) >= 2)
     for role in BOTH:
         assert [(b"GET", b"/a", 200, 0, size, COMPLETE)] == [summary(found) for found in watched.exchanges(role)]
 

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import prepare_in_child, prepare_programs
 from otel_ebpf.probe.programs import PROGRAMS, Source
 from tests.kernel.fragments import GETPPID, SMALL, program
+from tests.services.processes import is_alive, wait_until
 from tests.unit.probe.btf_blob import small_kernel
 
 FLAGS = {"PID": os.getpid(), "GETPPID": GETPPID}
@@ -145,13 +145,13 @@ compile_source(open({str(tmp_path / "slow.c")!r}).read(), [], find_kernel_types(
 """
     agent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
-    compiler = until(lambda: children.read_text().split())[0]
-    until(lambda: "LLVM" in Path(f"/proc/{compiler}/maps").read_text())
+    compiler = wait_until(lambda: children.read_text().split(), "the compiler is started")[0]
+    wait_until(lambda: "LLVM" in Path(f"/proc/{compiler}/maps").read_text(), "it works", every_s=0.005)
 
     agent.kill()
     agent.wait()
 
-    until(lambda: not Path(f"/proc/{compiler}").exists() or "(zombie)" in Path(f"/proc/{compiler}/status").read_text())
+    wait_until(lambda: not is_alive(int(compiler)), "it has ended")
 
 
 def test_a_tampered_entry_of_the_cache_is_never_loaded(tmp_path: Path):
@@ -183,14 +183,3 @@ def test_a_source_without_programs_is_an_artifact_of_nothing():
     artifact = prepare(Source("// nothing\n"), {}, cache_dir=None)
 
     assert ((), ()) == (artifact.maps, artifact.programs)
-
-
-def until(condition, deadline_seconds: float = 20.0):  # type: ignore[no-untyped-def]
-    """The condition's first true value; an assertion fails when none comes in time."""
-    end = time.monotonic() + deadline_seconds
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.005)
-    raise AssertionError("nothing happened within the deadline")

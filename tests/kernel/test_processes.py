@@ -14,7 +14,7 @@ from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
-from tests.kernel.wire import Watched
+from tests.kernel.wire import LONGEST_WAIT_SECONDS, Watched
 
 pytestmark = pytest.mark.kernel
 
@@ -29,7 +29,9 @@ class Events:
         self._ring.drain(lambda *_: None, self._ring.produced)
         self._seen: list[ProcessEvent] = []
 
-    def until(self, is_wanted: Callable[[ProcessEvent], bool], seconds: float = 2.0) -> ProcessEvent | None:
+    def until(
+        self, is_wanted: Callable[[ProcessEvent], bool], seconds: float = LONGEST_WAIT_SECONDS
+    ) -> ProcessEvent | None:
         deadline = time.monotonic() + seconds
         while True:
             self._ring.drain(lambda *sample: self._seen.append(decode_process_event(*sample)), self._ring.produced)

@@ -23,6 +23,7 @@ from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.ring import RingReader
 
 RING_PAGES = 256
+LONGEST_WAIT_SECONDS = 30.0  # only a failure waits for so long
 BOTH = (Role.SERVER, Role.CLIENT)
 
 # method, target, status, request body, response body, outcome
@@ -76,7 +77,10 @@ class Watched:
         self.done += self.assembler.watch(self.progress.read, time.monotonic_ns())
         return self.done
 
-    def until(self, is_enough: Callable[[list[Exchange]], bool], seconds: float = 2.0) -> list[Exchange]:
+    def until(
+        self, is_enough: Callable[[list[Exchange]], bool], seconds: float = LONGEST_WAIT_SECONDS
+    ) -> list[Exchange]:
+        """What there is once it is enough, or after so long: the caller compares."""
         deadline = time.monotonic() + seconds
         while not is_enough(self.collect()) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -85,7 +89,9 @@ class Watched:
     def exchanges(self, role: Role) -> list[Exchange]:
         return [exchange for exchange in self.collect() if exchange.role is role]
 
-    def expect(self, *server: Expected, client: list[Expected] | None = None, seconds: float = 1.0) -> None:
+    def expect(
+        self, *server: Expected, client: list[Expected] | None = None, seconds: float = LONGEST_WAIT_SECONDS
+    ) -> None:
         """Waits for what both ends must be found to have seen, the same unless said; when it is nothing, whether nothing comes."""
         expected = {Role.SERVER: list(server), Role.CLIENT: list(server) if client is None else client}
         count = sum(map(len, expected.values()))

@@ -25,14 +25,18 @@ T = TypeVar("T")
 given_ports: set[int] = set()  # whoever asked for one may not listen on it yet
 
 
-def wait_until(ask: Callable[[], T], what: str, *, seconds: float = 10.0, every_s: float = 0.02) -> T:
-    """The first true answer; AssertionError with `what` when there is none in time."""
+def wait_until(ask: Callable[[], T], what: str, *, seconds: float = 60.0, every_s: float = 0.02) -> T:
+    """The first true answer; AssertionError with `what` when there is none in time.
+
+    Generous, because only a failure waits for so long; and asked once more afterwards, for this process may have been
+    held up itself."""
     deadline = time.monotonic() + seconds
     while True:
+        is_last = time.monotonic() >= deadline
         answer = ask()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert not is_last, f"not within {seconds} s: {what}"
         time.sleep(every_s)
 
 
@@ -57,7 +61,7 @@ def is_listening(address: tuple[str, int] | str) -> bool:
     """Asks by connecting: a socket file may be there before its server listens."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family) as attempt:
-        attempt.settimeout(1)
+        attempt.settimeout(10)
         try:
             attempt.connect(address)
         except OSError:
@@ -87,7 +91,7 @@ def start(
         )
 
 
-def end(process: subprocess.Popen[bytes], *, seconds: float = 5.0) -> None:
+def end(process: subprocess.Popen[bytes], *, seconds: float = 10.0) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -108,7 +112,7 @@ def running(
     *,
     log: Path,
     env: dict[str, str] | None = None,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The program, once it listens on the address."""
     process = start(command, log=log, env=env)
@@ -145,6 +149,13 @@ def descendants_of(pid: int) -> list[int]:
         except FileNotFoundError:
             continue
     return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def status_field(pid: int, name: str) -> str:
