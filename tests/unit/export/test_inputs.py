@@ -1,9 +1,12 @@
-"""A recording that cannot be written is the recording's end, not the agent's."""
+"""What the pipeline depends on: a recording that cannot be written is that recording's end, not the agent's; the clocks."""
 
 import io
 import struct
 
-from otel_ebpf.export.inputs import Handle, RecordingInputs, no_endpoints
+import pytest
+
+from otel_ebpf.export import inputs
+from otel_ebpf.export.inputs import Handle, LiveInputs, RecordingInputs, no_endpoints
 from otel_ebpf.records.frames import Frame, ServiceGone
 from otel_ebpf.records.layouts import PROGRESS, PROGRESS_SLOTS
 from otel_ebpf.records.progress import PROGRESS_TABLE_BYTES, Progress, ProgressTable
@@ -97,3 +100,32 @@ def test_a_slot_is_recorded_when_it_has_changed_and_once_a_pass() -> None:
 
     tick, of_slot = EntryKind.TICK, EntryKind.SLOT
     assert [tick, of_slot, tick, of_slot, tick] == kinds_in(file)
+
+
+class HeldUp:
+    """Both clocks; once, between two readings, the process gets no CPU for two seconds."""
+
+    def __init__(self) -> None:
+        self.now_ns, self.readings = 10**9, 0
+
+    def monotonic_ns(self) -> int:
+        self.now_ns += 100
+        return self.now_ns
+
+    def time_ns(self) -> int:
+        self.readings += 1
+        self.now_ns += 2 * 10**9 if self.readings == 1 else 100
+        return self.now_ns + 7 * 10**18
+
+
+def test_a_process_that_is_held_up_between_two_clocks_does_not_take_them_to_be_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All spans of a second would be wrong by as long."""
+    clocks = HeldUp()
+    monkeypatch.setattr(inputs, "time", clocks)
+
+    found = LiveInputs.clock_offset_ns(None)  # type: ignore[arg-type]
+
+    assert 7 * 10**18 == pytest.approx(found, abs=1000)
+    assert clocks.readings > 1
