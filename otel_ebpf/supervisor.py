@@ -40,7 +40,7 @@ PROBE_CAPABILITIES = frozenset(("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 _PROCESS_EVENT_PAGES = 32  # limits.h
-_EXPORTER_GRACE_SECONDS = 0.5
+_EXPORTER_GRACE_SECONDS = 3.0  # more than its own watchdog takes, which says where it hangs
 _CHANNEL_TIMEOUT_SECONDS = 30.0  # an exporter that reads nothing for so long is lost
 
 
@@ -216,7 +216,11 @@ def _hand_over(channel: socket.socket, loaded: Loaded) -> None:
 def _await_exporter(pid: int, deadline_monotonic_ns: int) -> int:
     """It ends by itself; if it does not, that is told and not waited for."""
     last = deadline_monotonic_ns / 1e9 + _EXPORTER_GRACE_SECONDS
-    while time.monotonic() < last:
+    is_over = False
+    while not is_over:
+        is_over = (
+            time.monotonic() >= last
+        )  # and then it is looked at once more: this process may have been held up itself
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _BUSY_TICK_MS = 20
 _IDLE_TICK_MS = 50
 _SUMMARY_SECONDS = 0.3  # of the shutdown time that sending must leave
-_WATCHDOG_SECONDS = 1.0  # past the deadline: something hangs, and the probe is waiting
+_WATCHDOG_SECONDS = 2.0  # past the deadline: something hangs, and the probe is waiting
 
 
 class Exporter:
