@@ -52,10 +52,11 @@ class Keeper:
             self.complain(error)
             return False
         with self._reporting:
-            if self._is_failing:
+            # A disk that had room for this batch may have none for those that wait: it is well once none does.
+            if self._is_failing and not self._queue.waiting:
                 lost = self._queue.dropped - self._dropped_before
                 self._report(f"spans are kept in {self.spool.folder} again; {lost} were dropped meanwhile.")
-            self._is_failing = False
+                self._is_failing = False
         return True
 
     def complain(self, error: SpoolError) -> None:

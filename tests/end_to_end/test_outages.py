@@ -13,11 +13,13 @@ from tests.end_to_end.accounts import read_accounts
 from tests.end_to_end.agent import Agent
 from tests.end_to_end.sink import SERVER, Sink, grpc_sink, http_sink
 from tests.end_to_end.stage import Stage
+from tests.end_to_end.status import status_document
 from tests.end_to_end.truth import belongs_to, differences
 from tests.services.load import run_wrk
 from tests.services.plan import all_calls, calls_without_body, make_call
 from tests.services.processes import free_port, wait_until
 from tests.services.servers import public_folder
+from tests.soak.runs import is_drained
 
 MIB = 1 << 20
 
@@ -62,7 +64,7 @@ def test_what_is_on_disk_survives_kill_9(victim: str, prefix: str, stage: Stage)
     results = stage.client("http.client", server, calls).send()
     wait_until(lambda: all(call.path.encode() in written(folder) for call in calls), "every span is on disk")
     os.kill(agent.probe_pid if victim == "probe" else agent.exporter_pid, signal.SIGKILL)
-    agent.process.wait(5)
+    agent.wait_until_ended()
 
     sink = stage.ends.enter_context(http_sink(port))
     spooling(stage, sink, folder, server.port)
@@ -75,20 +77,22 @@ def written(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir())
 
 
-def test_full_disk_is_told_once_and_every_span_is_counted(prefix: str, stage: Stage) -> None:
+def test_full_disk_is_told_once_and_every_span_is_counted(prefix: str, status_socket: str, stage: Stage) -> None:
     """Half a MiB of disk, and a queue that holds a part of the rest: 6,000 spans are about 3 MB."""
     server, port = stage.server("nginx"), free_port()
     folder = stage.ends.enter_context(small_disk(512 * 1024))
     absent = Sink(f"http://127.0.0.1:{port}", "http/protobuf")
-    agent = spooling(stage, absent, folder, server.port, OTEL_EBPF_QUEUE_BYTES="1MiB")
+    agent = spooling(
+        stage, absent, folder, server.port, OTEL_EBPF_QUEUE_BYTES="1MiB", OTEL_EBPF_STATUS_SOCKET=status_socket
+    )
     target = make_call(f"{prefix}load", "GET", 200, 1000).target
     run_wrk(server, target, seconds=1, connections=2)
     agent.wait_for_message("disk is full")
 
     sink = stage.ends.enter_context(http_sink(port))
     # The collector is tried again after 30 s at most.
-    wait_until(lambda: "takes spans again" in agent.messages, "the collector is found again", seconds=40)
-    agent.wait_for_message("are kept in")  # the drained disk takes spans again
+    wait_until(lambda: "takes spans again" in agent.messages, "the collector is found again", seconds=90)
+    wait_until(lambda: is_drained(status_document(status_socket)["collector"]), "all is sent")
     agent.assert_clean_stop()
 
     accounts = read_accounts(agent.messages)
