@@ -337,7 +337,7 @@ def pieces(draw: st.DrawFn, data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_however_the_bytes_are_cut_into_calls_the_exchanges_are_the_same(data: st.DataObject):
     """Never a wrong one: each is what was sent, in order, or it is missing."""
@@ -355,7 +355,7 @@ def test_however_the_bytes_are_cut_into_calls_the_exchanges_are_the_same(data: s
     assert all(exchange.outcome is Outcome.COMPLETE for exchange in connection.exchanges)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=60)), max_size=12), st.sampled_from(EndReason), st.data())
 def test_whatever_moves_every_run_is_an_exchange_or_a_counted_loss(
     calls: list[tuple[bool, bytes]], reason: EndReason, data: st.DataObject

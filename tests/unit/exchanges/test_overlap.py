@@ -177,7 +177,7 @@ def traffic(draw: st.DrawFn) -> tuple[int, list[tuple[int, bytes]]]:
     return count, calls
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(case=traffic(), role=st.sampled_from(Role), looks=st.integers(0, 2))
 def test_whoever_sends_when_no_exchange_is_ever_wrong(
     case: tuple[int, list[tuple[int, bytes]]], role: Role, looks: int

@@ -105,7 +105,7 @@ def test_bytes_that_no_record_ever_tells_of_are_a_gap_one_look_later() -> None:
     assert (200, None) == (exchange.status, exchange.response_body_bytes)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data(), st.integers(0, 12))
 def test_no_exchange_is_another_one_because_the_table_was_ahead(data: st.DataObject, lead: int) -> None:
     kernel, sent = Kernel(), []

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from gzip import decompress
 from typing import Any, BinaryIO
@@ -35,29 +35,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 
 from otel_ebpf.otlp_settings import OtlpSettings
+from tests.services import processes
+from tests.services.processes import free_port
 
-FIRST_PORT, LAST_PORT = 21_000, 31_000  # below the range that the kernel gives to clients
-DEADLINE_SECONDS = 20.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below the ephemeral range."""
-    for port in range(FIRST_PORT + time.monotonic_ns() // 1000 % 8000, LAST_PORT):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
+DEADLINE_SECONDS = 60.0  # only a failure waits for so long
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS} s: {what}"
-        time.sleep(0.005)
+def wait_until(is_so: Callable[[], object], what: str) -> None:
+    processes.wait_until(is_so, what, seconds=DEADLINE_SECONDS, every_s=0.005)
 
 
 def settings(endpoint: str, **changes: Any) -> OtlpSettings:
@@ -385,13 +370,17 @@ def accepting(port: int, serve: Callable[[socket.socket], None]) -> Iterator[Non
     """Serves each connection in a thread."""
     listener = socket.create_server(("127.0.0.1", port))
 
+    def serve_one(client: socket.socket) -> None:
+        with suppress(OSError):  # the other side has gone
+            serve(client)
+
     def accept() -> None:
         while True:
             try:
                 client, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=serve, args=(client,), daemon=True).start()
+            threading.Thread(target=serve_one, args=(client,), daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()

@@ -32,7 +32,7 @@ class Sending:
     def put(self, *names: str) -> None:
         self.sender.queue.put(RESOURCE, [encoded(name) for name in names])
 
-    def stop(self, seconds: float = 5.0) -> SendCounts:
+    def stop(self, seconds: float = 30.0) -> SendCounts:
         return self.sender.stop(seconds)
 
 

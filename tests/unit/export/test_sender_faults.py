@@ -80,7 +80,7 @@ def test_long_retry_after_keeps_the_spans_and_does_not_hold_up_the_end():
         began = time.monotonic()
 
         assert SendCounts(exported=0, rejected=0, dropped=0, failed=3) == own.stop(0.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60  # and not the hour
         assert 2 >= len(collector.received), "the second is the last try, at the end"
 
 

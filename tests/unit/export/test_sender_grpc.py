@@ -109,12 +109,12 @@ def test_other_codes_refuse_the_batch(code: grpc.StatusCode):
 def test_retry_info_is_respected():
     exhausted = failing(grpc.StatusCode.RESOURCE_EXHAUSTED, metadata=retry_info(0.7))
     with grpc_collector(exhausted, take) as collector, sending(over_grpc(collector.endpoint)) as own:
-        own.put("a")
-        wait_until(lambda: len(collector.received) == 1, "the first attempt")
         began = time.monotonic()
+        own.put("a")
         wait_for_delivery(own, 1)
 
-        assert 0.6 < time.monotonic() - began
+        assert ["a", "a"] == collector.names()
+        assert 0.7 <= time.monotonic() - began
 
 
 def test_partial_success_is_counted_and_reported():
@@ -136,13 +136,14 @@ def test_stalling_collector_is_given_up_after_the_timeout():
 
 
 def test_stop_keeps_its_deadline_while_a_call_hangs():
-    with grpc_collector(stall) as collector, sending(over_grpc(collector.endpoint)) as own:
+    patient = {"timeout_ms": 3_600_000}
+    with grpc_collector(stall) as collector, sending(over_grpc(collector.endpoint, **patient)) as own:
         own.put("a")
         wait_until(lambda: len(collector.received) == 1, "a call in flight")
         began = time.monotonic()
 
         assert SendCounts(exported=0, rejected=0, dropped=0, failed=1) == own.stop(0.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30  # an attempt may take an hour
 
 
 def test_connection_closed_in_the_middle_of_a_call_is_tried_again():

@@ -20,6 +20,8 @@ from tests.unit.export.collectors import (
 )
 from tests.unit.export.sending import encoded, sending
 
+FAR_BELOW_AN_ATTEMPT_S = 30  # which may take an hour here
+
 
 @pytest.fixture(autouse=True)
 def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,12 +106,12 @@ def test_retryable_answer_is_tried_again(status: str):
 def test_retry_after_is_respected():
     """RFC 9110 10.2.3: not before the second has passed, though the back-off is shorter."""
     with http_collector(answer("429 x", Retry_After=1), OK) as collector, sending(settings(collector.endpoint)) as own:
-        own.put("a")
-        wait_until(lambda: len(collector.received) == 1, "the first attempt")
         began = time.monotonic()
+        own.put("a")
         wait_until(lambda: own.sender.counts().exported == 1, "delivery")
 
-        assert 0.9 < time.monotonic() - began
+        assert ["a", "a"] == collector.names()
+        assert 1 <= time.monotonic() - began
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "404 Not Found", "500 Oops"])
@@ -197,7 +199,7 @@ def test_stalling_collector_is_given_up_after_the_timeout():
         own.put("a")
         wait_until(lambda: own.sender.counts().exported == 1, "delivery")
 
-        assert 0.2 <= time.monotonic() - began < 5
+        assert 0.2 <= time.monotonic() - began
         assert "no answer in time" in own.messages[0]
 
 
@@ -215,17 +217,14 @@ def test_full_queue_drops_the_oldest_and_counts():
 
 def test_put_never_waits_for_the_collector():
     """The ring must be drained whatever the collector does."""
-    with http_collector(STALL) as collector, sending(settings(collector.endpoint), batch_spans=1) as own:
+    patient = {"timeout_ms": 3_600_000}  # or else the collector would be given up, and asked again
+    with http_collector(STALL) as collector, sending(settings(collector.endpoint, **patient), batch_spans=1) as own:
         own.put("a")
         wait_until(lambda: len(collector.received) == 1, "a request in flight")
-        longest = 0.0
-        for _ in range(200):
-            began = time.monotonic()
-            own.put("b")
-            longest = max(longest, time.monotonic() - began)
-        own.stop(0.1)
+        own.put(*"b" * 200)
 
-    assert longest < 2
+        assert (1, 201) == (len(collector.received), own.sender.counts().waiting)
+        own.stop(0.1)
 
 
 @pytest.mark.parametrize("behaviour", [STALL, "down", "429"])
@@ -233,14 +232,15 @@ def test_stop_keeps_its_deadline(behaviour: str):
     """In flight, in back-off or refused: it returns in time, and accounts for every span."""
     port = free_port()
     answers = {STALL: STALL, "429": answer("429 x", Retry_After=600)}
-    with http_collector(answers.get(behaviour, OK), port=port if behaviour != "down" else free_port()):  # noqa: SIM117
-        with sending(settings(f"http://127.0.0.1:{port}/v1/traces"), batch_spans=2) as own:
+    with http_collector(answers.get(behaviour, OK), port=port if behaviour != "down" else free_port()):
+        patient = {"timeout_ms": 3_600_000}
+        with sending(settings(f"http://127.0.0.1:{port}/v1/traces", **patient), batch_spans=2) as own:
             own.put("a", "b", "c")
             wait_until(lambda: own.messages or own.sender.queue.waiting == 1, "the first attempt")
             began = time.monotonic()
             counts = own.stop(0.5)
 
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < FAR_BELOW_AN_ATTEMPT_S
             assert SendCounts(exported=0, rejected=0, dropped=0, failed=3) == counts
 
 

@@ -10,6 +10,7 @@ from otel_ebpf.probe.cached_compiler import compiler_flags
 from otel_ebpf.probe.compiler import compile_source, identify_bcc
 from otel_ebpf.probe.kernel_types import KernelTypes
 from otel_ebpf.probe.programs import Source
+from tests.services.processes import children_of
 from tests.unit.probe.artifacts import small_artifact
 from tests.unit.probe.btf_blob import small_kernel
 
@@ -43,14 +44,13 @@ def test_a_killed_compiler_is_reported_as_killed(interpreter: Interpreter):
     assert "memory" in raised.value.remedy
 
 
-def test_a_compiler_that_hangs_is_ended(interpreter: Interpreter, tmp_path: Path):
-    python = interpreter.does(f"echo $$ > {tmp_path}/pid; exec sleep 600")
+def test_a_compiler_that_hangs_is_ended(interpreter: Interpreter):
+    before = children_of(os.getpid())
 
     with pytest.raises(ProbeError, match=r"did not finish within 0\.5 s"):
-        compile_source("", [], TYPES, bcc_python=python, timeout_seconds=0.5)
+        compile_source("", [], TYPES, bcc_python=interpreter.does("exec sleep 600"), timeout_seconds=0.5)
 
-    pid = int((tmp_path / "pid").read_text())
-    assert not Path(f"/proc/{pid}").exists()
+    assert before == children_of(os.getpid())
 
 
 def test_an_error_in_the_source_names_file_and_line(interpreter: Interpreter):

@@ -157,7 +157,7 @@ def test_a_struct_that_holds_itself_by_value_is_refused():
         StructWriter(Btf(blob.build(), wanted), wanted).text()
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 @given(st.data())
 def test_structs_of_a_damaged_blob_are_written_or_refused(data: st.DataObject):
     blob = bytearray(small_kernel().build())
