@@ -1,6 +1,7 @@
 // Load whose every answer is checked, and whose every request can be told from the others.
 //   checking_client PORT BEFORE AFTER CONNECTIONS REQUESTS PER_SECOND keep|fresh
-// REQUESTS for each connection; 0: until standard input ends. PER_SECOND for all together; 0: as fast as it goes.
+// REQUESTS for each connection; 0: until standard input ends, and each line there is answered with the counts so far.
+// PER_SECOND for all together; 0: as fast as it goes.
 // The target is BEFORE, the connection's number, '-', the request's number on it, AFTER; the answer 1,000 times 'x'.
 // Prints one line of JSON: of each connection how many requests were answered as they should be, what was not, and how
 // long all of it took.
@@ -21,7 +22,7 @@
 
 struct connection {
   int number, fd;
-  long answered;
+  volatile long answered;
   char failure[200];
 };
 
@@ -102,6 +103,13 @@ static void *ask(void *argument) {
   return NULL;
 }
 
+static void print_answered(const struct connection *all) {
+  printf("{\"answered\": [");
+  for (int i = 0; i < connections; i++)
+    printf("%s%ld", i ? ", " : "", all[i].answered);
+  printf("]");
+}
+
 int main(int argc, char **argv) {
   if (argc != 8) return fprintf(stderr, "usage: see %s\n", __FILE__), 2;
   static struct connection all[MAX_CONNECTIONS];
@@ -114,18 +122,19 @@ int main(int argc, char **argv) {
     all[i].number = i;
     if (pthread_create(&threads[i], NULL, ask, &all[i])) return perror("pthread_create"), 1;
   }
-  char nothing[64];
   if (!requests) {
-    while (read(0, nothing, sizeof nothing) > 0)
-      continue;
+    for (int c; (c = getchar()) != EOF;) {
+      if (c != '\n') continue;
+      print_answered(all);
+      printf("}\n");
+      fflush(stdout);
+    }
     is_over = 1;
   }
-  printf("{\"answered\": [");
-  for (int i = 0; i < connections; i++) {
+  for (int i = 0; i < connections; i++)
     pthread_join(threads[i], NULL);
-    printf("%s%ld", i ? ", " : "", all[i].answered);
-  }
-  printf("], \"failures\": [");
+  print_answered(all);
+  printf(", \"failures\": [");
   for (int i = 0, found = 0; i < connections; i++)
     if (*all[i].failure) printf("%s\"%s\"", found++ ? ", " : "", all[i].failure);
   printf("], \"seconds\": %.3f}\n", (now_ns() - began) / 1e9);

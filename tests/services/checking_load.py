@@ -26,6 +26,14 @@ class CheckingLoad:
         self._process = process
         self.seconds = 0.0  # that it took, once it is over
 
+    def answered_so_far(self) -> int:
+        """Of load that goes on until `finish`, on all connections."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return sum(json.loads(self._process.stdout.readline())["answered"])
+
     def finish(self) -> list[int]:
         """Ends load that was to go on, waits for the other kind; every answer was right."""
         said, _ = self._process.communicate(timeout=120)
