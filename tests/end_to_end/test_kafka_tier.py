@@ -8,7 +8,7 @@ from tests.end_to_end.sink import CLIENT, SERVER, Sink, Span
 from tests.end_to_end.stage import Stage
 from tests.kafka.brokers import small_broker
 from tests.kafka.tier import REPLAY_GROUP, Tier, missing, must_keep_lost, split
-from tests.kafka.traces import make_traces
+from tests.kafka.traces import SPANS_OF_A_POST, make_traces, posts_of
 from tests.services.plan import make_call
 from tests.services.processes import wait_until
 
@@ -26,7 +26,7 @@ def started(folder: Path, ends: ExitStack, **options: object) -> Tier:
 def test_every_trace_is_whole_on_one_gateway(tmp_path: Path) -> None:
     """Its spans come through both nodes and in many posts, and meet by the trace id."""
     with ExitStack() as ends:
-        tier = started(tmp_path, ends, decision_wait_s=2)
+        tier = started(tmp_path, ends, decision_wait_s=5)
         traces = make_traces(TRACES, tier.randomness)
         tier.send(traces).join()
         tier.wait_until_received(traces)
@@ -38,7 +38,7 @@ def test_every_trace_is_whole_on_one_gateway(tmp_path: Path) -> None:
 def test_without_partitioning_most_traces_are_split(tmp_path: Path) -> None:
     """The control: the check above can fail."""
     with ExitStack() as ends:
-        tier = started(tmp_path, ends, by_trace_id=False, decision_wait_s=2)
+        tier = started(tmp_path, ends, by_trace_id=False, decision_wait_s=5)
         traces = make_traces(TRACES, tier.randomness)
         tier.send(traces).join()
         tier.wait_until_received(traces)
@@ -49,17 +49,20 @@ def test_without_partitioning_most_traces_are_split(tmp_path: Path) -> None:
 def test_what_a_killed_gateway_held_is_lost_to_sampling_until_it_is_replayed(tmp_path: Path) -> None:
     """Its partitions go on where it stood, so nothing is missing; another group reads again and decides on whole traces."""
     with ExitStack() as ends:
-        tier = started(tmp_path, ends, decision_wait_s=3)
+        tier = started(tmp_path, ends, decision_wait_s=5)
         traces = make_traces(TRACES, tier.randomness)
-        sending = tier.send(traces, pause_s=0.02)
+        posts = posts_of(traces, tier.randomness)
+        middle = len(posts) // 2  # many traces have posts on both sides of it
+        later = (len(posts) - middle) * SPANS_OF_A_POST
+        tier.send_posts(posts[:middle]).join()
+        wait_until(lambda: len(missing(traces, tier.gateways)) <= later, "it is in the midst of them")
         victim = tier.gateways[0]
-        wait_until(lambda: len(missing(traces, tier.gateways)) < 4 * TRACES, "it is in the midst of them")
         victim.process.kill()
         victim.process.wait()
         tier.start_gateway("gateway-1")
-        sending.join()
+        tier.send_posts(posts[middle:]).join()
         tier.wait_until_received(traces)
-        assert split(traces, tier.gateways), "it was killed too late to show anything"
+        assert split(traces, tier.gateways), "nothing was split: this shows nothing"
 
         replay = tier.start_gateway("replay", REPLAY_GROUP)
         tier.wait_until_decided(traces, [replay])
@@ -98,7 +101,7 @@ def kinds_by_trace(spans: list[Span]) -> dict[bytes, list[int]]:
 
 def test_spans_of_two_agents_meet_on_one_gateway(prefix: str, stage: Stage) -> None:
     """One agent watches nginx, another one the server behind it, each with a node of its own; a trace has spans of both."""
-    tier = started(stage.folder, stage.ends, decision_wait_s=3)
+    tier = started(stage.folder, stage.ends, decision_wait_s=5)
     behind = stage.server("go")
     front = stage.proxy(behind, keep_alive=True)
     for server, node in ((front, "node-1"), (behind, "node-2")):
@@ -134,7 +137,6 @@ def test_spans_of_two_agents_meet_on_one_gateway(prefix: str, stage: Stage) -> N
     wait_until(
         lambda: set(failed) <= {key for gateway in tier.gateways for key in kinds_by_trace(gateway.kept)},
         "failed traces are kept",
-        seconds=20,
     )
     kept = {key: kinds for gateway in tier.gateways for key, kinds in kinds_by_trace(gateway.kept).items()}
     assert [whole] * len(failed) == [kept[trace_id] for trace_id in failed]

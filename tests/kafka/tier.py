@@ -113,17 +113,19 @@ class Tier:
             self.start_node(name)
         for name in ("gateway-1", "gateway-2"):
             self.start_gateway(name)
-        wait_until(self._all_gateways_read, "both gateways have partitions", seconds=60, every_s=0.2)
+        wait_until(self._all_gateways_read, "both gateways have partitions", seconds=120, every_s=0.2)
 
     def _all_gateways_read(self) -> bool:
         self.send(make_traces(20, self.randomness)).join()
         return all(gateway.received for gateway in self.gateways)
 
     def send(self, traces: list[Trace], *, pause_s: float = 0.0) -> Sending:
-        posts = posts_of(traces, self.randomness)
+        return self.send_posts(posts_of(traces, self.randomness), pause_s=pause_s)
+
+    def send_posts(self, posts: list[bytes], *, pause_s: float = 0.0) -> Sending:
         return Sending(posts, [node.endpoint for node in self.nodes.values()], pause_s=pause_s)
 
-    def wait_until_received(self, traces: list[Trace], *, seconds: float = 30.0) -> None:
+    def wait_until_received(self, traces: list[Trace], *, seconds: float = 120.0) -> None:
         wait_until(
             lambda: not missing(traces, self.gateways),
             f"every span has come to a gateway; {len(missing(traces, self.gateways))} have not",
@@ -131,7 +133,7 @@ class Tier:
             every_s=0.2,
         )
 
-    def wait_until_decided(self, traces: list[Trace], lives: list[Gateway], *, seconds: float = 30.0) -> None:
+    def wait_until_decided(self, traces: list[Trace], lives: list[Gateway], *, seconds: float = 120.0) -> None:
         """Whole traces that must be kept have been."""
         wait_until(
             lambda: not must_keep_lost(traces, lives),
