@@ -54,6 +54,8 @@ TEST = {
 KAFKA = {**TEST, "default-jre-headless": has_program("java"), "maven": has_program("mvn")}
 NEEDED = {"run": RUN, "check": CHECK, "test": TEST, "fuzz": CHECK, "kafka": KAFKA}
 
+AGAIN = ("-o", "Acquire::Retries=3")  # a mirror may fail to answer once
+
 
 def install_missing(level: str) -> None:
     missing = [package for package, is_there in NEEDED[level].items() if not is_there()]
@@ -73,7 +75,7 @@ def install_missing(level: str) -> None:
         for command in (["apt-get", "update", "-q"], install):
             environment = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1"]
             done = subprocess.run(
-                [*as_root, *environment, *command],
+                [*as_root, *environment, *command, *AGAIN],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -68,7 +68,9 @@ def build(module: Path) -> Path:
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
         package = "." if any(path.suffix == ".go" for path in sources) else "tool"
         command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(partial), package]
-        subprocess.run(command, cwd=module, env=environment, check=True)
+        for is_last in (False, False, True):  # modules are fetched on the way, and a server may fail to answer once
+            if not subprocess.run(command, cwd=module, env=environment, check=is_last).returncode:
+                break
         partial.rename(program)
     return program
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from examples.shop.report import spans_of
 from tests.end_to_end.agent import assert_unloaded
-from tests.end_to_end.backends import Jaeger
+from tests.end_to_end.backends import Jaeger, collector_program, jaeger_program
 from tests.end_to_end.bpf_objects import programs_held_by
 from tests.services.processes import (
     VENV_BIN,
@@ -66,6 +66,8 @@ def test_demo_shows_the_shop_and_leaves_nothing_behind(tmp_path: Path) -> None:
     told to be out of sight."""
     port, jaeger_port, log = free_ports(PORTS_OF_THE_SHOP), free_port(), tmp_path / "demo.log"
     backend = Jaeger("", "", f"http://127.0.0.1:{jaeger_port}")
+    for build in (collector_program, jaeger_program):  # which may take minutes
+        build()
     with demo(port, jaeger_port, log) as process:
         wait_until(
             lambda: "In Jaeger" in log.read_text() or process.poll() is not None,
