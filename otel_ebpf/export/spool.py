@@ -22,7 +22,8 @@ from otel_ebpf.export.otlp import split_request
 
 DATABASE = "spool.db"
 DAMAGED = "damaged.db"
-BUSY_SECONDS = 1.0  # a disk that hangs under one thread must not hold the other
+BUSY_SECONDS = 10.0  # for a disk that is slow under the other thread; for longer, one that hangs must not hold both
+CLOSING_SECONDS = 1.0
 SHRINK_FROM_PAGES = 1024
 _FORMAT = 1
 _PAGE_BYTES = 4096
@@ -150,7 +151,7 @@ class Spool:
     def close(self) -> None:
         """For good. What is committed is safe without it, too."""
         self._is_closed = True
-        if self._lock.acquire(timeout=BUSY_SECONDS):
+        if self._lock.acquire(timeout=CLOSING_SECONDS):
             self._close()
             self._lock.release()
 

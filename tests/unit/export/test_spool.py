@@ -241,7 +241,7 @@ def test_numbers_hold_while_one_thread_writes_and_another_drains_a_full_spool(tm
         consumer.start()
         for number in range(1, batches + 1):
             spool.add(number, b"x" * MIB, 1)
-        consumer.join(30)
+        consumer.join(120)
 
         assert (0, 0) == (spool.spans, spool.size_bytes)
         assert batches == len(settled) + spool.dropped
