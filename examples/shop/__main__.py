@@ -23,7 +23,7 @@ from typing import NoReturn
 from examples.shop.report import most_telling, spans_of, table, tree
 from examples.shop.services import Addresses, Certificate, open_shop
 from tests.end_to_end.backends import CONFIGURATIONS, Jaeger, jaeger, otlp_collector
-from tests.services.processes import VENV_BIN, end, environment, free_port, is_listening, start, wait_until
+from tests.services.processes import VENV_BIN, end, environment, free_port, given_ports, is_listening, start, wait_until
 from tests.services.servers import public_folder
 
 AGENT = [str(VENV_BIN / "otel-ebpf")]
@@ -139,6 +139,7 @@ def look(backend: Jaeger) -> None:
 
 def run(options: argparse.Namespace) -> NoReturn:
     at = Addresses.from_base(options.port)
+    given_ports.update({*range(at.front, at.payments + 1), options.jaeger_port})  # no other process of the demo is given them
     with ExitStack() as ends, tempfile.TemporaryDirectory(prefix="otel-ebpf-demo-") as private:
         say("Starting (the first time Jaeger and a collector are built: up to ten minutes) ...")
         backend = ends.enter_context(jaeger(Path(private) / "jaeger", query_port=options.jaeger_port))
