@@ -139,7 +139,9 @@ def look(backend: Jaeger) -> None:
 
 def run(options: argparse.Namespace) -> NoReturn:
     at = Addresses.from_base(options.port)
-    given_ports.update({*range(at.front, at.payments + 1), options.jaeger_port})  # no other process of the demo is given them
+    given_ports.update(
+        {*range(at.front, at.payments + 1), options.jaeger_port}
+    )  # no other process of the demo is given them
     with ExitStack() as ends, tempfile.TemporaryDirectory(prefix="otel-ebpf-demo-") as private:
         say("Starting (the first time Jaeger and a collector are built: up to ten minutes) ...")
         backend = ends.enter_context(jaeger(Path(private) / "jaeger", query_port=options.jaeger_port))

@@ -25,6 +25,7 @@ BPF_F_MMAPABLE = 1 << 10
 _BPF_MAP_CREATE, _BPF_MAP_LOOKUP, _BPF_MAP_UPDATE, _BPF_MAP_DELETE, _BPF_MAP_NEXT_KEY, _BPF_PROG_LOAD = range(6)
 _BPF_OBJ_INFO, _BPF_RAW_TRACEPOINT_OPEN, _BPF_MAP_TAKE, _BPF_MAP_LOOKUP_BATCH = 15, 17, 21, 24
 
+_LOAD_ATTEMPTS = 10
 _ENOTSUPP = 524  # the kernel's own; has no name in errno
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -167,9 +168,20 @@ def load_program(
         expected_attach_type,
     )
     try:
-        return _bpf(_BPF_PROG_LOAD, attributes)[0], log.value.decode(errors="replace") if log else ""
+        return _load(attributes), log.value.decode(errors="replace") if log else ""
     except OSError as error:
         raise VerifierError(error.errno or 0, log.value.decode(errors="replace") if log else "") from error
+
+
+def _load(attributes: bytes) -> int:
+    """The verifier breaks off when a signal comes (EAGAIN), also when a container was frozen and goes on; then it is asked again."""
+    for _ in range(_LOAD_ATTEMPTS - 1):
+        try:
+            return _bpf(_BPF_PROG_LOAD, attributes)[0]
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+    return _bpf(_BPF_PROG_LOAD, attributes)[0]
 
 
 class VerifierError(OSError):
