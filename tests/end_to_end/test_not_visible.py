@@ -44,7 +44,7 @@ class Told:
             return all(text in told for text in expected)
 
         try:
-            wait_until(is_told, f"the status tells {expected}", seconds=5)
+            wait_until(is_told, f"the status tells {expected}")
         except AssertionError as error:
             error.add_note(told)
             raise
@@ -56,7 +56,7 @@ def told(stage: Stage, status_socket: str) -> Told:
 
 
 def ask(server: Running) -> int:
-    with closing(http.client.HTTPConnection(server.host, server.port, timeout=5)) as connection:
+    with closing(http.client.HTTPConnection(server.host, server.port, timeout=60)) as connection:
         connection.request("GET", "/")
         return connection.getresponse().status
 
@@ -69,7 +69,7 @@ def test_tls_is_named_by_its_connections_and_by_the_library_that_is_loaded(told:
     server = told.serve(lambda port: [program("openssl"), "s_server", "-accept", f"127.0.0.1:{port}", "-www", *files])
     told.watch(server)
     context = ssl.create_default_context(cafile=made.authority)
-    with closing(http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=5)) as client:
+    with closing(http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=60)) as client:
         client.request("GET", "/")
         assert 200 == client.getresponse().status
 
@@ -81,7 +81,7 @@ def test_http_2_is_named_by_its_connections(told: Told) -> None:
     server = told.serve(lambda port: [program("node"), script, "serve", str(port)])
     told.watch(server)
     command = [program("node"), script, "ask", str(server.port)]
-    assert "200\n" == subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+    assert "200\n" == subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
     told.wait_for(server, "1 connections speak HTTP/2")
 
@@ -109,7 +109,7 @@ def test_a_request_older_than_the_agent_is_named_as_such(prefix: str, told: Told
     """Its last byte comes when the agent is there: then it is answered."""
     server = told.stage.server("node")
     target = make_call(f"{prefix}old", "POST", 200, 10, sent=5).target
-    with socket.create_connection((server.host, server.port), timeout=5) as client:
+    with socket.create_connection((server.host, server.port), timeout=60) as client:
         client.sendall(f"POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nxxxx".encode())
         told.watch(server)
         client.sendall(b"x")
