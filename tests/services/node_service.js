@@ -33,6 +33,7 @@ const server = http.createServer((request, response) => {
     }, Number(said.delay));
   });
 });
+server.keepAliveTimeout = 75_000; // of 5 s by default, which a client may be held up for between two requests
 server.listen(Number(process.argv[2]), '127.0.0.1');
 process.on('SIGTERM', () => {
   fs.writeSync(1, `served ${served}\n`);

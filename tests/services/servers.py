@@ -22,6 +22,8 @@ from tools.go_build import build
 
 GO_HTTP = CHECKOUT / "tests" / "services" / "go_http"
 SERVICES = CHECKOUT / "tests" / "services"
+# As nginx's; of 2 to 5 s by default, which a client may be held up for between two requests. node_service.js has the same.
+KEEP_ALIVE_S = 75
 
 
 def program(name: str) -> str:
@@ -130,6 +132,7 @@ def gunicorn(*options: str) -> Callable[[int, Path], list[str]]:
         "--bind",
         f"127.0.0.1:{port}",
         "--workers=2",
+        f"--keep-alive={KEEP_ALIVE_S}",
         *options,
         "tests.services.wsgi_app:application",
     ]
@@ -142,6 +145,7 @@ def uvicorn(*options: str) -> Callable[[int, Path], list[str]]:
         f"--port={port}",
         "--log-level=warning",
         "--no-access-log",
+        f"--timeout-keep-alive={KEEP_ALIVE_S}",
         *options,
         "tests.services.asgi_app:application",
     ]
