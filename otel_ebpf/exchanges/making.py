@@ -1,14 +1,14 @@
 """Puts together what is reported of a request: an Exchange when it has ended, an OpenRequest before.
 
 In:   the record that began its position, the request and its response as they were read
-Out:  Exchange, OpenRequest
+Out:  Exchange, OpenRequest, Outcome
 Owns: nothing
 """
 
 from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import UNREADABLE, RequestHead, ResponseHead
 from otel_ebpf.exchanges.reader import Message
-from otel_ebpf.records.kinds import Record, RecordFlag
+from otel_ebpf.records.kinds import EndReason, Record, RecordFlag
 
 
 def exchange_of(
@@ -89,6 +89,20 @@ def open_request(first: Record, head: RequestHead) -> OpenRequest:
         head.target,
         head.fields.host,
     )
+
+
+def outcome_of(role: int, reason: EndReason, flags: int) -> Outcome:
+    """Of what is not whole when the run ends, to a process of this role."""
+    if reason == EndReason.RESET:
+        return Outcome.RESET
+    if reason == EndReason.TIMED_OUT:
+        return Outcome.TIMEOUT
+    if reason == EndReason.CLOSED:
+        has_client_left = role != Role.SERVER or flags & RecordFlag.PEER_SHUTDOWN
+        return Outcome.CLIENT_CLOSED if has_client_left else Outcome.SERVER_CLOSED
+    if reason == EndReason.PEER_CLOSED:
+        return Outcome.CLIENT_CLOSED if role == Role.SERVER else Outcome.SERVER_CLOSED
+    return Outcome.UNKNOWN
 
 
 def unread_bytes(request: Message[RequestHead]) -> int:

@@ -16,7 +16,9 @@ from otel_ebpf.exchanges.line_mask import NOTHING, LineMask
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
-from otel_ebpf.exchanges.run import BEGINS_LIKE_RESPONSE, END_OF_HEAD, LAST_CHUNK_AND_REQUEST, Run
+from otel_ebpf.exchanges.requests import LAST_CHUNK_AND_REQUEST
+from otel_ebpf.exchanges.responses import BEGINS_LIKE_RESPONSE, END_OF_HEAD
+from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
