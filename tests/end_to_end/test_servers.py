@@ -39,11 +39,7 @@ def test_first_request_of_a_service_that_starts_after_the_agent_is_seen(name: st
 
 @pytest.mark.parametrize("name", ["uvicorn-uvloop-httptools", "node", "go", "aiohttp"])
 def test_slow_response_lasts_until_its_end(name: str, prefix: str, stage: Stage) -> None:
-    """The end is the last byte of the response, not when the head was read.
-
-    The bound is below the 300 ms asked for: libuv's timers (Node, uvloop) count from whole milliseconds
-    of a time taken before the request was read, so the handler itself may sleep a little less.
-    """
+    """Not shorter than the handler slept: the end is the last byte of the response."""
     server = stage.server(name)
     stage.agent(OTEL_EBPF_OPEN_PORT=server.port)
     calls = [make_call(f"{prefix}slow", "GET", 200, 1000, delay_ms=300)]
@@ -52,7 +48,7 @@ def test_slow_response_lasts_until_its_end(name: str, prefix: str, stage: Stage)
 
     spans = stage.sink.wait_for(1, belongs_to(prefix))
     assert [] == differences(results, spans, SERVER)
-    assert spans[0].duration_ns >= 250_000_000
+    assert spans[0].duration_ns >= 300_000_000
 
 
 @pytest.mark.parametrize("name", ["gunicorn-sync", "gunicorn-gthread"])

@@ -1,18 +1,17 @@
 """An aiohttp server: `python -m tests.services.aiohttp_app PORT`."""
 
-import asyncio
 import sys
 
 from aiohttp import web
 
 from tests.services.answers import answer_for
+from tests.services.waiting import sleep_at_least
 
 
 async def handle(request: web.Request) -> web.StreamResponse:
     received = len(await request.read())
     answer = answer_for(request.path)
-    if answer.delay_ms:
-        await asyncio.sleep(answer.delay_ms / 1000)
+    await sleep_at_least(answer.delay_ms / 1000)
     headers = {"X-Received-Bytes": str(received)}
     if not answer.is_chunked:
         return web.Response(status=answer.status, body=b"".join(answer.pieces()) or None, headers=headers)

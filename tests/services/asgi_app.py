@@ -1,9 +1,9 @@
 """An ASGI application: `uvicorn tests.services.asgi_app:application`."""
 
-import asyncio
 from typing import Any
 
 from tests.services.answers import answer_for
+from tests.services.waiting import sleep_at_least
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -16,8 +16,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if not message.get("more_body"):
             break
     answer = answer_for(scope["path"])
-    if answer.delay_ms:
-        await asyncio.sleep(answer.delay_ms / 1000)
+    await sleep_at_least(answer.delay_ms / 1000)
     headers = [(b"content-type", b"text/plain"), (b"x-received-bytes", str(received).encode())]
     if answer.has_body and not answer.is_chunked:
         headers.append((b"content-length", str(answer.size).encode()))

@@ -93,7 +93,8 @@ class Calling:
         said, _ = self.process.communicate("go\n", timeout=SECONDS_FOR_ALL_CALLS)
         assert self.process.returncode == 0, f"{self.process.args!r} exited with {self.process.returncode}"
         results = [Result(**result) for result in json.loads(said)]
-        assert [] == unlike_plan(self.calls, results)
+        unlike = unlike_plan(self.calls, results)
+        assert [] == unlike, unlike
         return results
 
 
