@@ -14,6 +14,7 @@ from typing import NamedTuple
 from otel_ebpf.exchanges.exchange import Outcome, Role
 from tests.kernel.cut_wire import CutWire
 from tests.kernel.test_endings import CASES as ENDINGS
+from tests.kernel.test_endings import stream_left_open
 from tests.kernel.test_exchanges_on_the_wire import CASES as WIRE_CASES
 from tests.kernel.test_exchanges_on_the_wire import COMPLETE, GET, OK, PLAIN, post
 from tests.kernel.test_hard_http1 import CASES as HARD_CASES
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     server: list[Expected]
     client: list[Expected]
     wire: Callable[[], Wire] = lambda: Wire(socket.AF_INET, Path())
+    is_left_open: bool = False  # the agent ends before the connection does
 
     def expected(self, role: Role) -> list[Expected]:
         return self.server if role is Role.SERVER else self.client
@@ -140,6 +142,7 @@ CASES: list[Case] = [
         [(b"GET", b"/a", None, 0, None, Outcome.CLIENT_CLOSED)],  # when the wire is closed: it has waited till then
         CutWire,
     ),
+    same(stream_left_open)._replace(is_left_open=True),
     same(slow_answer, (b"GET", b"/a", 200, 0, 300, COMPLETE)),
     same(secrets, (b"POST", b"/login?token=SECRET&a=1", 200, 15, 6, COMPLETE)),
 ]

@@ -67,9 +67,11 @@ def capture(case: Case, watched: Watched, folder: Path) -> tuple[bytes, list[Exc
     while time.monotonic() < deadline and (len(seen.exchanges) < wanted or not wanted):
         pipeline.tick(pipeline.produced)
         time.sleep(PASS_SECONDS)
-    wire.close()
+    if not case.is_left_open:
+        wire.close()
     pipeline.tick(pipeline.produced)
     pipeline.finish()
+    wire.close()
     return file.getvalue(), seen.exchanges
 
 

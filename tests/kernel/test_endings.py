@@ -60,6 +60,13 @@ def client_leaves_a_stream(wire: Wire) -> None:
     wire.client_leaves()
 
 
+def stream_left_open(wire: Wire) -> None:
+    wire.c(GET)
+    wire.s(CHUNKED_HEAD)
+    for number in range(3):
+        wire.s(b"9\r\ndata: %d\n\n\r\n" % number)
+
+
 def server_closes_in_mid_response(wire: Wire) -> None:
     wire.c(GET)
     wire.s(BEGUN)
@@ -232,10 +239,7 @@ def test_what_was_under_way_when_a_connection_ended_is_what_is_reported(
 
 
 def test_a_stream_that_is_still_open_is_given_no_end(wire: Wire, watched: Watched):
-    wire.c(GET)
-    wire.s(CHUNKED_HEAD)
-    for number in range(3):
-        wire.s(b"9\r\ndata: %d\n\n\r\n" % number)
+    stream_left_open(wire)
 
     watched.expect()
     assert 2 == watched.assembler.open_count

@@ -15,6 +15,7 @@ from otel_ebpf.export.redaction import Redaction
 from otel_ebpf.export.replay import Replay, SpanFile
 from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.records.recording import Entry, EntryKind, RecordingReader, RecordingWriter
+from tests.captures.cases import CASES
 from tests.captures.replaying import CAPTURES, SeenExchanges, facts_of, replay
 
 RECORDINGS = sorted(CAPTURES.glob("*.recording"))
@@ -117,6 +118,11 @@ def test_every_capture_is_small_and_described():
     assert [] == [path.name for path in RECORDINGS if path.stat().st_size > MAX_BYTES]
     assert [] == [path.stem for path in RECORDINGS if f"`{path.stem}`" not in described]
     assert {path.stem for path in RECORDINGS} == {path.stem for path in CAPTURES.glob("*.json")}
+
+
+def test_every_case_is_captured():
+    """What the kernel tests write on the wire is also there to be replayed."""
+    assert sorted(case.name for case in CASES) == [path.stem for path in RECORDINGS]
 
 
 @pytest.mark.parametrize("path", [SECRETS, CAPTURES / "pipelined.recording"], ids=name)
