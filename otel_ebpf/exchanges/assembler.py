@@ -26,6 +26,8 @@ _ALL_RUNS_EVERY_NS = 1_000_000_000
 _LOOKS_AFTER_LOSS = 3
 _MOST_LOOKS = 512  # at responses that have not ended, the latest first; all of them once a second
 _NEXT = (EndReason.NEXT_REQUEST, EndReason.NEXT_RESPONSE)  # the connection goes on
+# Looking up a member of an enumeration takes longer than what is done with it.
+_REQUEST, _RESPONSE, _END = int(Kind.REQUEST), int(Kind.RESPONSE), int(Kind.END)
 
 OpenRun = PlainRun | Run
 AnyRun = OpenRun | CountedRun
@@ -82,20 +84,21 @@ class Assembler:
         self._captured_bytes += record.captured_bytes
         if self._captured_bytes > LOOK_EVERY_BYTES:
             self._bound_memory()
-        if record.kind == Kind.REQUEST:
+        kind = record.kind
+        if kind == _REQUEST:
             return self._begin(record)
         run = self._runs.get(record.connection)
         if run is None or run.position != record.position:
-            if record.kind != Kind.END:
+            if kind != _END:
                 self.stray_records += 1
             return []
         if isinstance(run, CountedRun):
-            if record.kind != Kind.END:
+            if kind != _END:
                 self.stray_records += 1
             elif record.reason not in _NEXT:
                 self._forget(run)
             return []
-        if record.kind == Kind.END:
+        if kind == _END:
             return self._end(run, EndReason(record.reason), record)
         return self._feed_run(run, record)
 
@@ -147,45 +150,59 @@ class Assembler:
         return readings.believed(run, progress, now_ns)
 
     def _begin(self, record: Record) -> list[Exchange]:
-        done: list[Exchange] = []
         previous = self._runs.get(record.connection)
-        extra = unread_bytes = 0
-        is_unpaired = False
-        if previous is not None:
-            if _was_lost(previous, record.position, record.lost):
-                is_unpaired = previous.is_unpaired or previous.has_overlapped
-                self._forget_counted(previous)
-                extra = previous.extra
-            else:
-                if not previous.is_settled and not isinstance(previous, CountedRun):
-                    previous, done = self._before_next(previous)
-                    if previous.goes_on_with(record):
-                        return done + self._go_on(previous, record)
-                is_unpaired = previous.owes_answers
-                if not previous.is_settled and not isinstance(previous, CountedRun):
-                    previous, last = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
-                    done += last
-                extra, unread_bytes = previous.extra, previous.unread_request_bytes
-                self._forget(previous)
-        elif len(self._runs) >= self._max_connections:
-            self._evict()
+        if previous is None:
+            if len(self._runs) >= self._max_connections:
+                self._evict()
+            return self._open(record, 0)
+        if isinstance(previous, PlainRun) and previous.is_settled_before(record):
+            # Nearly always; nothing else of it is left to be counted.
+            del self._runs[record.connection]
+            if self._waiting:
+                self._waiting.pop(record.connection, None)
+            if self._readings:
+                self._readings.pop(record.connection, None)
+            return self._open(record, previous.extra)
+        return self._begin_behind(previous, record)
+
+    def _begin_behind(self, previous: AnyRun, record: Record) -> list[Exchange]:
+        """A request on a connection of which more is to be known than that it was there."""
+        done: list[Exchange] = []
+        extra, unread_bytes = previous.extra, 0
+        if _was_lost(previous, record.position, record.lost):
+            is_unpaired = previous.is_unpaired or previous.has_overlapped
+            self._forget_counted(previous)
+        else:
+            if not previous.is_settled and not isinstance(previous, CountedRun):
+                previous, done = self._before_next(previous)
+                if previous.goes_on_with(record):
+                    return done + self._go_on(previous, record)
+            is_unpaired = previous.owes_answers
+            if not previous.is_settled and not isinstance(previous, CountedRun):
+                previous, last = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
+                done += last
+            extra, unread_bytes = previous.extra, previous.unread_request_bytes
+            self._forget(previous)
         if unread_bytes:
             # An early answer: these bytes are the rest of the body before, whatever they look like.
             self._lose("not a request but the rest of a body", record.service_pid)
             self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
             return done
+        return done + self._open(record, extra, is_unpaired=is_unpaired)
+
+    def _open(self, record: Record, extra: int, *, is_unpaired: bool = False) -> list[Exchange]:
+        """The connection has no run."""
         run: OpenRun | None = None
         try:
             run = None if is_unpaired else PlainRun.begin(record, extra)
             if run is None:
                 run = Run(record, extra, is_unpaired=is_unpaired)
                 run.feed(record)
+            self._runs[record.connection] = run
         except NotHttpError:
             self._lose("not HTTP", record.service_pid)
             self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
-            return done
-        self._runs[record.connection] = run
-        return done
+        return []
 
     def _before_next(self, run: OpenRun) -> tuple[Run, list[Exchange]]:
         full = self._with_readers(run)
@@ -216,10 +233,11 @@ class Assembler:
             self._forget(run)
             self._runs[record.connection] = CountedRun.of(record, run.extra)
             return []
-        if record.kind == Kind.RESPONSE and not run.is_settled:
+        if run.is_settled:
+            if self._waiting:
+                self._waiting.pop(run.connection, None)
+        elif record.kind == _RESPONSE:
             self._waiting[run.connection] = run
-        elif self._waiting and run.is_settled:
-            self._waiting.pop(run.connection, None)
         return done
 
     def _end(self, run: OpenRun, reason: EndReason, record: Record | None, now_ns: int = 0) -> list[Exchange]:

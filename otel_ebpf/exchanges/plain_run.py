@@ -27,6 +27,8 @@ from otel_ebpf.records.progress import Progress
 _ROLE_BY_CONNECTION = int(RecordFlag.ROLE_BY_CONNECTION)
 _ROLE_BY_REQUEST = Inferred.ROLE_BY_REQUEST
 _NOTHING = Inferred.NOTHING
+_RESPONSE = int(Kind.RESPONSE)
+_SERVER, _CLIENT, _COMPLETE, _ALL_KNOWN = Role.SERVER, Role.CLIENT, Outcome.COMPLETE, Unknown.NOTHING
 
 
 class PlainRun:
@@ -72,6 +74,10 @@ class PlainRun:
             return None
         return cls(first, head, extra)
 
+    def is_settled_before(self, record: Record) -> bool:
+        """Is it over, and was nothing lost between it and the request that `record` begins?"""
+        return self.is_settled and record.position == self.position + 1 and record.lost == self.lost
+
     @property
     def kept_bytes(self) -> int:
         return len(self._first.payload) + (0 if self._response is None else len(self._response.payload))
@@ -102,7 +108,7 @@ class PlainRun:
 
     def feed(self, record: Record) -> list[Exchange] | None:
         """The exchange when the response is whole, nothing while it is not, None when this is not plain."""
-        if record.kind != Kind.RESPONSE or record.request_bytes != self._first.total_bytes:
+        if record.kind != _RESPONSE or record.request_bytes != self._first.total_bytes:
             return None
         if self._response is not None:
             return self._advance(record.response_bytes, record.response_last_monotonic_ns)
@@ -168,42 +174,46 @@ class PlainRun:
         if left:
             return []
         self.is_settled = True
-        first, head = self._first, self._head
-        method, target, version, fields, body_bytes, _, headers = head
+        (
+            _, _, role, family, _, flags, _, pid, tid, service_pid, position, connection, at_ns, _, _, _, _,
+            request_bytes, local_port, remote_port, local_address, remote_address, _, _, _,
+        ) = self._first  # fmt: skip
+        method, target, version, fields, body_bytes, _, headers = self._head
+        host, user_agent, forwarded_for, traceparent, tracestate, _, _ = fields
         return [
             Exchange(
-                first.connection,
-                first.position + self.extra,
-                first.pid,
-                first.tid,
-                first.service_pid,
-                Role.SERVER if first.role == 2 else Role.CLIENT,
-                first.family,
-                first.local_address,
-                first.local_port,
-                first.remote_address,
-                first.remote_port,
+                connection,
+                position + self.extra,
+                pid,
+                tid,
+                service_pid,
+                _SERVER if role == 2 else _CLIENT,
+                family,
+                local_address,
+                local_port,
+                remote_address,
+                remote_port,
                 method,
                 target,
                 version,
-                fields.host,
-                fields.user_agent,
-                fields.forwarded_for,
-                fields.traceparent,
-                fields.tracestate,
+                host,
+                user_agent,
+                forwarded_for,
+                traceparent,
+                tracestate,
                 response_head.status,
-                first.at_monotonic_ns,
-                first.at_monotonic_ns,
+                at_ns,
+                at_ns,
                 response.at_monotonic_ns,
                 last_ns,
                 last_ns,
-                first.total_bytes,
+                request_bytes,
                 response_bytes,
                 body_bytes,
                 self._body_bytes,
-                Outcome.COMPLETE,
-                Unknown.NOTHING,
-                _NOTHING if first.flags & _ROLE_BY_CONNECTION else _ROLE_BY_REQUEST,
+                _COMPLETE,
+                _ALL_KNOWN,
+                _NOTHING if flags & _ROLE_BY_CONNECTION else _ROLE_BY_REQUEST,
                 headers,
                 response_head.headers,
             )

@@ -138,7 +138,7 @@ class RecordingInputs:
 
     def drain(self, handle: Handle, until: int) -> int:
         def record(data: Buffer, offset: int, length: int) -> None:
-            sample = bytes(data[offset : offset + length])
+            sample = data[offset : offset + length]
             self._write(EntryKind.SAMPLE, sample if self._redaction is None else self._redaction.sample(sample))
             handle(data, offset, length)
 

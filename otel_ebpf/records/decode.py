@@ -4,10 +4,12 @@ In:   one sample as the kernel wrote it, in a buffer, by offset and length
 Out:  Record or ProcessEvent
 """
 
+from mmap import mmap
+
 from otel_ebpf.records.kinds import ProcessEvent, Record
 from otel_ebpf.records.layouts import PROCESS_EVENT, RECORD
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | mmap  # whose slices are bytes
 
 _RECORD_BYTES = RECORD.size
 _unpack = RECORD.unpack_from
@@ -26,7 +28,7 @@ def decode_record(data: Buffer, offset: int, length: int) -> Record:
     if not 1 <= fields[0] <= 4 or _RECORD_BYTES + fields[6] > length:
         raise DecodeError(f"a record of kind {fields[0]} at {offset}: {fields[6]} captured bytes in {length}")
     start = offset + _RECORD_BYTES
-    return _new(Record, (*fields, bytes(data[start : start + fields[6]])))
+    return _new(Record, (*fields, data[start : start + fields[6]]))
 
 
 def decode_process_event(data: Buffer, offset: int, length: int) -> ProcessEvent:

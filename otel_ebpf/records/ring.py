@@ -32,8 +32,7 @@ class RingReader:
         self._producer_map = mmap.mmap(descriptor, page + size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer = memoryview(self._consumer_map)[:8].cast("Q")
         self._producer = memoryview(self._producer_map)[:8].cast("Q")
-        self._data = memoryview(self._producer_map)[page:]
-        self._headers = self._data.cast("I")
+        self._headers = memoryview(self._producer_map)[page:].cast("I")
 
     @property
     def produced(self) -> int:
@@ -49,8 +48,8 @@ class RingReader:
 
         Space is given back at the end, or when `handle` raises: a sample is never seen twice.
         """
-        headers, data, size = self._headers, self._data, self.size_bytes
-        mask = size - 1
+        headers, data, size = self._headers, self._producer_map, self.size_bytes
+        mask, data_begin = size - 1, mmap.PAGESIZE
         position, seen = self._consumer[0], 0
         try:
             while position < until:
@@ -62,18 +61,18 @@ class RingReader:
                 position += (length + _HEADER_BYTES + 7) & ~7
                 if not header & _DISCARDED:
                     seen += 1
-                    begin = offset + _HEADER_BYTES
-                    over = begin + length - size
+                    over = offset + _HEADER_BYTES + length - size
+                    begin = data_begin + offset + _HEADER_BYTES
                     if over <= 0:
                         handle(data, begin, length)
                     else:
-                        handle(bytes(data[begin:]) + bytes(data[:over]), 0, length)
+                        handle(data[begin:] + data[data_begin : data_begin + over], 0, length)
         finally:
             self._consumer[0] = position
         return seen
 
     def close(self) -> None:
-        for view in (self._consumer, self._producer, self._headers, self._data):
+        for view in (self._consumer, self._producer, self._headers):
             view.release()
         self._consumer_map.close()
         self._producer_map.close()

@@ -17,7 +17,7 @@ def fuzz(data: bytes) -> None:
     sample = choices.rest()
     buffer = bytes(offset) + sample + b"\xff" * behind
     with contextlib.suppress(DecodeError):
-        record = decode_record(memoryview(buffer), offset, len(sample))
+        record = decode_record(buffer, offset, len(sample))
         assert record.captured_bytes == len(record.payload)
         assert (RECORD.pack(*record[:-1]) + record.payload) == sample[: RECORD.size + record.captured_bytes]
         Assembler().feed(record)
