@@ -17,7 +17,7 @@ from tests.services.processes import VENV_BIN, environment
 def ask_status(path: str) -> subprocess.CompletedProcess[str]:
     env = environment(OTEL_EBPF_STATUS_SOCKET=path)
     command = [str(VENV_BIN / "otel-ebpf"), "status"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def status_document(path: str) -> dict[str, Any]:

@@ -108,11 +108,11 @@ def small_disk(size_bytes: int) -> Iterator[Path]:
         disk = public / "disk"
         disk.mkdir()
         options = f"size={size_bytes},mode=0700,uid=65534,gid=65534"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "spool", str(disk)], check=True, timeout=10)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "spool", str(disk)], check=True, timeout=60)
         try:
             yield disk
         finally:
-            subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=10)
+            subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=60)
 
 
 def test_folder_that_cannot_be_used_ends_the_start_with_a_remedy(stage: Stage) -> None:

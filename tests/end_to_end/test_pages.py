@@ -25,7 +25,7 @@ def get(port: int, path: str, accept: str = "") -> tuple[int, str, str]:
     """Status, type and body; status 0 when nobody listens."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.headers["Content-Type"], response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

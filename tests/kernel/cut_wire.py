@@ -74,7 +74,7 @@ class CutWire(Wire):
             self.server, _ = listener.accept()
         for end in (self.client, self.server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-            end.settimeout(10)
+            end.settimeout(60)
 
     def _wait_until_joined(self) -> None:
         """What is first sent over a new cable may be lost. Were it a SYN, TCP would take the second until the next one

@@ -59,7 +59,7 @@ class SteadyClient:
         self.thread.join()
 
     def ask(self) -> None:
-        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=10)
+        connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=60)
         try:
             while not self.stop.wait(self.pause_s):
                 try:

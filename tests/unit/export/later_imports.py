@@ -26,7 +26,7 @@ from tests.unit.telemetry.examples import HOST, exchange, span_of
 
 def settings_for(protocol: str, endpoint: str) -> OtlpSettings:
     return OtlpSettings(
-        endpoint=endpoint, protocol=protocol, headers=(), timeout_ms=2000, compression="gzip", certificate=None,
+        endpoint=endpoint, protocol=protocol, headers=(), timeout_ms=60_000, compression="gzip", certificate=None,
         client_key=None, client_certificate=None, insecure=True,
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def page_server(measured: Measured, port: int) -> PageServer:
 def scrape(port: int, accept: str) -> str:
     """The status line, and the last line."""
     with socket.socket() as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(("127.0.0.1", port))  # create_connection wants a codec that is not there
         client.sendall(f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\nConnection: close\r\n\r\n".encode())
         answer = b""
@@ -100,9 +100,9 @@ def main() -> None:
     server.start()
     pages = [scrape(port, accept) for accept in ("application/openmetrics-text; version=1.0.0", "text/plain")]
     server.close()
-    metrics_sender.begin_stop(measured.snapshot(metrics_sender.meter), 10.0)
+    metrics_sender.begin_stop(measured.snapshot(metrics_sender.meter), 60.0)
     metrics_sender.join()
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (senders[0].counts().exported and senders[1]._failures_in_row):
         time.sleep(0.01)
     endpoints = len(senders[0].own_endpoints())

@@ -29,7 +29,7 @@ def serving(make: Callable[[str], Page] = hello, host: str = "127.0.0.1") -> Ite
 
 
 def ask(port: int, path: str = "/hello", method: str = "GET", host: str = "127.0.0.1") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     connection.request(method, path, headers={"Accept": "words"})
     response = connection.getresponse()
     found = response.status, response.read()
@@ -55,7 +55,7 @@ def test_what_is_not_there_is_not_found_and_nothing_can_be_sent() -> None:
 )
 def test_what_is_no_request_harms_nobody(request_bytes: bytes) -> None:
     with serving() as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             client.sendall(request_bytes)
             client.shutdown(socket.SHUT_WR)
             while client.recv(65536):
@@ -65,7 +65,7 @@ def test_what_is_no_request_harms_nobody(request_bytes: bytes) -> None:
 
 def test_one_connection_serves_many_requests() -> None:
     with serving() as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for _ in range(3):
             connection.request("GET", "/hello")
             assert b"hello, " == connection.getresponse().read()
@@ -75,7 +75,7 @@ def test_one_connection_serves_many_requests() -> None:
 def test_silent_connections_keep_nobody_out() -> None:
     """The oldest gives way."""
     with serving() as port:
-        silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MAX_CONNECTIONS + 3)]
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(MAX_CONNECTIONS + 3)]
         assert (200, b"hello, words") == ask(port)
         assert b"" == silent[0].recv(1)
         for client in silent:

@@ -22,7 +22,7 @@ def test_sender_works_without_access_to_any_file(protocol: str, tmp_path: Path):
             [*program, protocol, taking.endpoint, absent, str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert 0 == done.returncode, done.stderr
