@@ -140,6 +140,8 @@ class Run:
         self.lost = record.lost
         record = self._positions.in_stream(record)
         if record.kind != Kind.RESPONSE:
+            if record.kind == Kind.REQUEST_MORE and not self.is_unpaired:
+                self._responses.advance(record)  # counted since the last record, and told by no other
             self._feed_requests(record)
             return self._take_complete()
         self._requests.meet_response(record)

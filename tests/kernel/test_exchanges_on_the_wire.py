@@ -258,6 +258,34 @@ def test_a_request_that_goes_on_after_its_answer_is_counted_to_its_end(wire: Wir
     watched.expect((b"POST", b"/up", 413, 200_000, 0, COMPLETE))
 
 
+@pytest.mark.parametrize(
+    ("answer", "size"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + b"d" * 60_000, 60_000),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + 3 * (b"4e20\r\n" + b"d" * 20_000 + b"\r\n")
+            + b"0\r\n\r\n",
+            60_000,
+        ),
+    ],
+    ids=["length", "chunked"],
+)
+def test_a_response_in_calls_is_whole_though_the_request_goes_on_behind_it(
+    answer: bytes, size: int, wire: Wire, watched: Watched
+):
+    """And the next request comes at once: nothing but the records of the late body says that the response went on."""
+    request = post(b"/up", b"u" * 20_000)
+    wire.c(request[:10_000])
+    wire.s(answer[:16_384])
+    wire.s(answer[16_384:])
+    wire.c(request[10_000:])
+    wire.c(GET)
+    wire.s(OK)
+
+    watched.expect((b"POST", b"/up", 200, 20_000, size, COMPLETE), PLAIN)
+
+
 def test_a_request_read_in_one_call_with_the_rest_of_a_body_is_found(wire: Wire, watched: Watched):
     """nginx answers early, reads on, and finds the next request behind the body."""
     request = post(b"/up", b"u" * 20_000)
