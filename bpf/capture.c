@@ -1,10 +1,5 @@
 // The bytes of one call: where they lie in the process's memory, and how to copy their beginning and end.
 
-struct prefix {
-  u8 bytes[16];
-  u32 length;
-};
-
 // Copies the array of iovecs, so that each piece can be looked at without another read.
 static __always_inline void load_pieces(struct scratch *scratch_area, const struct call *call) {
   u64 count = call->pieces;
@@ -36,6 +31,7 @@ static __always_inline void read_prefix(struct scratch *scratch_area, const stru
     }
     if (length > call->bytes) length = call->bytes;
   }
+  prefix->address = address;
   if (length >= 16) {
     if (bpf_probe_read_user(prefix->bytes, 16, (void *)address)) return;
     prefix->length = 16;

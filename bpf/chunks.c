@@ -104,18 +104,21 @@ static __always_inline void follow_chunks(struct scratch *scratch_area, struct c
     connection->chunks_state = CHUNKS_ENDED_BY_TRAILER;
 }
 
-// on_sys_exit goes on here with a response whose body may be chunked.
-int on_chunks(struct bpf_raw_tracepoint_args *ctx) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return 0;
+static __always_inline void read_chunks(struct scratch *scratch_area) {
   u64 sock = scratch_area->sock;
   struct connection *connection = connections.lookup(&sock);
-  if (!connection) return 0;
+  if (!connection) return;
   follow_chunks(scratch_area, connection, &scratch_area->call);
   // The record of this call was sent before.
   if (connection->chunk_payload_bytes || connection->chunks_state >= CHUNKS_LAST)
     connection->flags |= CONNECTION_UNTOLD;
   write_progress(connection, 0);
+}
+
+// on_sys_exit goes on here with a response whose body may be chunked.
+int on_chunks(struct bpf_raw_tracepoint_args *ctx) {
+  u32 zero = 0;
+  struct scratch *scratch_area = scratch.lookup(&zero);
+  if (scratch_area) read_chunks(scratch_area);
   return 0;
 }

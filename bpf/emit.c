@@ -22,7 +22,8 @@ static __always_inline void fill_record(struct record *record, const struct conn
   record->family = connection->family;
   record->reason = reason;
   record->flags = (connection->flags & CONNECTION_BY_ACCEPT ? FLAG_ROLE_BY_CONNECTION : 0) |
-                  (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0) | chunk_flags(connection);
+                  (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0) |
+                  (connection->flags & CONNECTION_TLS ? FLAG_TLS : 0) | chunk_flags(connection);
   record->captured_bytes = 0;
   record->pid = connection->pid;
   record->tid = connection->tid;

@@ -105,13 +105,11 @@ static __always_inline u32 capture_from(struct scratch *scratch_area, const stru
   return bpf_probe_read_user(scratch_area->payload, length, (void *)address) ? 0 : length;
 }
 
-int on_heads(struct bpf_raw_tracepoint_args *ctx) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return 0;
+// One block; what is to be done next.
+static __always_inline enum go_on read_head(struct scratch *scratch_area) {
   u64 sock = scratch_area->sock;
   struct connection *connection = connections.lookup(&sock);
-  if (!connection) return 0;
+  if (!connection) return GO_ON_WITH_NOTHING;
   volatile struct head_block *block = &scratch_area->head_block;
   const struct call *call = &scratch_area->call;
   find_end_of_head(scratch_area);
@@ -130,7 +128,7 @@ int on_heads(struct bpf_raw_tracepoint_args *ctx) {
   u64 untold = is_more_wanted ? left : 0;
   if (!send_captured(scratch_area, connection, block->kind, captured, call->bytes - offset - untold, untold, 0)) {
     after_report(connection, !is_response);
-    return 0;
+    return GO_ON_WITH_NOTHING;
   }
   if (head_end && !is_another) {
     if (is_response) on_response_head(connection, offset + head_end);
@@ -141,10 +139,18 @@ int on_heads(struct bpf_raw_tracepoint_args *ctx) {
     block->offset = offset + captured;
     block->captured = capture_from(scratch_area, call, offset + captured);
     if (block->kind == RECORD_REQUEST) block->kind = RECORD_REQUEST_MORE;
-    tail_programs.call(ctx, TAIL_HEADS);
-    connection->flags |= CONNECTION_UNTOLD;  // too many pieces: the counts alone tell of the rest
-    return 0;
+    connection->flags |= CONNECTION_UNTOLD;  // of too many pieces the counts alone tell
+    return GO_ON_WITH_HEADS;
   }
-  if (after_report(connection, !is_response) == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
+  return after_report(connection, !is_response);
+}
+
+int on_heads(struct bpf_raw_tracepoint_args *ctx) {
+  u32 zero = 0;
+  struct scratch *scratch_area = scratch.lookup(&zero);
+  if (!scratch_area) return 0;
+  enum go_on go_on = read_head(scratch_area);
+  if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
+  if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   return 0;
 }

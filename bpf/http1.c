@@ -54,11 +54,6 @@ static __always_inline int begins_with_known_method(const struct prefix *prefix)
 #define HTTP2_PREFACE 0x5448202a20495250ull /* "PRI * HT", RFC 9113 section 3.4 */
 #define HTTP1_VERSION 0x002e312f50545448ull /* "HTTP/1." */
 
-// A handshake record of any version in use, RFC 8446 section 5.1. OpenSSL reads the record's five header bytes alone.
-static __always_inline int begins_like_tls(const struct prefix *prefix) {
-  return prefix->length >= 2 && prefix->bytes[0] == 0x16 && prefix->bytes[1] == 3;
-}
-
 // A SETTINGS frame of any length for stream 0 and no acknowledgement: how an HTTP/2 server begins, RFC 9113
 // section 3.4.
 static __always_inline int begins_like_http2_server(const struct prefix *prefix) {
@@ -100,7 +95,8 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   int is_in_chunks = connection->chunks_state >= CHUNKS_SIZE && connection->chunks_state < CHUNKS_ENDED;
   int is_in_body = is_in_chunks && (connection->chunk_payload_bytes || connection->chunks_state != CHUNKS_SIZE);
   count_for(service_pid, COUNT_BEGAN);
-  connection->flags &= CONNECTION_BY_ACCEPT | (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
+  connection->flags &=
+      CONNECTION_BY_ACCEPT | CONNECTION_TLS | CONNECTION_TLS_SEEN | (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
   connection->state = STATE_REQUEST;
   connection->position++;
   connection->pid = pid_tid >> 32;
@@ -136,7 +132,6 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
     if (!is_beginning || (prefix->length >= 8 && *(u64 *)prefix->bytes == HTTP2_PREFACE)) {
       if (is_beginning) count_for(service_pid, COUNT_HTTP2);
-      else if (connection->position == (u32)-1 && begins_like_tls(prefix)) count_for(service_pid, COUNT_TLS);
       connection->state = STATE_FOREIGN;
       return;
     }
@@ -283,7 +278,7 @@ static __always_inline int send_report(struct scratch *scratch_area, struct conn
 
 // A connection that is not known yet. role ROLE_UNKNOWN: its beginning was not seen.
 static __always_inline struct connection *add_connection(struct scratch *scratch_area, u64 sock, u8 role,
-                                                         u64 descriptor_key, u8 flags) {
+                                                         u64 descriptor_key, u16 flags) {
   u16 family = stream_family(sock);
   if (!family) return 0;
   struct connection *fresh = &scratch_area->fresh;
@@ -316,6 +311,31 @@ static __always_inline enum go_on after_report(const struct connection *connecti
   return GO_ON_WITH_CHUNKS;
 }
 
+// `call`, which is scratch_area->call, moved bytes of a known connection, in plain text.
+static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, struct connection *connection,
+                                                 const struct call *call, struct prefix *prefix, u64 pid_tid,
+                                                 u32 service_pid, u64 now) {
+  volatile struct report *report = &scratch_area->report;
+  report->kind = 0;
+  report->is_of_end = 0;
+  int is_request = call->is_inbound == (connection->role == ROLE_SERVER);
+  if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
+    int is_http2 = begins_like_http2_server(prefix);
+    if (is_http2) count_for(service_pid, COUNT_HTTP2);
+    if (is_http2 || !(connection->flags & CONNECTION_TLS)) {  // TLS may be seen from a later moment on
+      // A server that speaks first does not speak HTTP/1.
+      connection->state = STATE_FOREIGN;
+      return GO_ON_WITH_NOTHING;
+    }
+  }
+  if (is_request) on_request_bytes(connection, call, prefix, pid_tid, service_pid, now, report);
+  else on_response_bytes(scratch_area, connection, call, prefix, now, report);
+  int is_for_heads = send_report(scratch_area, connection, call);
+  if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
+  if (is_for_heads) return GO_ON_WITH_HEADS;
+  return after_report(connection, is_request);
+}
+
 // The entry for every backend: scratch_area->call moved bytes through a stream socket of a target.
 static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 sock, u64 descriptor_key, u64 pid_tid,
                                            u32 service_pid) {
@@ -323,17 +343,27 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   scratch_area->sock = sock;
   u32 is_inbound = call->is_inbound;
   struct connection *connection = connections.lookup(&sock);
-  if (connection && connection->state == STATE_FOREIGN) return 0;
-  struct prefix prefix = {};
+  if (connection && connection->state == STATE_FOREIGN) return GO_ON_WITH_NOTHING;
+  if (connection && connection->flags & CONNECTION_TLS && !(connection->flags & CONNECTION_TLS_HEADER_READ)) {
+    if (!is_inbound) connection->ciphertext_sent_monotonic_ns = bpf_ktime_get_ns();
+    return GO_ON_WITH_NOTHING;
+  }
+  struct prefix *prefix = &scratch_area->prefix;
   if (call->pieces) load_pieces(scratch_area, call);
-  read_prefix(scratch_area, call, &prefix);
+  read_prefix(scratch_area, call, prefix);
   u64 now = bpf_ktime_get_ns();
   if (!connection) {
-    int is_answer = answers_unseen_request(&prefix);
+    if (begins_like_tls_data(prefix)) {
+      // Older than the agent: whose it is, its TLS object may tell.
+      add_connection(scratch_area, sock, ROLE_UNKNOWN, descriptor_key, CONNECTION_TLS);
+      count_for(service_pid, COUNT_TLS);
+      return GO_ON_WITH_NOTHING;
+    }
+    int is_answer = answers_unseen_request(prefix);
     if (is_answer) {
       u64 *known = descriptors.lookup(&descriptor_key);
       if (known && *known == sock) return 0;  // there was no room for it
-    } else if (!begins_with_known_method(&prefix)) {
+    } else if (!begins_with_known_method(prefix)) {
       return 0;
     }
     connection =
@@ -355,20 +385,9 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
     connection->descriptor_key = descriptor_key;
     descriptors.update(&descriptor_key, &sock);
   }
-  volatile struct report *report = &scratch_area->report;
-  report->kind = 0;
-  report->is_of_end = 0;
-  int is_request = is_inbound == (connection->role == ROLE_SERVER);
-  if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
-    // A server that speaks first does not speak HTTP/1.
-    connection->state = STATE_FOREIGN;
-    if (begins_like_http2_server(&prefix)) count_for(service_pid, COUNT_HTTP2);
+  if (is_hello(connection, prefix)) {
+    on_hello(scratch_area, connection, prefix, pid_tid >> 32, service_pid);
     return GO_ON_WITH_NOTHING;
   }
-  if (is_request) on_request_bytes(connection, call, &prefix, pid_tid, service_pid, now, report);
-  else on_response_bytes(scratch_area, connection, call, &prefix, now, report);
-  int is_for_heads = send_report(scratch_area, connection, call);
-  if (prefix.length >= 12 && begins_like_response(&prefix) && is_upgrade(&prefix)) connection->state = STATE_FOREIGN;
-  if (is_for_heads) return GO_ON_WITH_HEADS;
-  return after_report(connection, is_request);
+  return on_plain_bytes(scratch_area, connection, call, prefix, pid_tid, service_pid, now);
 }

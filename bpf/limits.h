@@ -11,6 +11,10 @@
 #define CPU_BITS 12  // of a connection's number; the loader passes what this host needs
 #endif
 #define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
+#define MAX_TLS_LAYOUTS 256
+#define MAX_TLS_CALLS 16384
+#define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
+#define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes
 #ifndef MAX_SERVICES
 #define MAX_SERVICES 2048  // in the ledger; 144 bytes each

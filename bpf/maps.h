@@ -32,6 +32,9 @@ enum connection_flag {
   CONNECTION_RESPONSE_HEAD_DONE = 128,
   CONNECTION_PIPELINED = 256,  // a further request came before the answer: heads may begin within calls
   CONNECTION_TIMED_OUT = 512,  // with CONNECTION_RESET: TCP gave up, no reset came
+  CONNECTION_TLS = 1024,             // what crosses the socket is ciphertext: see tls.c
+  CONNECTION_TLS_HEADER_READ = 2048, // so far the header of its first record
+  CONNECTION_TLS_SEEN = 4096,        // its plain text has been seen
 };
 
 struct connection {
@@ -60,6 +63,7 @@ struct connection {
   u32 chunk_left;
   u64 chunk_payload_bytes;
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
+  u64 ciphertext_sent_monotonic_ns;  // of a TLS connection: when its socket last took bytes
   u8 tail[8];
   u8 local_address[16];
   u8 remote_address[16];
@@ -79,9 +83,14 @@ BPF_TABLE("hash", u64, struct connection, connections, MAX_CONNECTIONS);
 //   full    LRU: a Unix connection's end is then seen by its peer's side or its next use only
 BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
 
+enum target_flag {
+  TARGET_EXCLUDED = 1,               // the agent's own processes: never watched, whatever they do
+  TARGET_WITHOUT_RETURN_PROBES = 2,  // it switches stacks (greenlet): a return probe would end it
+};
+
 struct target {
   u32 service_pid;
-  u32 is_excluded;  // the agent's own processes: never watched, whatever they do
+  u32 flags;  // enum target_flag
 };
 
 // targets: the processes that are watched.
@@ -101,6 +110,13 @@ struct executable {
 //   added   by the probe: when it finds the file as it starts, or when a first process of it has been selected
 //   full    LRU: processes of the file are watched a moment later, when the probe has looked at them
 BPF_TABLE("lru_hash", struct executable, u32, executables, MAX_EXECUTABLES);
+
+// mapped_files: what targets have mapped to run, and whether every mapping of it is to be told.
+//   key     struct executable
+//   added   at its first mapping, which is told; by the probe, for what matters
+//   full    LRU: a file is told of once more
+enum mapped_file { MAPPED_BEFORE = 0, MAPPED_HAS_TLS = 1, MAPPED_SWITCHES_STACKS = 2 };
+BPF_TABLE("lru_hash", struct executable, u32, mapped_files, MAX_MAPPED_FILES);
 
 // selected_ports: one bit a TCP port; a process that listens on one becomes a target at once.
 BPF_TABLE("array", u32, u64, selected_ports, 1024);
@@ -154,6 +170,14 @@ struct report {
   u32 padding;
 };
 
+// A call's first bytes: enough to tell a request and a response.
+struct prefix {
+  u8 bytes[16];
+  u64 address;
+  u32 length;
+  u32 padding;
+};
+
 // How far a copy from several pieces has come.
 struct captured {
   u64 wanted;
@@ -183,6 +207,7 @@ struct scratch {
   // Here and not on the stack: the verifier forgets what it knows of a value that goes through a map, and so follows
   // the code behind once, not once for each system call that leads there (107,000 instructions to verify, else).
   struct call call;
+  struct prefix prefix;
   u64 sock;  // that it went through
   struct report report;
   struct captured captured;
@@ -194,10 +219,82 @@ struct scratch {
   u64 last_piece_bytes;  // of it that were moved
   struct connection fresh;
   u64 connections_made;
+  u64 is_taken;  // tls_scratches only
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);
 
 // tail_programs: what on_sys_exit goes on with; programs of their own, because the verifier has a bound for each.
 //   filled  by the loader, once
-enum tail_program { TAIL_CHUNKS = 0, TAIL_HEADS = 1, TAIL_PROGRAMS = 2 };
+enum tail_program { TAIL_CHUNKS = 0, TAIL_HEADS = 1, TAIL_PROGRAMS = 2, TAIL_BYTES = 2, TLS_TAIL_PROGRAMS = 3 };
 BPF_TABLE("prog", int, int, tail_programs, TAIL_PROGRAMS);
+
+// Where a TLS library keeps what proves which socket an object belongs to; offsets in bytes.
+#define NO_STATE_POINTER 0xffff
+struct tls_layout {
+  u16 state_pointer;  // in the object: to what holds the random; NO_STATE_POINTER: the object itself
+  u16 random;
+  u16 server_flag;
+  u16 read_bio;  // in the object: to what it reads from; 0: not known
+  u32 server_mask;
+  u16 bio_method;  // in that
+  u16 bio_number;  // in that, of a socket: its descriptor
+};
+
+// tls_layouts: one for each library that is attached to; written by the probe.
+BPF_TABLE("array", u32, struct tls_layout, tls_layouts, MAX_TLS_LAYOUTS);
+
+struct tls_key {
+  u32 pid;
+  u32 is_outbound;  // the process sent the ClientHello
+  u64 random[2];  // its first half
+};
+
+struct tls_socket {
+  u64 sock;
+  u64 connection;
+  u64 is_conflict;  // two connections with one random
+};
+
+// tls_sockets: whose ClientHello it was.
+//   added   when a ClientHello crosses a socket of a target
+//   full    LRU: an object whose entry is gone cannot be told any more (COUNT_TLS_UNPROVEN)
+BPF_TABLE("lru_hash", struct tls_key, struct tls_socket, tls_sockets, MAX_CONNECTIONS);
+
+struct tls_object {
+  u64 address;
+  u64 pid;
+};
+
+// tls_objects: to which connection an object was proven to belong. It proves nothing of a later call, for addresses are
+// used again; but when that cannot be proven any more (renegotiated), the connection's bytes are not seen any more.
+//   added   with the first plain text of a connection
+//   full    LRU: an exchange that went on unseen ends with its connection
+BPF_TABLE("lru_hash", struct tls_object, struct tls_socket, tls_objects, MAX_CONNECTIONS);
+
+// Which call of a function is meant: unique also where functions call one another, or stacks are switched.
+struct tls_frame {
+  u64 pid_tid;
+  u64 stack;  // where the stack pointer stands when the function has returned
+};
+
+struct tls_call {
+  u64 object;
+  u64 buffer;
+  u64 count_address;  // 0: the function returns the count
+  u64 entered_monotonic_ns;  // of writes
+  u32 layout;
+  u16 is_write;
+  u16 scratch;  // that its programs use
+  u32 service_pid;
+  u32 padding;
+};
+
+// tls_calls: functions that have been entered.
+//   removed at their return
+//   full    LRU: threads that were killed inside leave theirs behind
+BPF_TABLE("lru_hash", struct tls_frame, struct tls_call, tls_calls, MAX_TLS_CALLS);
+
+// tls_scratches: for uprobes, which can interrupt one another on one CPU.
+//   full    the connection is given up and counted (COUNT_TLS_UNPROVEN)
+BPF_TABLE("percpu_array", u32, struct scratch, tls_scratches, TLS_SCRATCHES);
+BPF_TABLE("prog", int, int, tls_tail_programs, TLS_TAIL_PROGRAMS);

@@ -15,7 +15,7 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   u32 pid = current_pid_tid() >> 32;
   if (!pid) return 0;
   struct target *target = targets.lookup(&pid);
-  if (target && target->is_excluded) return 0;
+  if (target && target->flags & TARGET_EXCLUDED) return 0;
   struct process_event event = {};
   u64 file = 0, inode = 0, file_system = 0;
   READ_FIELD(file, ctx->args[2], struct linux_binprm, file);
@@ -38,6 +38,23 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
+// A target has mapped a file to run it: a library. Called at the exit of mmap().
+static __always_inline void on_mapped(struct target *target, u32 descriptor, u32 pid) {
+  u64 file = file_of_descriptor(descriptor), inode = 0, file_system = 0;
+  if (!file) return;
+  struct executable mapped = {};
+  READ_FIELD(inode, file, struct file, f_inode);
+  READ_FIELD(file_system, inode, struct inode, i_sb);
+  READ_FIELD(mapped.inode, inode, struct inode, i_ino);
+  READ_FIELD(mapped.device, file_system, struct super_block, s_dev);
+  u32 *is_told = mapped_files.lookup(&mapped), no = MAPPED_BEFORE;
+  if (is_told && *is_told == MAPPED_BEFORE) return;
+  if (!is_told) mapped_files.update(&mapped, &no);
+  // Until it has been looked at: this may be what switches stacks.
+  if (!is_told || *is_told == MAPPED_SWITCHES_STACKS) target->flags |= TARGET_WITHOUT_RETURN_PROBES;
+  send_process_event(PROCESS_MAPPED, pid, 0, 1);
+}
+
 // args: parent, child. Runs in the parent, before the child does: its first call is seen.
 int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   u32 parent_pid = current_pid_tid() >> 32;
@@ -47,7 +64,7 @@ int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   if (pid == parent_pid) return 0;  // a thread
   struct target inherited = *parent;
   targets.update(&pid, &inherited);
-  if (!parent->is_excluded) send_process_event(PROCESS_FORK, pid, parent_pid, 1);
+  if (!(parent->flags & TARGET_EXCLUDED)) send_process_event(PROCESS_FORK, pid, parent_pid, 1);
   return 0;
 }
 
@@ -60,7 +77,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   READ_FIELD(signal, ctx->args[0], struct task_struct, signal);
   READ_FIELD(threads_alive, signal, struct signal_struct, live);
   if (threads_alive) return 0;
-  u32 is_excluded = target->is_excluded;
+  u32 is_excluded = target->flags & TARGET_EXCLUDED;
   targets.delete(&pid);
   if (!is_excluded) send_process_event(PROCESS_EXIT, pid, 0, 1);
   return 0;

@@ -34,6 +34,7 @@ enum record_flag {
   FLAG_CHUNKS_FOLLOWED = 8,     // the response's body reads like chunks from its first byte on: see chunks.c
   FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
   FLAG_CHUNKS_TRAILER = 32,     // a trailer came behind the last chunk, or in the same call a further response
+  FLAG_TLS = 64,                // the plain text of a TLS connection
 };
 
 struct record {
@@ -80,7 +81,13 @@ struct progress {
   u64 chunk_payload_bytes;
 };
 
-enum process_event_kind { PROCESS_EXEC = 1, PROCESS_FORK = 2, PROCESS_EXIT = 3, PROCESS_LISTEN = 4 };
+enum process_event_kind {
+  PROCESS_EXEC = 1,
+  PROCESS_FORK = 2,
+  PROCESS_EXIT = 3,
+  PROCESS_LISTEN = 4,
+  PROCESS_MAPPED = 5
+};
 
 struct process_event {
   u32 kind;
@@ -107,5 +114,7 @@ enum counter {
   COUNT_TLS = 8,  // connections that began with a TLS handshake
   COUNT_IO_URING = 9,  // calls of io_uring_enter by targets: what moves through it is not read
   COUNT_OLDER = 10,  // exchanges: an answer was seen whose request had begun before its connection was known
-  COUNTERS = 11,
+  COUNT_TLS_SEEN = 11,      // of those: whose plain text was seen
+  COUNT_TLS_UNPROVEN = 12,  // calls of TLS functions whose connection could not be proven
+  COUNTERS = 13,
 };

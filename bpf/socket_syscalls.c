@@ -7,6 +7,7 @@ enum {
   NR_read = 0,
   NR_write = 1,
   NR_close = 3,
+  NR_mmap = 9,
   NR_readv = 19,
   NR_writev = 20,
   NR_sendfile = 40,
@@ -31,6 +32,7 @@ struct saved_registers {
 #define ARGUMENT_1(r) ((r).si)
 #define ARGUMENT_2(r) ((r).dx)
 #define ARGUMENT_3(r) ((r).r10)
+#define ARGUMENT_4(r) ((r).r8)
 #define IS_COMPAT(r) ((r).cs != USER64_CODE_SEGMENT)
 #elif defined(__aarch64__)
 enum {
@@ -45,6 +47,7 @@ enum {
   NR_sendto = 206,
   NR_recvfrom = 207,
   NR_shutdown = 210,
+  NR_mmap = 222,
   NR_sendmsg = 211,
   NR_recvmsg = 212,
   NR_accept4 = 242,
@@ -61,6 +64,7 @@ struct saved_registers {
 #define ARGUMENT_1(r) ((r).regs[1])
 #define ARGUMENT_2(r) ((r).regs[2])
 #define ARGUMENT_3(r) ((r).regs[3])
+#define ARGUMENT_4(r) ((r).regs[4])
 #define IS_COMPAT(r) ((r).pstate & 0x10)
 #endif
 
@@ -71,6 +75,7 @@ struct saved_registers {
 #define EPIPE_RESULT -32
 #define EINPROGRESS_RESULT -115
 #define SHUT_RD 0
+#define PROT_EXEC 4
 
 static __always_inline void on_new_connection(u32 descriptor, u8 role, u64 pid_tid) {
   u32 zero = 0;
@@ -121,7 +126,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   u64 pid_tid = current_pid_tid();
   u32 pid = pid_tid >> 32;
   struct target *target = targets.lookup(&pid);
-  if (!target || target->is_excluded) return 0;
+  if (!target || target->flags & TARGET_EXCLUDED) return 0;
   struct saved_registers registers = {};
   bpf_probe_read_kernel(&registers, sizeof(registers), (void *)(ctx->args[0] + FIRST_SAVED));
   long result = ctx->args[1];
@@ -172,6 +177,10 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       return 0;
     case NR_close:
       on_close(ARGUMENT_0(registers), pid_tid);
+      return 0;
+    case NR_mmap:
+      if (ARGUMENT_2(registers) & PROT_EXEC && (s32)ARGUMENT_4(registers) >= 0 && (result > 0 || result < -4095))
+        on_mapped(target, ARGUMENT_4(registers), pid);
       return 0;
     case NR_io_uring_enter:
       if (result >= 0) count_for(target->service_pid, COUNT_IO_URING);

@@ -10,14 +10,20 @@
 #define MODE_FORMAT 0170000
 #define MODE_SOCKET 0140000
 
-// The struct sock behind a descriptor of the current process, through its file table; 0 when it is not a socket.
-static __always_inline u64 socket_of_descriptor(u32 descriptor) {
-  u64 files = 0, table = 0, entries = 0, file = 0, inode = 0, socket = 0, sock = 0;
-  u16 mode = 0;
+// The struct file behind a descriptor of the current process, through its file table.
+static __always_inline u64 file_of_descriptor(u32 descriptor) {
+  u64 files = 0, table = 0, entries = 0, file = 0;
   READ_FIELD(files, bpf_get_current_task(), struct task_struct, files);
   READ_FIELD(table, files, struct files_struct, fdt);
   READ_FIELD(entries, table, struct fdtable, fd);
   bpf_probe_read_kernel(&file, sizeof(file), (void *)(entries + 8ull * descriptor));
+  return file;
+}
+
+// The struct sock behind a descriptor; 0 when it is not a socket.
+static __always_inline u64 socket_of_descriptor(u32 descriptor) {
+  u64 file = file_of_descriptor(descriptor), inode = 0, socket = 0, sock = 0;
+  u16 mode = 0;
   if (!file) return 0;
   READ_FIELD(inode, file, struct file, f_inode);
   READ_FIELD(mode, inode, struct inode, i_mode);

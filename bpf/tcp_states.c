@@ -20,13 +20,19 @@ static __always_inline void on_listen(u64 sock) {
   u64 *ports = selected_ports.lookup(&word);
   if (ports && *ports >> (event.port & 63) & 1) {
     // Now, not when the probe has read of it: the first connection may come within the millisecond.
-    struct target target = {pid, 0};
+    struct target target = {pid, TARGET_WITHOUT_RETURN_PROBES};  // until it has been looked at
     targets.insert(&pid, &target);
   }
   struct target *target = targets.lookup(&pid);
-  event.is_target = target && !target->is_excluded;
+  event.is_target = target && !(target->flags & TARGET_EXCLUDED);
   bpf_get_current_comm(event.command, sizeof(event.command));
   if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
+}
+
+// Its last bytes have left and the library has not returned yet: only then what it wrote counts.
+static __always_inline int is_in_tls_write(const struct connection *connection) {
+  u64 sent = connection->ciphertext_sent_monotonic_ns;
+  return sent > connection->request_last_monotonic_ns && sent > connection->response_last_monotonic_ns;
 }
 
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
@@ -58,7 +64,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
       }
       break;
     case TCP_CLOSE:
-      if (connection->role == ROLE_CLIENT && !is_closed_here) {
+      if ((connection->role == ROLE_CLIENT || is_in_tls_write(connection)) && !is_closed_here) {
         // What came before the end may still be read; the process's next call tells.
         connection->flags |= CONNECTION_RESET | (is_timeout(error) ? CONNECTION_TIMED_OUT : 0);
         break;

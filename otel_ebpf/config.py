@@ -83,6 +83,7 @@ class Settings:
     bcc_python: str | None
     ring_bytes: int
     max_connections: int
+    watches_tls: bool
     queue_bytes: int
     user: str
     status_socket: str | None  # where `otel-ebpf status` asks
@@ -190,6 +191,12 @@ SETTINGS = (
         parse_ring_bytes,
         "8MiB",
         "Memory between kernel and exporter, a power of two. What does not fit is counted as lost",
+    ),
+    Setting(
+        "OTEL_EBPF_TLS",
+        one_of("auto", "off"),
+        "auto",
+        "Whether TLS is read, by uprobes on the OpenSSL that targets have mapped: `auto` or `off`",
     ),
     Setting("OTEL_EBPF_MAX_CONNECTIONS", integer(1, 4_000_000), "16384", "Open connections followed at once"),
     Setting(
@@ -491,6 +498,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         bcc_python=values["OTEL_EBPF_BCC_PYTHON"],
         ring_bytes=values["OTEL_EBPF_RING_BYTES"],
         max_connections=values["OTEL_EBPF_MAX_CONNECTIONS"],
+        watches_tls=values["OTEL_EBPF_TLS"] == "auto",
         queue_bytes=values["OTEL_EBPF_QUEUE_BYTES"],
         user=values["OTEL_EBPF_USER"],
         status_socket=values["OTEL_EBPF_STATUS_SOCKET"],

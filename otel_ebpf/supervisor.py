@@ -20,16 +20,18 @@ import time
 from pathlib import Path
 
 from otel_ebpf.config import Settings
-from otel_ebpf.errors import AgentError, PeerLostError, PreflightError, error_text
+from otel_ebpf.errors import AgentError, PeerLostError, PreflightError, ProbeError, error_text
 from otel_ebpf.probe import privileges
+from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
-from otel_ebpf.probe.loader import Loaded, load
+from otel_ebpf.probe.loader import Loaded, load, load_tls
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.probe.stop_signals import StopSignals
+from otel_ebpf.probe.uprobes import UprobeForm, available_forms
 from otel_ebpf.probe.watcher import Watcher
 from otel_ebpf.records.recording import OpenRecording
 from otel_ebpf.status_socket import remove_status_file
@@ -66,7 +68,8 @@ def _run(settings: Settings, recording: OpenRecording | None) -> int:
             program_flags(settings), cache_dir=Path(settings.cache_folder), bcc_python=settings.bcc_python
         )
         with load(artifact) as loaded:
-            return _watch(settings, loaded, channel, exporter_pid, stop)
+            form = load_tls_if_wanted(settings, artifact, loaded)
+            return _watch(settings, loaded, form, channel, exporter_pid, stop)
     except PeerLostError as error:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
     finally:
@@ -99,10 +102,34 @@ def select_ports(loaded: Loaded, selection: Selection) -> None:
             loaded.maps["selected_ports"].update(index.to_bytes(4, "little"), word.to_bytes(8, "little"))
 
 
-def _watch(settings: Settings, loaded: Loaded, channel: socket.socket, exporter_pid: int, stop: StopSignals) -> int:
+def load_tls_if_wanted(settings: Settings, artifact: Artifact, loaded: Loaded) -> UprobeForm | None:
+    """Without it the agent works on: plain text needs no uprobes."""
+    if not settings.watches_tls:
+        return None
+    form = next(available_forms(), None)
+    if form is None:
+        _report(["TLS is not read: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"])
+        return None
+    try:
+        load_tls(artifact, loaded, form)
+    except ProbeError as error:
+        _report([f"TLS is not read: {error.what}"])
+        return None
+    return form
+
+
+def _watch(
+    settings: Settings,
+    loaded: Loaded,
+    form: UprobeForm | None,
+    channel: socket.socket,
+    exporter_pid: int,
+    stop: StopSignals,
+) -> int:
     selection = Selection.from_settings(settings)
     own_pids = (os.getpid(), exporter_pid)
-    watcher = Watcher(loaded, Discovery(selection, own_pids), channel, own_pids, _PROCESS_EVENT_PAGES * _PAGE_BYTES)
+    events_bytes = _PROCESS_EVENT_PAGES * _PAGE_BYTES
+    watcher = Watcher(loaded, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
     try:
         select_ports(loaded, selection)
         for inode, device in find_executables(selection.exe_globs):

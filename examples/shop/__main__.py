@@ -117,8 +117,8 @@ What to see:
   - routes: /items/7 and /items/8 are GET /items/{{id}}
   - one trace from nginx to the service behind it, by the traceparent that the visitor sent and nginx handed on
   - errors where a payment was declined, and item 40, which is slow
-  - what cannot be seen: TLS is not read, so the visits over TLS are seen behind nginx only, and payments not
-    at all; `status` counts such connections
+  - visits over TLS, as nginx serves them: url.scheme is https
+  - what cannot be seen: Go's own TLS is not read, so payments are missing; `status` counts such connections
 Ctrl-C ends all of it.""")
 
 

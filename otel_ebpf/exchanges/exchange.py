@@ -52,6 +52,9 @@ class Inferred(IntFlag):
     END_TIME = 128  # the exchange ended at `end_ns` or before
 
 
+HTTP, HTTPS = b"http", b"https"
+
+
 @dataclass(slots=True)
 class Exchange:
     """One request and its response; `connection` and `position` together are unique in a run of the agent."""
@@ -92,6 +95,7 @@ class Exchange:
     # are no part of what is compared or shown.
     request_headers: bytes = field(default=b"", compare=False, repr=False)
     response_headers: bytes = field(default=b"", compare=False, repr=False)
+    scheme: bytes = HTTP  # of the connection: https where TLS was read
 
     @property
     def last_ns(self) -> int:
@@ -112,3 +116,4 @@ class OpenRequest(NamedTuple):
     method: bytes
     target: bytes
     host: bytes | None
+    scheme: bytes = HTTP

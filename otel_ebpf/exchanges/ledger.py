@@ -26,7 +26,8 @@ NOT_SAMPLED = "not sampled"
 
 # What the kernel saw of a service and could not read, and what to say of it.
 NOT_VISIBLE = {
-    Counter.TLS: "connections are encrypted: TLS is not read by this version",
+    Counter.TLS: "TLS connections, of which no plain text was seen",
+    Counter.TLS_UNPROVEN: "reads and writes of TLS that no connection could be proven for",
     Counter.HTTP2: "connections speak HTTP/2, which is not read by this version",
     Counter.IO_URING: "calls of io_uring_enter: what moves through io_uring is not seen",
     Counter.COMPAT_SYSCALLS: "32-bit system calls, which are not read",
@@ -67,8 +68,15 @@ class Account:
         return {reason: count for reason, count in losses.items() if count}
 
     @property
+    def unread(self) -> dict[Counter, int]:
+        """What the kernel noticed and could not read; only what there is."""
+        counts = {counter: self.kernel[counter] for counter in NOT_VISIBLE}
+        counts[Counter.TLS] = max(0, counts[Counter.TLS] - self.kernel[Counter.TLS_SEEN])
+        return {counter: count for counter, count in counts.items() if count}
+
+    @property
     def not_visible(self) -> dict[str, int]:
-        return {text: self.kernel[counter] for counter, text in NOT_VISIBLE.items() if self.kernel[counter]}
+        return {NOT_VISIBLE[counter]: count for counter, count in self.unread.items()}
 
     def add(self, other: "Account") -> None:
         self.kernel = tuple(map(sum, zip(self.kernel, other.kernel, strict=True)))

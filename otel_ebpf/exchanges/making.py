@@ -5,7 +5,7 @@ Out:  Exchange, OpenRequest, Outcome
 Owns: nothing
 """
 
-from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import HTTP, HTTPS, Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import UNREADABLE, RequestHead, ResponseHead
 from otel_ebpf.exchanges.reader import Message
 from otel_ebpf.records.kinds import EndReason, Record, RecordFlag
@@ -75,6 +75,7 @@ def exchange_of(
         inferred,
         head.headers,
         b"" if response is None else response.head.headers,
+        scheme_of(first),
     )
 
 
@@ -88,6 +89,7 @@ def open_request(first: Record, head: RequestHead) -> OpenRequest:
         head.method,
         head.target,
         head.fields.host,
+        scheme_of(first),
     )
 
 
@@ -103,6 +105,10 @@ def outcome_of(role: int, reason: EndReason, flags: int) -> Outcome:
     if reason == EndReason.PEER_CLOSED:
         return Outcome.CLIENT_CLOSED if role == Role.SERVER else Outcome.SERVER_CLOSED
     return Outcome.UNKNOWN
+
+
+def scheme_of(record: Record) -> bytes:
+    return HTTPS if record.flags & RecordFlag.TLS else HTTP
 
 
 def unread_bytes(request: Message[RequestHead]) -> int:

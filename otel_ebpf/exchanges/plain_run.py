@@ -10,7 +10,7 @@ judged here: `feed` and `advance` return None, and `with_readers` gives a Run th
 
 from typing import Optional
 
-from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
+from otel_ebpf.exchanges.exchange import HTTP, HTTPS, Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
     RequestHead,
     ResponseHead,
@@ -25,6 +25,7 @@ from otel_ebpf.records.progress import Progress
 
 # Looking up a member of an enumeration takes longer than what is done with it.
 _ROLE_BY_CONNECTION = int(RecordFlag.ROLE_BY_CONNECTION)
+_TLS = int(RecordFlag.TLS)
 _ROLE_BY_REQUEST = Inferred.ROLE_BY_REQUEST
 _NOTHING = Inferred.NOTHING
 _RESPONSE = int(Kind.RESPONSE)
@@ -216,5 +217,6 @@ class PlainRun:
                 _NOTHING if flags & _ROLE_BY_CONNECTION else _ROLE_BY_REQUEST,
                 headers,
                 response_head.headers,
+                HTTPS if flags & _TLS else HTTP,
             )
         ]

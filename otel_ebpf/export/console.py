@@ -120,7 +120,7 @@ class Console:
 def text_line(printed: Printed, is_coloured: bool) -> str:
     """`12:00:01.250 shop  → GET  /items/7  200  3.21 ms  10.0.0.1:4711`: → was served, ← was called."""
     exchange, span, service, _ = printed
-    target = split_target(exchange.method, exchange.target)
+    target = split_target(exchange.method, exchange.target, exchange.scheme)
     path = escaped(
         (target.path if target.path is not None else without_credentials(exchange.target))[: PATH_LIMIT_CHARACTERS * 4]
     )
@@ -177,7 +177,7 @@ def counter_line(totals: dict[str, ServiceTotals]) -> str:
 def json_line(printed: Printed) -> str:
     """All facts of an exchange; what is not known is null, and `unknown` says why. ASCII: nothing can be injected."""
     exchange, span, service, secret_keys = printed
-    target = split_target(exchange.method, exchange.target)
+    target = split_target(exchange.method, exchange.target, exchange.scheme)
     to_unix_ns = span.start_unix_ns - exchange.request_start_ns
     times = (exchange.request_start_ns, exchange.request_end_ns, exchange.response_start_ns, exchange.response_end_ns)
     start, request_end, response_start, response_end = (None if at is None else at + to_unix_ns for at in times)
@@ -189,6 +189,7 @@ def json_line(printed: Printed) -> str:
         "span_id": span.span_id.hex(),
         "parent_span_id": span.parent_span_id.hex() or None,
         "method": _json_text(exchange.method),
+        "scheme": _json_text(target.scheme),
         "path": _json_text(target.path),
         "query": _json_text(None if target.query is None else redact_query(target.query, secret_keys)),
         "route": _json_text(_route_of(span)),

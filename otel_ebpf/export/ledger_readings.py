@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from otel_ebpf.exchanges.ledger import CONNECTIONS_FULL, ENDED, NOT_VISIBLE, RING_FULL, Account, Ledger, kernel_counts
+from otel_ebpf.exchanges.ledger import CONNECTIONS_FULL, ENDED, RING_FULL, Account, Ledger, kernel_counts
 from otel_ebpf.export.services import Service, Services
 from otel_ebpf.telemetry.resource import AttributeValue
 
@@ -91,8 +91,6 @@ def standing(service: Service | None, account: Account, open_requests: int, open
         open=open_requests,
         # Losses that may come at any time are told before there are any: an increase is seen only from a number on.
         results={SPAN: account.spans, RING_FULL: 0, CONNECTIONS_FULL: 0, **account.losses},
-        not_visible={
-            counter.name.lower(): account.kernel[counter] for counter in NOT_VISIBLE if account.kernel[counter]
-        },
+        not_visible={counter.name.lower(): count for counter, count in account.unread.items()},
         processes=account.processes,
     )

@@ -24,7 +24,7 @@ def not_visible(account: Account, hidden: Mapping[str, Sequence[int]]) -> list[s
 
 def _line(what: str, pids: Sequence[int]) -> str:
     if what.startswith(_TLS):
-        return f"{what.removeprefix(_TLS)} is loaded in {_processes(pids)}: TLS through it is not read by this version"
+        return f"{what.removeprefix(_TLS)} is loaded in {_processes(pids)}: TLS through it is not read"
     return _WORDS.get(what, what + " in {}").format(_processes(pids))
 
 

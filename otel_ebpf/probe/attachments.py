@@ -28,8 +28,8 @@ class Attachments:
         self._links: dict[str, int] = {}
 
     def attach_lasting(self) -> None:
-        for name in self._programs:
-            if name != SOCKET_PROGRAM and self._rows[name].attach_to:
+        for name, row in self._rows.items():
+            if name != SOCKET_PROGRAM and row.attach_to and name in self._programs:
                 self._attach(name)
 
     def attach_socket_program(self, is_wanted: bool) -> None:

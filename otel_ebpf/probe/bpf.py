@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from otel_ebpf.errors import PreflightError
@@ -23,7 +24,10 @@ BPF_MAP_TYPE_RINGBUF = 27
 BPF_F_MMAPABLE = 1 << 10
 
 _BPF_MAP_CREATE, _BPF_MAP_LOOKUP, _BPF_MAP_UPDATE, _BPF_MAP_DELETE, _BPF_MAP_NEXT_KEY, _BPF_PROG_LOAD = range(6)
+BPF_PROG_TYPE_KPROBE, BPF_PROG_TYPE_RAW_TRACEPOINT = 2, 17  # uprobes are of the first kind
+
 _BPF_OBJ_INFO, _BPF_RAW_TRACEPOINT_OPEN, _BPF_MAP_TAKE, _BPF_MAP_LOOKUP_BATCH = 15, 17, 21, 24
+_BPF_LINK_CREATE, _BPF_PERF_EVENT, _BPF_F_UPROBE_MULTI_RETURN = 28, 41, 1
 
 _LOAD_ATTEMPTS = 10
 _ENOTSUPP = 524  # the kernel's own; has no name in errno
@@ -196,6 +200,44 @@ def open_raw_tracepoint(name: str, program_fd: int) -> int:
     """Attaches the program; closing the descriptor detaches it."""
     text = ctypes.create_string_buffer(name.encode())
     return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QII", ctypes.addressof(text), program_fd, 0))[0]
+
+
+def link_uprobes(
+    program_fd: int, kind: int, path: str, places: Sequence[tuple[int, int]], *, at_return: bool = False
+) -> int:
+    """Attaches to instructions of one file, each an offset and a cookie; `kind` is the program's attach type."""
+    name = ctypes.create_string_buffer(path.encode())
+    offsets = (ctypes.c_uint64 * len(places))(*(offset for offset, _ in places))
+    cookies = (ctypes.c_uint64 * len(places))(*(cookie for _, cookie in places))
+    flags = _BPF_F_UPROBE_MULTI_RETURN if at_return else 0
+    attributes = struct.pack(
+        "=IIIIQQQQIII",
+        program_fd,
+        0,
+        kind,
+        0,
+        ctypes.addressof(name),
+        ctypes.addressof(offsets),
+        0,
+        ctypes.addressof(cookies),
+        len(places),
+        flags,
+        0,
+    )
+    return _bpf(_BPF_LINK_CREATE, attributes)[0]
+
+
+def link_perf_uprobe(program_fd: int, kind: int, config: int, path: str, offset: int, cookie: int) -> list[int]:
+    """The same for one instruction; returns the link and its event, both to be closed. `kind` of the uprobe PMU."""
+    name = ctypes.create_string_buffer(path.encode())
+    event = perf_event_open(kind, config, config1=ctypes.addressof(name), config2=offset, cpu=0)
+    try:
+        link = _bpf(_BPF_LINK_CREATE, struct.pack("=IIIIQ", program_fd, event, _BPF_PERF_EVENT, 0, cookie))[0]
+        fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+    except BaseException:
+        os.close(event)
+        raise
+    return [link, event]
 
 
 def program_info(program_fd: int) -> ProgramInfo:

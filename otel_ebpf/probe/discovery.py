@@ -192,7 +192,9 @@ class Discovery:
             return self._on_fork(event)
         if kind == ProcessEventKind.EXIT:
             return self._forget(event.pid) or [Remove(event.pid)]
-        return self._on_listen(event)
+        if kind == ProcessEventKind.LISTEN:
+            return self._on_listen(event)
+        return []
 
     def _on_exec(self, event: ProcessEvent) -> list[Change]:
         """Every program start of the host comes by here: the first question must be the cheap one."""

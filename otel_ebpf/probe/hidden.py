@@ -1,4 +1,4 @@
-"""What processes have that hides traffic from the hooks: TLS libraries, io_uring, 32-bit code.
+"""What processes have that hides traffic from the hooks: TLS libraries without probes, io_uring, 32-bit code.
 
 In:   the targets, the time; /proc
 Out:  one frame for each service of which that has changed
@@ -10,7 +10,7 @@ and again, a few at each tick, one that takes long to look at less often.
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from otel_ebpf.probe.discovery import Target
@@ -35,8 +35,10 @@ class _Look:
 
 
 class HiddenTraffic:
-    def __init__(self, procfs: Procfs) -> None:
+    def __init__(self, procfs: Procfs, read_tls: Callable[[int], set[bytes]]) -> None:
+        """`read_tls`: names of the libraries of a process whose TLS is read."""
         self._procfs = procfs
+        self._read_tls = read_tls
         self._looks: dict[int, _Look] = {}  # by pid, who is due next first
         self._told: dict[int, dict[str, tuple[int, ...]]] = {}
 
@@ -53,7 +55,8 @@ class HiddenTraffic:
 
     def _look_at(self, target: Target, now_ns: int) -> _Look:
         began_ns = time.monotonic_ns()
-        found = {f"tls {name.decode()}" for name in sorted(self._procfs.tls_libraries(target.pid))[:MAX_FINDINGS]}
+        unread = self._procfs.tls_libraries(target.pid) - self._read_tls(target.pid)
+        found = {f"tls {name.decode()}" for name in sorted(unread)[:MAX_FINDINGS]}
         if self._procfs.has_io_uring(target.pid):
             found.add("io_uring")
         if self._procfs.is_32_bit(target.pid):

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -19,10 +19,17 @@ from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import PROGRAMS, TAIL_PROGRAMS, ProgramRow
+from otel_ebpf.probe.programs import PROGRAMS, TAIL_PROGRAMS, TLS_PROGRAMS, TLS_TAIL_PROGRAMS, ProgramRow
+from otel_ebpf.probe.uprobes import UprobeForm
 
 _LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
 _SHOWN_LOG_LINES = 12
+_PAIR = frozenset({"on_tls_call"})
+NOT_IN_FORM = {
+    UprobeForm.SESSION: frozenset({"on_tls_entry"}),
+    UprobeForm.MULTI: _PAIR,
+    UprobeForm.PERF: _PAIR,
+}
 
 
 @dataclass(slots=True)
@@ -44,8 +51,9 @@ class Loaded:
 
 
 def load(artifact: Artifact, rows: Iterable[ProgramRow] = PROGRAMS) -> Loaded:
-    """All maps and programs, or none and an error."""
+    """All maps, and the programs of these rows, or none and an error."""
     kinds = {row.function: row.kind for row in rows}
+    later = {row.function for row in TLS_PROGRAMS}
     allow_locked_memory()
     loaded = Loaded()
     try:
@@ -53,17 +61,39 @@ def load(artifact: Artifact, rows: Iterable[ProgramRow] = PROGRAMS) -> Loaded:
         for spec in artifact.maps:
             loaded.maps[spec.name] = _create_map(spec, cpu_count)
         for program in artifact.programs:
+            if program.name in later:
+                continue
             if program.name not in kinds:
                 raise ProbeError(f"no row of PROGRAMS says of which kind the program {program.name} is")
             loaded.programs[program.name] = _load_program(program, kinds[program.name], loaded.maps)
-        for name, index in TAIL_PROGRAMS.items():
-            if name in loaded.programs:
-                place, program_fd = index.to_bytes(4, "little"), loaded.programs[name].to_bytes(4, "little")
-                loaded.maps["tail_programs"].update(place, program_fd)
+        _fill_tails(loaded, "tail_programs", TAIL_PROGRAMS)
     except BaseException:
         loaded.close()
         raise
     return loaded
+
+
+def load_tls(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """The programs for uprobes of this form, besides what is loaded already; or an error, and nothing is changed."""
+    wanted = {row.function: row.kind for row in TLS_PROGRAMS if row.function not in NOT_IN_FORM[form]}
+    programs: dict[str, int] = {}
+    try:
+        for program in artifact.programs:
+            if program.name in wanted:
+                programs[program.name] = _load_program(program, wanted[program.name], loaded.maps, form.value)
+    except BaseException:
+        for descriptor in programs.values():
+            os.close(descriptor)
+        raise
+    loaded.programs |= programs
+    _fill_tails(loaded, "tls_tail_programs", TLS_TAIL_PROGRAMS)
+
+
+def _fill_tails(loaded: Loaded, map_name: str, places: Mapping[str, int]) -> None:
+    for name, index in places.items():
+        if name in loaded.programs:
+            place, program_fd = index.to_bytes(4, "little"), loaded.programs[name].to_bytes(4, "little")
+            loaded.maps[map_name].update(place, program_fd)
 
 
 def allow_locked_memory() -> None:
@@ -90,29 +120,29 @@ def _create_map(spec: MapSpec, cpu_count: int) -> Map:
     return opened
 
 
-def _load_program(program: ProgramCode, kind: int, maps: dict[str, Map]) -> int:
+def _load_program(program: ProgramCode, kind: int, maps: dict[str, Map], attach_type: int = 0) -> int:
     code = bytearray(program.instructions)
     for index, map_name in program.map_references:
         at = index * INSTRUCTION_BYTES + 4
         code[at : at + 4] = maps[map_name].fd.to_bytes(4, "little")
     name = _kernel_name(program.name)
     try:
-        return bpf.load_program(kind, bytes(code), name)[0]
+        return bpf.load_program(kind, bytes(code), name, expected_attach_type=attach_type)[0]
     except bpf.VerifierError as error:
         if error.errno == errno.EPERM:  # EACCES is the verifier's word for a forbidden access
             raise ProbeError(f"cannot load the program {program.name}: {error.strerror}", _remedy(error)) from error
-        why = _verifier_message(kind, bytes(code), name)
+        why = _verifier_message(kind, bytes(code), name, attach_type)
         raise ProbeError(
             f"the kernel refuses the program {program.name} ({error.strerror}):\n{why}", _remedy(error)
         ) from error
 
 
-def _verifier_message(kind: int, code: bytes, name: str) -> str:
+def _verifier_message(kind: int, code: bytes, name: str, attach_type: int) -> str:
     """Loads once more with the verifier's log on: it is slow, so not before there is a reason."""
     log = ""
     for log_bytes in _LOG_BYTES:
         try:
-            os.close(bpf.load_program(kind, code, name, log_bytes=log_bytes)[0])
+            os.close(bpf.load_program(kind, code, name, expected_attach_type=attach_type, log_bytes=log_bytes)[0])
             return "  (the second attempt succeeded: this kernel is short of memory)"
         except bpf.VerifierError as error:
             log = error.log

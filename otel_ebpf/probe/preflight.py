@@ -19,10 +19,16 @@ from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.compiler import identify_bcc
 from otel_ebpf.probe.kernel_types import headers_release
 from otel_ebpf.probe.programs import PROGRAMS
+from otel_ebpf.probe.uprobes import UprobeForm, available_forms
 
 OLDEST_KERNEL = (5, 10)
 _ARCHITECTURES = ("x86_64", "aarch64")
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the same in all kernels
+FORM_TEXTS = {
+    UprobeForm.SESSION: "sessions: one probe for a call and its return (Linux 6.13)",
+    UprobeForm.MULTI: "several places in one attachment (Linux 6.6)",
+    UprobeForm.PERF: "one perf event for each place: to detach takes 0.1 s each (Linux 5.15)",
+}
 _AS_ROOT = "Run `otel-ebpf check` as root."
 
 
@@ -162,13 +168,6 @@ def optional_hooks(host: Host) -> list[Finding]:
             "A kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y makes other processes cheaper.",
         ),
         Finding(
-            "uprobes",
-            (devices / "uprobe").is_dir(),
-            False,
-            "available" if (devices / "uprobe").is_dir() else "not in this kernel: TLS cannot be read",
-            "Boot a kernel with CONFIG_UPROBE_EVENTS=y.",
-        ),
-        Finding(
             "tracefs",
             tracing is not None,
             False,
@@ -176,6 +175,14 @@ def optional_hooks(host: Host) -> list[Finding]:
             "Not needed now; `mount -t tracefs tracefs /sys/kernel/tracing` mounts it.",
         ),
     ]
+
+
+def uprobes(host: Host) -> list[Finding]:
+    """By attaching to an instruction that nobody runs."""
+    form = next(available_forms(), None)
+    remedy = "Linux 5.15 or later with CONFIG_UPROBE_EVENTS=y, and CAP_PERFMON, are needed to read TLS."
+    detail = "none that this kernel and these rights allow: TLS cannot be read" if form is None else FORM_TEXTS[form]
+    return [Finding("uprobes", form is not None, False, detail, remedy)]
 
 
 def restrictions(host: Host) -> list[Finding]:
@@ -230,6 +237,7 @@ CHECKS: tuple[Callable[[Host], list[Finding]], ...] = (
     bpf_maps,
     raw_tracepoints,
     optional_hooks,
+    uprobes,
     restrictions,
     container,
     bytecode_cache,

@@ -19,6 +19,8 @@ _LISTEN = b"0A"  # TCP_LISTEN in /proc/net/tcp
 _SHORT_BYTES = 4096
 _CHUNK_BYTES = 1 << 16
 _MAX_LINKS = 4096  # of one process that are read to find io_uring: a server with 100,000 connections has as many
+_MAPS_BYTES = 1 << 20
+_MINOR_BITS = 20  # include/linux/kdev_t.h
 _MAX_ANCESTORS = 100  # deeper trees than this are made on purpose
 
 _WORKER_ARGV_BYTES = 1 << 14
@@ -27,7 +29,7 @@ _MULTIPROCESSING_SPAWN = b"--multiprocessing-fork"  # CPython, multiprocessing/s
 _NODE_CLUSTER_WORKER = "NODE_UNIQUE_ID"  # Node, lib/internal/cluster/primary.js
 
 # OpenSSL and LibreSSL (libssl.so.3), NSS (libssl3.so), and others that are not of their kind.
-_TLS_LIBRARY = re.compile(rb"/(lib(?:ssl|gnutls|mbedtls|wolfssl|s2n|boringssl)[\w+-]{0,60}\.so[\w.]{0,20})(?: |\n)")
+_TLS_LIBRARY = re.compile(rb"/(lib(?:jvm|ssl|gnutls|mbedtls|wolfssl|s2n|boringssl)[\w+-]{0,60}\.so[\w.]{0,20})(?: |\n)")
 
 # docker, containerd and CRI-O, podman, Kubernetes; cgroup v1 and v2, systemd and cgroupfs drivers: the folder is the
 # id, or a runtime's name and the id. `conmon` is podman's monitor, outside its container.
@@ -44,6 +46,12 @@ class Stat(NamedTuple):
     @property
     def is_dead(self) -> bool:
         return self.state in (b"Z", b"X")
+
+
+class MappedFile(NamedTuple):
+    inode: int
+    device: int  # as the kernel numbers it inside: major << 20 | minor
+    path: bytes  # as its process sees it
 
 
 class Procfs:
@@ -157,7 +165,8 @@ class Procfs:
         return inodes
 
     def tls_libraries(self, pid: int) -> set[bytes]:
-        """Names of the libraries for TLS that the process has loaded. What is linked into its program is none."""
+        """Names of the libraries for TLS that the process has loaded, Java's machine with its own among them. What is
+        linked into a program is none."""
         found: set[bytes] = set()
         rest = b""
         for chunk in self._chunks(pid, "maps"):
@@ -175,6 +184,46 @@ class Procfs:
     def is_32_bit(self, pid: int) -> bool:
         """By the header of the program that it runs: EI_CLASS of elf(5)."""
         return self._read(pid, "exe", 5) == b"\x7fELF\x01"
+
+    def mapped_files(self, pid: int) -> list[MappedFile]:
+        """The files that the process has mapped to run: itself and its libraries."""
+        return list(dict.fromkeys(mapped for mapped, _ in self._mappings(pid)))
+
+    def open_mapped(self, pid: int, mapped: MappedFile) -> int | None:
+        """To read it, through the process's own root, a container's as well; None when it cannot be reached.
+
+        Where another file is there now, the mapping itself leads to it, for who may ask: CAP_CHECKPOINT_RESTORE.
+        """
+        for path in self._ways_to(pid, mapped):
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                continue
+            if os.fstat(file).st_ino == mapped.inode:
+                return file
+            os.close(file)
+        return None
+
+    def _ways_to(self, pid: int, mapped: MappedFile) -> Iterator[bytes]:
+        yield self.path_in_root(pid, mapped.path)
+        for other, addresses in self._mappings(pid):
+            if (other.inode, other.device) == (mapped.inode, mapped.device):
+                begin, _, end = addresses.partition(b"-")
+                yield os.fsencode(f"{self._root}/{pid}/map_files/{int(begin, 16):x}-{int(end, 16):x}")
+                return
+
+    def _mappings(self, pid: int) -> Iterator[tuple[MappedFile, bytes]]:
+        """Of files, to run them; each with its addresses."""
+        for line in (self._read(pid, "maps", _MAPS_BYTES) or b"").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[1][2:3] == b"x" and fields[4] != b"0":
+                major, _, minor = fields[3].partition(b":")
+                device = int(major, 16) << _MINOR_BITS | int(minor, 16)
+                yield MappedFile(int(fields[4]), device, fields[5].removesuffix(b" (deleted)")), fields[0]
+
+    def path_in_root(self, pid: int, path: bytes) -> bytes:
+        """How this process reaches a file of that one, which may be in a container."""
+        return os.fsencode(f"{self._root}/{pid}/root") + path
 
     def _status_numbers(self, pid: int, field: bytes) -> tuple[int, ...]:
         for line in (self._read(pid, "status", _SHORT_BYTES) or b"").splitlines():

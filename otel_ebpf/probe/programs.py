@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from otel_ebpf.errors import ProbeError
 
+BPF_PROG_TYPE_KPROBE = 2  # uprobes too
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 HEADERS = ("records.h", "limits.h", "maps.h")
@@ -24,11 +25,13 @@ FRAGMENTS = (
     "sockets.c",
     "capture.c",
     "chunks.c",
+    "tls_hello.c",
     "http1.c",
     "heads.c",
+    "tls.c",
     "tcp_states.c",
-    "socket_syscalls.c",
     "processes.c",
+    "socket_syscalls.c",
 )
 
 
@@ -48,9 +51,19 @@ PROGRAMS = (
     ProgramRow("on_process_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exit"),
 )
 
+# Uprobes on TLS libraries: loaded as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
+TLS_PROGRAMS = (
+    ProgramRow("on_tls_call", BPF_PROG_TYPE_KPROBE, ""),
+    ProgramRow("on_tls_entry", BPF_PROG_TYPE_KPROBE, ""),
+    ProgramRow("on_tls_return", BPF_PROG_TYPE_KPROBE, ""),
+    ProgramRow("on_tls_bytes", BPF_PROG_TYPE_KPROBE, ""),
+    ProgramRow("on_tls_heads", BPF_PROG_TYPE_KPROBE, ""),
+    ProgramRow("on_tls_chunks", BPF_PROG_TYPE_KPROBE, ""),
+)
 
-# Index into the map tail_programs, as enum tail_program in bpf/maps.h.
+# Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
 TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
+TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_bytes": 2}
 
 
 class Source(NamedTuple):

@@ -10,6 +10,7 @@ It never sees a byte of the network: those go from the kernel to the exporter th
 import select
 import socket
 import struct
+import sys
 import time
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
@@ -23,19 +24,20 @@ from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.stop_signals import StopSignals
+from otel_ebpf.probe.tls_watch import MAX_LIBRARIES, TARGET_EXCLUDED, TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
+from otel_ebpf.probe.uprobes import UprobeForm
 from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.frames import Frame, Hooks, ServiceGone, Shutdown, encode_frame
 from otel_ebpf.records.kinds import Counter, CounterReading, ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
 
 _TICK_MS = 1000
+_SETTLE_S = 5.0  # at the start, for the TLS of what runs already
 _SWEEP_TICKS = 30
 _IDLE_TICKS = 2
 TARGET = struct.Struct("<II")  # struct target
 _PID = struct.Struct("<I")
 _EXECUTABLE = struct.Struct("<QI4x")  # struct executable
-_EXCLUDED = 1
-_NOT_EXCLUDED = 0
 
 
 class Watcher:
@@ -48,21 +50,24 @@ class Watcher:
         channel: socket.socket,
         own_pids: Iterable[int],
         event_ring_bytes: int,
+        uprobe_form: UprobeForm | None = None,
     ) -> None:
         self._maps = loaded.maps
         self._discovery = discovery
         self._channel = channel
         self._procfs = Procfs()
         self._attachments = Attachments(loaded.programs)
+        self._tls = TlsWatch(loaded, uprobe_form, self._procfs)
+        self._told_troubles: set[str] = set()
         self._events_fd = loaded.maps["process_events"].fd
         self._events = RingReader(self._events_fd, event_ring_bytes)
         self._counters = CounterReading((0,) * len(Counter))
         self._ledger = LedgerWatch(loaded.maps["ledger"])
-        self._hidden = HiddenTraffic(self._procfs)
+        self._hidden = HiddenTraffic(self._procfs, self._tls.read_names)
         self._hooks = Hooks("")
         self._idle_ticks = 0
         for pid in own_pids:
-            self._maps["targets"].update(_PID.pack(pid), TARGET.pack(pid, _EXCLUDED))
+            self._maps["targets"].update(_PID.pack(pid), TARGET.pack(pid, TARGET_EXCLUDED))
 
     def start(self) -> list[Target]:
         """Events first, then the scan: what begins in between is seen twice, not missed."""
@@ -71,6 +76,7 @@ class Watcher:
         services = dict.fromkeys(target.service_pid for target in targets)
         changes: list[Change] = [Add(target.pid, target.service_pid) for target in targets]
         self._apply([*changes, *(Identity(service_pid) for service_pid in services)])
+        self._tls.settle(_SETTLE_S)
         self._tell_counts()
         return targets
 
@@ -81,11 +87,20 @@ class Watcher:
         poll.register(self._channel, select.POLLIN)
         poll.register(stop, select.POLLIN)
         ticks, next_tick = 0, time.monotonic() + _TICK_MS / 1000
+        answer = -1
         while not stop.received:
+            if self._tls.fileno() != answer:
+                answer = self._tls.fileno()
+                if answer >= 0:
+                    poll.register(answer, select.POLLIN)
             wait_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
             for descriptor, _ in poll.poll(wait_ms):
                 if descriptor == self._events_fd:
                     self._read_events()
+                elif descriptor == answer:
+                    poll.unregister(answer)
+                    answer = -1
+                    self._tls.on_answer()
                 elif descriptor == self._channel.fileno() and not self._channel.recv(64):
                     raise PeerLostError("the exporter has ended", "Its last message, above, says why.")
             if time.monotonic() >= next_tick:
@@ -93,6 +108,7 @@ class Watcher:
                 next_tick += _TICK_MS / 1000
                 self._read_events()
                 self._detach_when_idle()
+                self._tls.tick()
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
@@ -103,11 +119,13 @@ class Watcher:
 
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
+        self._tls.close()
         self._attachments.detach_all()
         self._tell_counts()
         self._send(Shutdown(reason, deadline_monotonic_ns))
 
     def close(self) -> None:
+        self._tls.close()
         self._attachments.detach_all()
         self._events.close()
 
@@ -118,6 +136,8 @@ class Watcher:
             self._events.produced,
         )
         for event in events:
+            if event.kind == ProcessEventKind.MAPPED:
+                self._look_at(event.pid)
             self._apply(self._discovery.on_event(event))
             if event.kind == ProcessEventKind.EXEC and self._discovery.is_selected_by_program(event.pid):
                 self.know_executable(event.executable_inode, event.executable_device)
@@ -129,6 +149,7 @@ class Watcher:
                 self._watch(change)
             elif isinstance(change, Remove):
                 self._maps["targets"].delete(_PID.pack(change.pid))
+                self._tls.forget(change.pid)
         if self._discovery.targets:
             self._attachments.attach_socket_program(True)
         for change in changes:
@@ -138,6 +159,9 @@ class Watcher:
                     self._send(identity)
             elif isinstance(change, Gone):
                 self._send(ServiceGone(change.service_pid))
+        for change in changes:
+            if isinstance(change, Add):
+                self._look_at(change.pid)
 
     def _detach_when_idle(self) -> None:
         """Not at once: processes that live for a moment come one after the other."""
@@ -145,17 +169,31 @@ class Watcher:
         if self._idle_ticks >= _IDLE_TICKS:
             self._attachments.attach_socket_program(False)
 
+    def _look_at(self, pid: int) -> None:
+        """It is new or has mapped a library. Last of all: a process may have ended before anybody knows who it was."""
+        target = self._discovery.targets.get(pid)
+        if target is not None:
+            self._tls.look_at(pid)
+            self._write_target(pid, target.service_pid, self._tls.target_flags(pid))
+
     def _watch(self, change: Add) -> None:
+        """What the kernel knows stays. Else no return probe until it has been looked at: it may switch stacks."""
+        before = self._maps["targets"].lookup(_PID.pack(change.pid))
+        flags = TARGET_WITHOUT_RETURN_PROBES if before is None else TARGET.unpack(before)[1]
+        self._write_target(change.pid, change.service_pid, flags)
+
+    def _write_target(self, pid: int, service_pid: int, flags: int) -> None:
         try:
-            self._maps["targets"].update(_PID.pack(change.pid), TARGET.pack(change.service_pid, _NOT_EXCLUDED))
+            self._maps["targets"].update(_PID.pack(pid), TARGET.pack(service_pid, flags))
         except OSError as error:
             raise AgentError(
-                f"cannot watch process {change.pid}: {error.strerror}",
+                f"cannot watch process {pid}: {error.strerror}",
                 "Select fewer processes, by OTEL_EBPF_OPEN_PORT or OTEL_EBPF_AUTO_TARGET_EXE.",
             ) from error
 
     def _tell_counts(self) -> None:
-        hooks = Hooks(self._attachments.socket_backend)
+        backends = (self._attachments.socket_backend, self._tls.backend)
+        hooks = Hooks(", ".join(backend for backend in backends if backend))
         if hooks != self._hooks:
             self._hooks = hooks
             self._send(hooks)
@@ -164,6 +202,13 @@ class Watcher:
         for frame in (*self._ledger.read(processes, now_ns), *self._hidden.look(self._discovery.targets, now_ns)):
             self._send(frame)
         self._read_counters()
+        self._tell_troubles()
+
+    def _tell_troubles(self) -> None:
+        for line in troubles(self._tls.libraries):
+            if line not in self._told_troubles and len(self._told_troubles) < MAX_LIBRARIES:
+                self._told_troubles.add(line)
+                sys.stderr.write(f"otel-ebpf: {line}\n")
 
     def _read_counters(self) -> None:
         values = tuple(

@@ -6,7 +6,7 @@ Out:  Record or ProcessEvent
 
 from mmap import mmap
 
-from otel_ebpf.records.kinds import ProcessEvent, Record
+from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind, Record
 from otel_ebpf.records.layouts import PROCESS_EVENT, RECORD
 
 Buffer = bytes | mmap  # whose slices are bytes
@@ -14,6 +14,7 @@ Buffer = bytes | mmap  # whose slices are bytes
 _RECORD_BYTES = RECORD.size
 _unpack = RECORD.unpack_from
 _new = tuple.__new__
+_LAST_EVENT = max(ProcessEventKind)
 
 
 class DecodeError(ValueError):
@@ -36,6 +37,6 @@ def decode_process_event(data: Buffer, offset: int, length: int) -> ProcessEvent
     if length < PROCESS_EVENT.size:
         raise DecodeError(f"a process event of {length} bytes at {offset}: {PROCESS_EVENT.size} are needed")
     fields = ProcessEvent._make(PROCESS_EVENT.unpack_from(data, offset))
-    if not 1 <= fields.kind <= 4:
+    if not 1 <= fields.kind <= _LAST_EVENT:
         raise DecodeError(f"a process event of kind {fields.kind} at {offset}")
     return fields._replace(command=fields.command.rstrip(b"\0"))

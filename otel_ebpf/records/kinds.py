@@ -35,6 +35,7 @@ class RecordFlag(IntFlag):
     CHUNKS_FOLLOWED = 8
     CHUNKS_ENDED = 16
     CHUNKS_TRAILER = 32
+    TLS = 64
 
 
 class Record(NamedTuple):
@@ -72,6 +73,7 @@ class ProcessEventKind(IntEnum):
     FORK = 2
     EXIT = 3
     LISTEN = 4
+    MAPPED = 5
 
 
 class ProcessEvent(NamedTuple):
@@ -100,6 +102,8 @@ class Counter(IntEnum):
     TLS = 8
     IO_URING = 9
     OLDER = 10
+    TLS_SEEN = 11
+    TLS_UNPROVEN = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,23 +53,21 @@ class Target(NamedTuple):
     query: bytes | None
 
 
-def split_target(method: bytes, target: bytes) -> Target:
-    """All four forms. What fits none is taken for a path, as servers do."""
+def split_target(method: bytes, target: bytes, scheme: bytes = b"http") -> Target:
+    """All four forms; `scheme` is the connection's. What fits none is taken for a path, as servers do."""
     if target.startswith(b"/") or target == b"*":
         path, mark, query = target.partition(b"?")
-        return Target(b"http", None, path, query if mark else None)
+        return Target(scheme, None, path, query if mark else None)
     if method == b"CONNECT":
-        return Target(b"http", target, None, None)
-    scheme, found, rest = target.partition(b"://")
-    if not found or not scheme.isalnum():
+        return Target(scheme, target, None, None)
+    named, found, rest = target.partition(b"://")
+    if not found or not named.isalnum():
         path, mark, query = target.partition(b"?")
-        return Target(b"http", None, path, query if mark else None)
+        return Target(scheme, None, path, query if mark else None)
     before_query, mark, query = rest.partition(b"?")
     authority, slash, path = before_query.partition(b"/")
-    scheme = scheme.lower()
-    return Target(
-        scheme if scheme in DEFAULT_PORTS else b"http", authority, slash + path or b"/", query if mark else None
-    )
+    named = named.lower()
+    return Target(named if named in DEFAULT_PORTS else scheme, authority, slash + path or b"/", query if mark else None)
 
 
 def redact_query(query: bytes, secret_keys: frozenset[bytes] = SECRET_KEYS) -> bytes:

@@ -297,8 +297,8 @@ def request_attributes(
     found: list[tuple[str, str | int]] = [
         ("http.request.method", _text(method if method in known_methods else OTHER_METHOD))
     ]
-    in_target = None if target[:1] == b"/" else split_target(method, target)
-    scheme = b"http" if in_target is None else in_target.scheme
+    in_target = None if target[:1] == b"/" else split_target(method, target, request.scheme)
+    scheme = request.scheme if in_target is None else in_target.scheme
     if request.role is Role.SERVER:
         return (*found, ("url.scheme", _text(scheme)))
     authority = request.host if in_target is None or in_target.authority is None else in_target.authority

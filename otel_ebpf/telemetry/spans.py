@@ -120,9 +120,9 @@ class SpanBuilder:
             query: bytes | None
             path, mark, query = target.partition(b"?")
             query = redact_query(query, self._secret_keys) if mark else None
-            scheme, authority = b"http", exchange.host
+            scheme, authority = exchange.scheme, exchange.host
         else:
-            scheme, in_target, path, query = split_target(exchange.method, target)
+            scheme, in_target, path, query = split_target(exchange.method, target, exchange.scheme)
             query = redact_query(query, self._secret_keys) if query is not None else None
             authority = exchange.host if in_target is None else in_target
 

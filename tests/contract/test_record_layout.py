@@ -10,6 +10,7 @@ import pytest
 from otel_ebpf.probe.ledger import COUNTS
 from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records import layouts
+from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import (
     Counter,
     EndReason,
@@ -129,5 +130,13 @@ def test_the_ledger_has_a_place_for_each_counter(tmp_path: Path):
 def test_the_target_that_the_probe_writes_is_the_one_that_the_kernel_reads():
     text = (BPF / "maps.h").read_text()
 
-    assert "struct target {\n  u32 service_pid;\n  u32 is_excluded;" in text
+    assert "struct target {\n  u32 service_pid;\n  u32 flags;" in text
     assert "<II" == TARGET.format
+
+
+@pytest.mark.parametrize("kind", ProcessEventKind)
+def test_every_kind_of_process_event_can_be_read(kind: ProcessEventKind):
+    event = ProcessEvent(kind, 7, 5, 80, 1, b"shop".ljust(16, b"\0"), 2, 3)
+    data = layouts.PROCESS_EVENT.pack(*event)
+
+    assert event._replace(command=b"shop") == decode_process_event(data, 0, len(data))

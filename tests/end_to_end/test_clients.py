@@ -8,11 +8,12 @@ import pytest
 from tests.end_to_end.sink import CLIENT, SERVER
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to, differences
-from tests.services.callers import CALLERS
+from tests.services.callers import CALLERS, PLAIN_CALLERS, TLS_CALLERS
 from tests.services.plan import all_calls, make_call
 from tests.services.servers import program
 
-ONE_PROCESS = [name for name, caller in CALLERS.items() if caller.is_one_process]
+ONE_PROCESS = [name for name in PLAIN_CALLERS if CALLERS[name].is_one_process]
+TLS_IN_ONE_PROCESS = [name for name in TLS_CALLERS if CALLERS[name].is_one_process]
 REACH_UNIX = [name for name in ONE_PROCESS if CALLERS[name].reaches_unix_sockets]
 
 
@@ -32,6 +33,25 @@ def test_every_call_is_one_right_span(name: str, keep_alive: bool, prefix: str, 
     assert {(server.host, server.port)} == {
         (span.attributes["server.address"], span.attributes["server.port"]) for span in spans
     }
+    assert {(server.host, server.port)} == {
+        (span.attributes["network.peer.address"], span.attributes["network.peer.port"]) for span in spans
+    }
+
+
+@pytest.mark.parametrize("name", TLS_IN_ONE_PROCESS)
+@pytest.mark.parametrize("keep_alive", [True, False], ids=["keep-alive", "close"])
+def test_every_call_over_tls_is_one_right_span(name: str, keep_alive: bool, prefix: str, stage: Stage) -> None:
+    """Over TLS 1.3 where connections are kept, 1.2 where they are not; with the server's address, which no call names."""
+    server = stage.server("aiohttp-tls")
+    tls_version = "TLSv1.3" if keep_alive else "TLSv1.2"
+    calling = stage.client(name, server, all_calls(prefix), keep_alive=keep_alive, tls_version=tls_version)
+    stage.agent(OTEL_EBPF_TARGET_PID=calling.pid)
+
+    results = calling.send()
+
+    spans = stage.sink.wait_for(len(results), belongs_to(prefix))
+    assert [] == differences(results, spans, CLIENT)
+    assert len(results) == len(spans)
     assert {(server.host, server.port)} == {
         (span.attributes["network.peer.address"], span.attributes["network.peer.port"]) for span in spans
     }

@@ -93,7 +93,7 @@ def test_what_cannot_be_seen_is_named_for_its_service(status_socket: str, stage:
 
     def is_told() -> bool:
         status = ask_status(status_socket).stdout
-        return "3 connections are encrypted" in status and "1 connections speak HTTP/2" in status
+        return "3 TLS connections, of which no plain text was seen" in status and "1 connections speak HTTP/2" in status
 
     wait_until(is_told, "both are named")
 

@@ -12,11 +12,19 @@ import pytest
 from tests.end_to_end.agent import Agent
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.status import ask_status, lines_of, numbers_of
+from tests.services import nginx
 from tests.services.c_programs import build_c
+from tests.services.certificates import make_certificates, session_certificates
 from tests.services.plan import make_call
 from tests.services.processes import free_port, wait_until
-from tests.services.servers import SERVICES, Running, program, serving_elsewhere
-from tests.unit.export.certificates import make_certificates
+from tests.services.servers import (
+    SERVICES,
+    Running,
+    nginx_command,
+    program,
+    public_folder,
+    serving_elsewhere,
+)
 
 
 class Told:
@@ -31,8 +39,9 @@ class Told:
         folder = self.stage.new_folder("server")
         return self.stage.ends.enter_context(serving_elsewhere(command(port), folder, "127.0.0.1", port))
 
-    def watch(self, server: Running) -> Agent:
-        return self.stage.agent(OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_STATUS_SOCKET=self.status_socket)
+    def watch(self, server: Running, **settings: str) -> Agent:
+        socket_path = self.status_socket
+        return self.stage.agent(OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_STATUS_SOCKET=socket_path, **settings)
 
     def wait_for(self, server: Running, *expected: str) -> None:
         """The kernel's counts are read once a second."""
@@ -61,19 +70,33 @@ def ask(server: Running) -> int:
         return connection.getresponse().status
 
 
-def test_tls_is_named_by_its_connections_and_by_the_library_that_is_loaded(told: Told) -> None:
+def ask_openssl(told: Told, **settings: str) -> Running:
+    """One request over TLS, to a server that has OpenSSL loaded."""
     folder = told.stage.new_folder("certificates")
     folder.mkdir()
     made = make_certificates(folder)
     files = ["-cert", made.certificate, "-key", made.key]
     server = told.serve(lambda port: [program("openssl"), "s_server", "-accept", f"127.0.0.1:{port}", "-www", *files])
-    told.watch(server)
+    told.watch(server, **settings)
     context = ssl.create_default_context(cafile=made.authority)
     with closing(http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=60)) as client:
         client.request("GET", "/")
         assert 200 == client.getresponse().status
+    return server
 
-    told.wait_for(server, "1 connections are encrypted", f"libssl.so.3 is loaded in process {server.pid}:")
+
+def test_tls_that_is_not_read_is_named_by_its_connections_and_by_the_library_that_is_loaded(told: Told) -> None:
+    server = ask_openssl(told, OTEL_EBPF_TLS="off")
+
+    unread = "1 TLS connections, of which no plain text was seen"
+    told.wait_for(server, unread, f"libssl.so.3 is loaded in process {server.pid}:")
+
+
+def test_tls_that_is_read_is_not_named(told: Told) -> None:
+    server = ask_openssl(told)
+
+    told.wait_for(server, "1 began, 1 spans")
+    assert "not seen" not in lines_of(ask_status(told.status_socket).stdout, server.pid)
 
 
 def test_http_2_is_named_by_its_connections(told: Told) -> None:
@@ -82,6 +105,24 @@ def test_http_2_is_named_by_its_connections(told: Told) -> None:
     told.watch(server)
     command = [program("node"), script, "ask", str(server.port)]
     assert "200\n" == subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    told.wait_for(server, "1 connections speak HTTP/2")
+
+
+def test_http_2_over_tls_is_named_by_its_connections(told: Told) -> None:
+    """Both ends have agreed on it by ALPN."""
+    made, public = session_certificates(), told.stage.ends.enter_context(public_folder())
+
+    def command(port: int) -> list[str]:
+        location = '    location / { return 200 "ok"; }'
+        text = nginx.configuration(public, [f"127.0.0.1:{port} http2"], location, certificates=made)
+        return nginx_command(public, text)
+
+    server = told.serve(command)
+    told.watch(server)
+    options = ["--silent", "--show-error", "--http2", "--cacert", made.authority, "--write-out", "%{http_version}"]
+    asking = [program("curl"), *options, f"https://127.0.0.1:{server.port}/"]
+    assert "ok2" == subprocess.run(asking, check=True, capture_output=True, text=True, timeout=60).stdout
 
     told.wait_for(server, "1 connections speak HTTP/2")
 

@@ -67,12 +67,21 @@ def of_one(result: Result, span: Span, are_bodies_read: bool) -> list[str]:
         "name": (" ".join([result.method, span.attributes.get("http.route", "")]).strip(), span.name),
         "method": (result.method, span.attributes.get("http.request.method")),
         "status": (result.status, span.attributes.get("http.response.status_code")),
+        "url.scheme": (result.scheme, span.attributes.get("url.scheme")),
+        "url.full": (span.kind == CLIENT, span.attributes.get("url.full", "").startswith(f"{result.scheme}://")),
         "error": (is_error, span.status_code == ERROR),
         "error.type": (str(result.status) if is_error else None, span.attributes.get("error.type")),
         "trace id": (16, len(span.trace_id)),
         "span id": (8, len(span.span_id)),
     }
     found = [f"{what} is {seen!r}, not {truth!r}" for what, (truth, seen) in wanted.items() if truth != seen]
+    if result.own_port is not None and span.kind == SERVER:
+        seen_port = span.attributes.get("network.peer.port")
+        found += [] if result.own_port == seen_port else [f"peer's port is {seen_port}, not {result.own_port}"]
+    if result.peer_address is not None and span.kind == CLIENT:
+        peer = result.peer_address, result.peer_port
+        seen_peer = span.attributes.get("network.peer.address"), span.attributes.get("network.peer.port")
+        found += [] if peer == seen_peer else [f"peer is {seen_peer}, not {peer}"]
     found += body_sizes(result, span, are_bodies_read)
     may_be_late_ns = LATEST_NS if span.kind == SERVER else 0
     if not 0 <= span.duration_ns <= result.duration_ns + max(TOLERANCE_NS, may_be_late_ns):

@@ -8,6 +8,7 @@ from tests.fuzz import (
     answers,
     attributes,
     decode,
+    elf,
     frames,
     headers,
     hostile,
@@ -31,6 +32,7 @@ class Target(NamedTuple):
 
 TARGETS = {
     "decode": Target(decode.fuzz, 1024),
+    "elf": Target(elf.fuzz, 128),
     "frames": Target(frames.fuzz, 2048),
     "recording": Target(recording.fuzz, 16_384),
     "http1": Target(http1.fuzz, 2048),

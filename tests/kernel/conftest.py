@@ -1,20 +1,29 @@
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.probe.uprobes import available_forms
+from tests.kernel.tls_wire import TlsWatched
 from tests.kernel.wire import RING_PAGES, Watched, Wire
 
 
 @pytest.fixture(scope="session")
-def loaded_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+def own_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     flags = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}
     folder = tmp_path_factory.mktemp("cache")
     folder.chmod(0o700)
-    with load(prepare_programs(flags, cache_dir=folder)) as loaded:
+    return prepare_programs(flags, cache_dir=folder)
+
+
+@pytest.fixture(scope="session")
+def loaded_programs(own_artifact: Artifact) -> Iterator[Loaded]:
+    with load(own_artifact) as loaded:
         yield loaded
 
 
@@ -36,3 +45,27 @@ def wire(request: pytest.FixtureRequest, watched: Watched, tmp_path: Path) -> It
     made = Wire(request.param, tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("certificate")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-subj", "/CN=shop", "-days", "30", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return certificate, key
+
+
+@pytest.fixture(scope="module", params=list(available_forms()), ids=lambda form: form.name.lower())
+def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact) -> Iterator[TlsWatched]:
+    """Older kernels have fewer forms."""
+    watched = TlsWatched(own_artifact, request.param)
+    yield watched
+    watched.close()
+
+
+@pytest.fixture
+def tls_watched(seen_by: TlsWatched) -> TlsWatched:
+    seen_by.fresh()
+    return seen_by

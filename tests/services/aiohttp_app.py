@@ -1,5 +1,6 @@
-"""An aiohttp server: `python -m tests.services.aiohttp_app PORT`."""
+"""An aiohttp server: `python -m tests.services.aiohttp_app PORT [CERTIFICATE KEY]`."""
 
+import ssl
 import sys
 
 from aiohttp import web
@@ -32,4 +33,8 @@ def make_application() -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(make_application(), host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    tls = None
+    if sys.argv[2:]:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*sys.argv[2:])
+    web.run_app(make_application(), host="127.0.0.1", port=int(sys.argv[1]), ssl_context=tls, print=None)

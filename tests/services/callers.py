@@ -35,6 +35,10 @@ class Result:
     start_monotonic_ns: int
     end_monotonic_ns: int
     start_unix_ns: int
+    scheme: str = "http"
+    own_port: int | None = None  # where the client says it
+    peer_address: str | None = None
+    peer_port: int | None = None
 
     @property
     def duration_ns(self) -> int:
@@ -46,6 +50,9 @@ class Caller:
     command: list[str]
     reaches_unix_sockets: bool = True
     is_one_process: bool = True
+    speaks_tls: bool = True
+    speaks_plain_text: bool = True
+    takes_peers: bool = False  # it has a connection to each of the plan's peers, all of them at once
 
 
 def python_client(name: str) -> list[str]:
@@ -58,9 +65,14 @@ CALLERS = {
     "httpx": Caller(python_client("httpx_client")),
     "aiohttp": Caller(python_client("aiohttp_client"), reaches_unix_sockets=False),
     "node": Caller(["node", str(SERVICES / "node_client.js")]),
-    "go": Caller(["go_http", "call"]),
+    "go": Caller(["go_http", "call"], speaks_tls=False),
     "curl": Caller(python_client("curl"), is_one_process=False),
+    "many-peers": Caller(python_client("many_peers"), reaches_unix_sockets=False, takes_peers=True),
+    "pyopenssl": Caller(python_client("pyopenssl_client"), reaches_unix_sockets=False, speaks_plain_text=False),
 }
+ORDINARY_CALLERS = {name: caller for name, caller in CALLERS.items() if not caller.takes_peers}
+PLAIN_CALLERS = [name for name, caller in ORDINARY_CALLERS.items() if caller.speaks_plain_text]
+TLS_CALLERS = [name for name, caller in ORDINARY_CALLERS.items() if caller.speaks_tls]
 
 
 def unlike_plan(calls: list[Call], results: list[Result]) -> list[str]:
@@ -81,9 +93,10 @@ def unlike_plan(calls: list[Call], results: list[Result]) -> list[str]:
 class Calling:
     """A client that is ready to send."""
 
-    def __init__(self, process: subprocess.Popen[str], calls: list[Call]) -> None:
+    def __init__(self, process: subprocess.Popen[str], calls: list[Call], scheme: str) -> None:
         self.process = process
         self.calls = calls
+        self.scheme = scheme
 
     @property
     def pid(self) -> int:
@@ -92,7 +105,7 @@ class Calling:
     def send(self) -> list[Result]:
         said, _ = self.process.communicate("go\n", timeout=SECONDS_FOR_ALL_CALLS)
         assert self.process.returncode == 0, f"{self.process.args!r} exited with {self.process.returncode}"
-        results = [Result(**result) for result in json.loads(said)]
+        results = [Result(**result, scheme=self.scheme) for result in json.loads(said)]
         unlike = unlike_plan(self.calls, results)
         assert [] == unlike, unlike
         return results
@@ -100,15 +113,28 @@ class Calling:
 
 @contextmanager
 def calling(
-    name: str, folder: Path, where: Running, calls: list[Call], *, keep_alive: bool = True, curl: str = ""
+    name: str,
+    folder: Path,
+    where: Running,
+    calls: list[Call],
+    *,
+    keep_alive: bool = True,
+    curl: str = "",
+    tls_version: str = "",
+    **more: object,
 ) -> Iterator[Calling]:
+    """`tls_version`: the highest, as `TLSv1.2`; `more` is for the client alone."""
     folder.mkdir(parents=True, exist_ok=True)
     plan: dict[str, Any] = {
         "host": where.host,
         "port": where.port,
         "unix_socket": where.unix_socket,
+        "scheme": where.scheme,
+        "authority": where.authority,
+        "tls_version": tls_version,
         "keep_alive": keep_alive,
         "calls": [call.as_json() for call in calls],
+        **more,
     }
     command = list(CALLERS[name].command)
     if name == "go":
@@ -130,13 +156,13 @@ def calling(
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        yield Calling(process, calls)
+        yield Calling(process, calls, where.scheme)
     finally:
         end(process)  # type: ignore[arg-type]
         process.stdin and process.stdin.close()
         process.stdout.close()
 
 
-def send_all(name: str, folder: Path, where: Running, calls: list[Call], *, keep_alive: bool = True) -> list[Result]:
-    with calling(name, folder, where, calls, keep_alive=keep_alive) as client:
+def send_all(name: str, folder: Path, where: Running, calls: list[Call], **options: Any) -> list[Result]:
+    with calling(name, folder, where, calls, **options) as client:
         return client.send()

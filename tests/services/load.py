@@ -20,7 +20,7 @@ HELD = {"01", "03", "08"}
 
 def run_wrk(server: Running, target: str, *, seconds: int, connections: int = 8, threads: int = 1) -> float:
     """Requests per second, as wrk counts them; it leaves in the middle of some, which the server has seen to its end then."""
-    url = f"http://{server.host}:{server.port}{target}"
+    url = f"{'https' if server.authority else 'http'}://{server.host}:{server.port}{target}"
     command = [program("wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", url]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
     assert "Non-2xx" not in said, said

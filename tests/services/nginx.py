@@ -7,6 +7,7 @@ Owns: nothing; the caller starts nginx with it
 
 from pathlib import Path
 
+from tests.services.certificates import Certificates
 from tests.services.plan import SIZES, STATUSES, WITHOUT_BODY
 
 # limit_rate gives out one second's bytes at once: a response of 6,500 bytes takes a second more.
@@ -14,9 +15,19 @@ SLOW_BYTES_PER_SECOND = 5000
 
 
 def configuration(
-    folder: Path, listen: list[str], locations: str, *, workers: int = 1, upstream: str = "", access_log: str = "off"
+    folder: Path,
+    listen: list[str],
+    locations: str,
+    *,
+    workers: int = 1,
+    upstream: str = "",
+    access_log: str = "off",
+    certificates: Certificates | None = None,
 ) -> str:
-    listens = "\n".join(f"    listen {where};" for where in listen)
+    listens = "\n".join(f"    listen {where}{' ssl' if certificates else ''};" for where in listen)
+    if certificates is not None:
+        listens += f"\n    ssl_certificate {certificates.certificate}; ssl_certificate_key {certificates.key};"
+        listens += "\n    ssl_session_cache shared:sessions:1m;"
     return f"""
 worker_processes {workers};
 daemon off;

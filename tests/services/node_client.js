@@ -1,10 +1,12 @@
 // A Node http client: `node node_client.js PLAN`. Prints "ready", waits for a line, sends, prints the results.
 'use strict';
 const fs = require('fs');
-const http = require('http');
+const library = { http: require('http'), https: require('https') };
 
 const plan = JSON.parse(fs.readFileSync(process.argv[2]));
-const agent = new http.Agent({ keepAlive: plan.keep_alive, maxSockets: 1 });
+const http = library[plan.scheme];
+const tls = plan.authority ? { ca: fs.readFileSync(plan.authority), maxVersion: plan.tls_version || undefined } : {};
+const agent = new http.Agent({ keepAlive: plan.keep_alive, maxSockets: 1, ...tls });
 
 const send = (call) => new Promise((resolve, reject) => {
   const result = {

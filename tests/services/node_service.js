@@ -1,8 +1,9 @@
-// A Node http server: `node node_service.js PORT`. Reads from the target what to answer, as answers.py does.
+// A Node http or https server: `node node_service.js PORT [CERTIFICATE KEY]`. Reads from the target what to answer, as answers.py does.
 // At SIGTERM it writes how many requests it has answered, and ends.
 'use strict';
 const fs = require('fs');
 const http = require('http');
+const https = require('https');
 
 const answerFor = (target) => {
   const words = target.split('?')[0].split('/').slice(2);
@@ -23,7 +24,9 @@ const atLeast = (milliseconds, act) => {
 };
 
 let served = 0;
-const server = http.createServer((request, response) => {
+const [certificate, key] = process.argv.slice(3).map((file) => fs.readFileSync(file));
+const [library, options] = key ? [https, { cert: certificate, key }] : [http, {}];
+const server = library.createServer(options, (request, response) => {
   let received = 0;
   request.on('data', (piece) => { received += piece.length; });
   request.on('end', () => {

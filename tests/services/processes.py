@@ -71,7 +71,7 @@ def is_listening(address: tuple[str, int] | str) -> bool:
 
 def environment(**more: str) -> dict[str, str]:
     """What a service runs with: this checkout importable, and none of the settings of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "HTTP_", "http_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "HTTP", "http"))}
     return {**kept, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **more}
 
 

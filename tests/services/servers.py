@@ -11,10 +11,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.services import nginx
+from tests.services.certificates import session_certificates
 from tests.services.plan import SIZES, Call, all_calls, file_calls
 from tests.services.processes import CHECKOUT, VENV_BIN, environment, free_port, running
 from tools.distribution import SEARCH_PATH
@@ -40,10 +41,15 @@ class Running:
     port: int
     unix_socket: str
     log: Path
+    authority: str = ""  # a file: who signed its certificate; empty: it speaks plain text
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.authority else "http"
 
 
 def nginx_command(folder: Path, text: str) -> list[str]:
@@ -117,6 +123,24 @@ def write_files(folder: Path) -> Path:
     return root
 
 
+def tls_nginx(port: int, folder: Path) -> list[str]:
+    return many_tls_nginx(folder, [("127.0.0.1", port)])
+
+
+def many_tls_nginx(folder: Path, addresses: list[tuple[str, int]]) -> list[str]:
+    listen = [f"{host}:{port}" for host, port in addresses]
+    text = nginx.configuration(folder, listen, nginx.answers(), certificates=session_certificates())
+    return nginx_command(folder, text)
+
+
+@contextmanager
+def nginx_of_many_addresses(folder: Path, addresses: list[tuple[str, int]]) -> Iterator[Running]:
+    """One that speaks TLS on all of them."""
+    host, port = addresses[0]
+    with public_folder() as public, serving_elsewhere(many_tls_nginx(public, addresses), folder, host, port) as made:
+        yield replace(made, authority=session_certificates().authority)
+
+
 def file_nginx(port: int, folder: Path) -> list[str]:
     return nginx_command(folder, nginx.configuration(folder, [f"127.0.0.1:{port}"], nginx.files(write_files(folder))))
 
@@ -126,7 +150,7 @@ def file_python(port: int, folder: Path) -> list[str]:
     return ["/usr/bin/python3", "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", root]
 
 
-def gunicorn(*options: str) -> Callable[[int, Path], list[str]]:
+def gunicorn(*options: str, tls: bool = False) -> Callable[[int, Path], list[str]]:
     return lambda port, _: [
         str(VENV_BIN / "gunicorn"),
         "--bind",
@@ -134,11 +158,12 @@ def gunicorn(*options: str) -> Callable[[int, Path], list[str]]:
         "--workers=2",
         f"--keep-alive={KEEP_ALIVE_S}",
         *options,
+        *(certificate_options("--certfile", "--keyfile") if tls else ()),
         "tests.services.wsgi_app:application",
     ]
 
 
-def uvicorn(*options: str) -> Callable[[int, Path], list[str]]:
+def uvicorn(*options: str, tls: bool = False) -> Callable[[int, Path], list[str]]:
     return lambda port, _: [
         str(VENV_BIN / "uvicorn"),
         "--host=127.0.0.1",
@@ -147,8 +172,28 @@ def uvicorn(*options: str) -> Callable[[int, Path], list[str]]:
         "--no-access-log",
         f"--timeout-keep-alive={KEEP_ALIVE_S}",
         *options,
+        *(certificate_options("--ssl-certfile", "--ssl-keyfile") if tls else ()),
         "tests.services.asgi_app:application",
     ]
+
+
+def aiohttp(*, tls: bool = False) -> Callable[[int, Path], list[str]]:
+    start = [str(VENV_BIN / "python"), "-m", "tests.services.aiohttp_app"]
+    return lambda port, _: [*start, str(port), *(certificate_files() if tls else ())]
+
+
+def node(*, tls: bool = False) -> Callable[[int, Path], list[str]]:
+    service = str(SERVICES / "node_service.js")
+    return lambda port, _: [program("node"), service, str(port), *(certificate_files() if tls else ())]
+
+
+def certificate_files() -> list[str]:
+    made = session_certificates()
+    return [made.certificate, made.key]
+
+
+def certificate_options(*names: str) -> list[str]:
+    return [f"{name}={file}" for name, file in zip(names, certificate_files(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -157,6 +202,8 @@ class Server:
     serves: str = "answers"  # or files: GET and HEAD of /SIZE.bin
     keeps_alive: bool = True
     reads_bodies: bool = True  # false: answers without having read what the client sends
+    speaks_tls: bool = False
+    wants_bodies_first: bool = False  # it closes on a request with a body behind a large response, now and then
 
 
 SERVERS = {
@@ -167,10 +214,20 @@ SERVERS = {
     "gunicorn-gthread": Server(gunicorn("--worker-class=gthread", "--threads=4")),
     "uvicorn-uvloop-httptools": Server(uvicorn("--loop=uvloop", "--http=httptools")),
     "uvicorn-asyncio-h11": Server(uvicorn("--loop=asyncio", "--http=h11")),
-    "aiohttp": Server(lambda port, _: [str(VENV_BIN / "python"), "-m", "tests.services.aiohttp_app", str(port)]),
-    "node": Server(lambda port, _: [program("node"), str(SERVICES / "node_service.js"), str(port)]),
+    "aiohttp": Server(aiohttp()),
+    "node": Server(node()),
     "go": Server(lambda port, _: [str(build(GO_HTTP)), "serve", "tcp", f"127.0.0.1:{port}"]),
+    "nginx-tls": Server(tls_nginx, reads_bodies=False, speaks_tls=True),
+    "gunicorn-sync-tls": Server(gunicorn("--worker-class=sync", tls=True), keeps_alive=False, speaks_tls=True),
+    "gunicorn-gthread-tls": Server(gunicorn("--worker-class=gthread", "--threads=4", tls=True), speaks_tls=True),
+    "gunicorn-gevent-tls": Server(gunicorn("--worker-class=gevent", tls=True), speaks_tls=True),
+    "uvicorn-uvloop-tls": Server(uvicorn("--loop=uvloop", "--http=httptools", tls=True), speaks_tls=True),
+    "uvicorn-asyncio-tls": Server(uvicorn("--loop=asyncio", "--http=h11", tls=True), speaks_tls=True),
+    "aiohttp-tls": Server(aiohttp(tls=True), speaks_tls=True),
+    "node-tls": Server(node(tls=True), speaks_tls=True, wants_bodies_first=True),
 }
+PLAIN_SERVERS = [name for name, server in SERVERS.items() if not server.speaks_tls]
+TLS_SERVERS = [name for name, server in SERVERS.items() if server.speaks_tls]
 
 
 @contextmanager
@@ -182,11 +239,15 @@ def serving(name: str, folder: Path, *, port: int = 0, **env: str) -> Iterator[R
     with public_folder() as public:
         command = SERVERS[name].command(port, public)
         with running(command, ("127.0.0.1", port), log=log, env=environment(**env)) as process:
-            yield Running(process, "127.0.0.1", port, "", log)
+            authority = session_certificates().authority if SERVERS[name].speaks_tls else ""
+            yield Running(process, "127.0.0.1", port, "", log, authority)
 
 
 def calls_for(server: str, prefix: str) -> list[Call]:
-    return file_calls(prefix) if SERVERS[server].serves == "files" else all_calls(prefix)
+    calls = file_calls(prefix) if SERVERS[server].serves == "files" else all_calls(prefix)
+    if SERVERS[server].wants_bodies_first:
+        calls.sort(key=lambda call: (call.request_body_bytes == 0, call.response_body_bytes))
+    return calls
 
 
 @contextmanager

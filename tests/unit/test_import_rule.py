@@ -1,6 +1,7 @@
 """Which folder may import which, read from the source: export -> telemetry -> exchanges -> records <- probe."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ STANDARD_LIBRARY_ONLY = (
     "cli",
     "supervisor",
 )
-COMPILER_CHILD = {"bcc"}  # the distribution's interpreter runs it; nothing else imports it
+# By file, what a child of its own imports: the distribution's interpreter that compiles, the inspector without rights.
+OF_CHILDREN = {"compile_child.py": {"bcc"}, "tls_library.py": {"elftools", "iced_x86"}}
 
 # What pure code cannot do without reaching out of the process: no clock, socket, /proc or environment.
 IMPURE_MODULES = {
@@ -105,7 +107,7 @@ def test_the_privileged_side_and_the_contract_use_the_standard_library_alone(pat
     """Every dependency here would be code that runs as root."""
     if part_of(path) not in STANDARD_LIBRARY_ONLY:
         return
-    own = sys.stdlib_module_names | {"otel_ebpf"} | (COMPILER_CHILD if path.name == "compile_child.py" else set())
+    own = sys.stdlib_module_names | {"otel_ebpf"} | OF_CHILDREN.get(path.name, set())
     wrong = [name for name, _ in imports_of(ast.parse(path.read_text())) if name.split(".")[0] not in own]
 
     assert [] == wrong
@@ -145,3 +147,12 @@ def test_only_the_command_line_makes_settings_of_the_environment() -> None:
     callers = {path.name for path in MODULES if "Settings.from_environ(" in path.read_text()}
 
     assert {"cli.py"} == callers
+
+
+def test_the_probe_itself_imports_nothing_that_its_children_need() -> None:
+    """They come and go; what they have loaded must not stay."""
+    script = "import sys, otel_ebpf.supervisor; print(sorted({'elftools', 'iced_x86', 'bcc'} & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert "[]\n" == done.stdout

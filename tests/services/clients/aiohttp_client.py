@@ -6,7 +6,15 @@ from typing import Any
 
 import aiohttp
 
-from tests.services.clients.driver import Outcome, Send, drive, in_pieces, received_bytes, request_body
+from tests.services.clients.driver import (
+    Outcome,
+    Send,
+    drive,
+    in_pieces,
+    received_bytes,
+    request_body,
+    tls_context,
+)
 
 
 async def as_stream(body: bytes) -> AsyncIterator[bytes]:
@@ -16,10 +24,11 @@ async def as_stream(body: bytes) -> AsyncIterator[bytes]:
 
 def make_send(plan: dict[str, Any]) -> Send:
     loop = asyncio.new_event_loop()
-    base = f"http://{plan['host']}:{plan['port']}"
+    base = f"{plan['scheme']}://{plan['host']}:{plan['port']}"
 
     async def open_session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=not plan["keep_alive"], limit=1))
+        connector = aiohttp.TCPConnector(force_close=not plan["keep_alive"], limit=1, ssl=tls_context(plan) or True)
+        return aiohttp.ClientSession(connector=connector)
 
     session = loop.run_until_complete(open_session())
 

@@ -11,8 +11,13 @@ from tests.services.clients.driver import Outcome, Send, drive, request_body
 
 
 def make_send(plan: dict[str, Any]) -> Send:
-    base = f"http://{plan['host']}:{plan['port']}"
+    base = f"{plan['scheme']}://{plan['host']}:{plan['port']}"
     options = ["--unix-socket", plan["unix_socket"]] if plan["unix_socket"] else []
+    if plan["authority"]:
+        # --http1.1: it offers h2 otherwise.
+        options += ["--cacert", plan["authority"], "--http1.1"]
+    if plan["tls_version"]:
+        options += ["--tls-max", plan["tls_version"].removeprefix("TLSv")]
 
     def send(call: dict[str, Any]) -> Outcome:
         # --head for HEAD: with --request HEAD alone curl waits for a body that never comes.

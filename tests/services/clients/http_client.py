@@ -4,7 +4,15 @@ import http.client
 import socket
 from typing import Any
 
-from tests.services.clients.driver import Outcome, Send, drive, in_pieces, received_bytes, request_body
+from tests.services.clients.driver import (
+    Outcome,
+    Send,
+    drive,
+    in_pieces,
+    received_bytes,
+    request_body,
+    tls_context,
+)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -18,12 +26,17 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+def make_connection(plan: dict[str, Any]) -> http.client.HTTPConnection:
+    if plan["unix_socket"]:
+        return UnixConnection(plan["unix_socket"])
+    context = tls_context(plan)
+    if context is None:
+        return http.client.HTTPConnection(plan["host"], plan["port"], timeout=30)
+    return http.client.HTTPSConnection(plan["host"], plan["port"], timeout=30, context=context)
+
+
 def make_send(plan: dict[str, Any]) -> Send:
-    connection = (
-        UnixConnection(plan["unix_socket"])
-        if plan["unix_socket"]
-        else http.client.HTTPConnection(plan["host"], plan["port"], timeout=30)
-    )
+    connection = make_connection(plan)
 
     def send(call: dict[str, Any]) -> Outcome:
         body: Any = request_body(call) or None

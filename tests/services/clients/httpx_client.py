@@ -4,13 +4,21 @@ from typing import Any
 
 import httpx
 
-from tests.services.clients.driver import Outcome, Send, drive, in_pieces, received_bytes, request_body
+from tests.services.clients.driver import (
+    Outcome,
+    Send,
+    drive,
+    in_pieces,
+    received_bytes,
+    request_body,
+    tls_context,
+)
 
 
 def make_send(plan: dict[str, Any]) -> Send:
-    base = f"http://{plan['host']}:{plan['port']}"
+    base = f"{plan['scheme']}://{plan['host']}:{plan['port']}"
     limits = httpx.Limits(max_keepalive_connections=1 if plan["keep_alive"] else 0)
-    transport = httpx.HTTPTransport(uds=plan["unix_socket"] or None, limits=limits)
+    transport = httpx.HTTPTransport(verify=tls_context(plan) or True, uds=plan["unix_socket"] or None, limits=limits)
     client = httpx.Client(transport=transport, trust_env=False, timeout=30)
 
     def send(call: dict[str, Any]) -> Outcome:

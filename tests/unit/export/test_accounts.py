@@ -162,7 +162,7 @@ def test_while_it_runs_what_is_open_makes_up_the_difference() -> None:
 
     shop, bank = document["services"]
     assert ("shop (pid 7)", 3, 4, 2, 1) == tuple(shop[key] for key in ("name", "processes", "began", "spans", "open"))
-    assert ["2 connections are encrypted: TLS is not read by this version"] == shop["not_visible"]
+    assert ["2 TLS connections, of which no plain text was seen"] == shop["not_visible"]
     assert 2 / 3 == shop["captured"]
     assert 1 == bank["captured"]
     assert 7 == document["ring"]["records"], "3 exchanges of 2 records, a request alone"

@@ -98,6 +98,7 @@ def test_json_holds_all_facts():
         "span_id": span.span_id.hex(),
         "parent_span_id": None,
         "method": "GET",
+        "scheme": "http",
         "path": "/items/7",
         "query": "colour=red",
         "route": None,

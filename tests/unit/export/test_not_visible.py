@@ -13,7 +13,7 @@ def test_what_was_counted_comes_before_what_was_found_in_processes():
         "3 connections speak HTTP/2, which is not read by this version",
         "32-bit code runs in process 43: its system calls are not read",
         "io_uring is set up in processes 41, 42: what moves through it is not seen",
-        "libssl.so.3 is loaded in process 41: TLS through it is not read by this version",
+        "libssl.so.3 is loaded in process 41: TLS through it is not read",
     ] == not_visible(Account(kernel=kernel), hidden)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from otel_ebpf.export import sender as sender_module
 from otel_ebpf.export.sender import SendCounts
-from tests.unit.export.certificates import make_certificates
+from tests.services.certificates import make_certificates
 from tests.unit.export.collectors import (
     HANG_UP_EARLY,
     OK,

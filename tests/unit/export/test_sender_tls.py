@@ -7,7 +7,7 @@ import pytest
 
 from otel_ebpf.export import sender as sender_module
 from otel_ebpf.export.sender import SendCounts
-from tests.unit.export.certificates import Certificates, make_certificates
+from tests.services.certificates import Certificates, make_certificates
 from tests.unit.export.collectors import grpc_collector, http_collector, settings, wait_until
 from tests.unit.export.sending import sending
 

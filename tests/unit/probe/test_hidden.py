@@ -15,6 +15,10 @@ SECOND_NS = 1_000_000_000
 LIBSSL = "/usr/lib/x86_64-linux-gnu/libssl.so.3"
 
 
+def nothing_read(pid: int) -> set[bytes]:
+    return set()
+
+
 @pytest.fixture
 def proc(tmp_path: Path) -> FakeProc:
     return FakeProc(tmp_path)
@@ -32,6 +36,7 @@ def targets_of(proc: FakeProc, service_pid: int) -> dict[int, Target]:
         ("/usr/lib/libssl3.so", "libssl3.so"),
         ("/usr/lib/libgnutls.so.30.34.3", "libgnutls.so.30.34.3"),
         ("/usr/lib/libmbedtls.so.14", "libmbedtls.so.14"),
+        ("/opt/java/lib/server/libjvm.so", "libjvm.so"),
     ],
 )
 def test_a_library_for_tls_is_named_as_its_file_is(proc: FakeProc, path: str, name: str):
@@ -64,14 +69,24 @@ def test_each_finding_has_the_processes_that_it_was_made_in(proc: FakeProc, tmp_
     proc.add(FakeProcess(9, executable=str(old)))
     proc.add(FakeProcess(10))
 
-    found = HiddenTraffic(Procfs(str(proc.root))).look(targets_of(proc, 7), 0)
+    found = HiddenTraffic(Procfs(str(proc.root)), nothing_read).look(targets_of(proc, 7), 0)
 
     assert [Hidden(7, {"tls libssl.so.3": (7, 8), "io_uring": (8,), "32-bit": (9,)})] == found
 
 
+def test_a_library_whose_tls_is_read_hides_nothing(proc: FakeProc):
+    proc.add(FakeProcess(7, libraries=(LIBSSL, "/usr/lib/libgnutls.so.30")))
+    proc.add(FakeProcess(8, libraries=(LIBSSL,)))
+    read = {7: {b"libssl.so.3"}, 8: set[bytes]()}
+
+    found = HiddenTraffic(Procfs(str(proc.root)), lambda pid: read[pid]).look(targets_of(proc, 7), 0)
+
+    assert [Hidden(7, {"tls libgnutls.so.30": (7,), "tls libssl.so.3": (8,)})] == found
+
+
 def test_only_what_has_changed_is_told_and_nothing_found_is_nothing_told(proc: FakeProc):
     proc.add(FakeProcess(7))
-    hidden = HiddenTraffic(Procfs(str(proc.root)))
+    hidden = HiddenTraffic(Procfs(str(proc.root)), nothing_read)
     assert [] == hidden.look(targets_of(proc, 7), 0)
 
     proc.add(FakeProcess(7, libraries=(LIBSSL,)))
@@ -83,7 +98,7 @@ def test_only_what_has_changed_is_told_and_nothing_found_is_nothing_told(proc: F
 def test_a_process_that_has_ended_is_named_no_more(proc: FakeProc):
     proc.add(FakeProcess(7))
     proc.add(FakeProcess(8, libraries=(LIBSSL,)))
-    hidden = HiddenTraffic(Procfs(str(proc.root)))
+    hidden = HiddenTraffic(Procfs(str(proc.root)), nothing_read)
     assert [Hidden(7, {"tls libssl.so.3": (8,)})] == hidden.look(targets_of(proc, 7), 0)
     proc.remove(8)
 
@@ -94,7 +109,7 @@ def test_a_process_that_has_ended_is_named_no_more(proc: FakeProc):
 def test_of_many_processes_a_few_are_looked_at_at_a_time_and_all_in_the_end(proc: FakeProc):
     for pid in range(100, 150):
         proc.add(FakeProcess(pid, libraries=(LIBSSL,)))
-    hidden = HiddenTraffic(Procfs(str(proc.root)))
+    hidden = HiddenTraffic(Procfs(str(proc.root)), nothing_read)
     counts = []
     for tick in range(5):
         for told in hidden.look(targets_of(proc, 100), tick * SECOND_NS):
@@ -105,7 +120,7 @@ def test_of_many_processes_a_few_are_looked_at_at_a_time_and_all_in_the_end(proc
 
 def test_whatever_a_process_calls_its_files_the_other_findings_stand_first(proc: FakeProc):
     proc.add(FakeProcess(7, libraries=tuple(f"/x/libssl{number}.so" for number in range(5000)), has_io_uring=True))
-    (told,) = HiddenTraffic(Procfs(str(proc.root))).look(targets_of(proc, 7), 0)
+    (told,) = HiddenTraffic(Procfs(str(proc.root)), nothing_read).look(targets_of(proc, 7), 0)
 
     assert MAX_FINDINGS == len(told.found)
     assert "io_uring" == next(iter(told.found))

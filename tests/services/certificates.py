@@ -1,8 +1,12 @@
-"""A certificate authority for one test, made by openssl."""
+"""Certificate authorities for tests, made by openssl."""
 
+import atexit
+import shutil
 import ssl
 import subprocess
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -31,6 +35,14 @@ def make_certificates(folder: Path) -> Certificates:
     signer = ["-CA", made.authority, "-CAkey", authority_key]
     openssl("req", "-x509", *new_key, *names, *signer, "-keyout", made.key, "-out", made.certificate)
     return made
+
+
+@cache
+def session_certificates() -> Certificates:
+    """Of all services that the tests start; for 127.0.0.1 and localhost."""
+    folder = Path(tempfile.mkdtemp(prefix="otel-ebpf-test-"))
+    atexit.register(shutil.rmtree, folder)
+    return make_certificates(folder)
 
 
 def openssl(*arguments: str) -> None:

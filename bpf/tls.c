@@ -1,0 +1,248 @@
+// Backend: uprobes on a TLS library. What its read and write functions moved goes to the same state machine as plain
+// text; the ciphertext underneath is left alone.
+//
+// A uprobe may be preempted: programs of other threads run on the same CPU meanwhile. So each takes a scratch area for
+// as long as it works. `xchg` makes that safe, which the verifier knows since commit 5ffa25502b5a ("bpf: Add
+// instructions for atomic_[cmp]xchg", v5.12).
+
+#if defined(__x86_64__)
+#define RETURN_ADDRESS_BYTES 8  // on the stack, at entry
+#else
+#define RETURN_ADDRESS_BYTES 0
+#endif
+
+// What the loader passes as the cookie of an attachment: which layout, and which kind of function.
+#define COOKIE_LAYOUT(cookie) ((cookie) & 0xff)
+#define COOKIE_IS_WRITE(cookie) ((cookie) >> 8 & 1)
+#define COOKIE_COUNT_ARGUMENT(cookie)                                                                                  \
+  ((cookie) >> 9 & 7)  // it returns 1, and the count through this argument; 0: itself
+
+static u64 (*attach_cookie)(void *ctx) = (void *)174;  // bpf_get_attach_cookie, newer than bcc's headers
+static u64 (*entry_address)(void *ctx) = (void *)173;  // bpf_get_func_ip
+
+static __always_inline struct tls_frame frame_at_return(struct pt_regs *ctx, u64 pid_tid) {
+  struct tls_frame frame = {pid_tid, PT_REGS_SP(ctx)};
+  return frame;
+}
+
+// Returns 1 when what the function returns is not wanted.
+static __always_inline int enter_tls(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
+  struct target *target = targets.lookup(&pid);
+  if (!target || target->flags & TARGET_EXCLUDED) return 1;
+  u64 cookie = attach_cookie(ctx);
+  struct tls_frame frame = {pid_tid, PT_REGS_SP(ctx) + RETURN_ADDRESS_BYTES};
+  struct tls_call call = {};
+  call.object = PT_REGS_PARM1(ctx);
+  call.buffer = PT_REGS_PARM2(ctx);
+  u32 count_argument = COOKIE_COUNT_ARGUMENT(cookie);
+  u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
+  asm volatile("" : "+r"(fourth), "+r"(fifth));  // or LLVM chooses the place first, and the verifier knows it no more
+  call.count_address = count_argument == 4 ? fourth : count_argument == 5 ? fifth : 0;
+  call.layout = COOKIE_LAYOUT(cookie);
+  call.is_write = COOKIE_IS_WRITE(cookie);
+  if (call.is_write) call.entered_monotonic_ns = bpf_ktime_get_ns();
+  call.service_pid = target->service_pid;
+  tls_calls.update(&frame, &call);
+  return target->flags & TARGET_WITHOUT_RETURN_PROBES ? 1 : 0;
+}
+
+// How many bytes the function moved; 0 for none, whatever the reason.
+static __always_inline u64 moved_bytes(struct pt_regs *ctx, const struct tls_call *call) {
+  s32 result = PT_REGS_RC(ctx);
+  if (result <= 0) return 0;
+  if (!call->count_address) return result;
+  u64 count = 0;
+  bpf_probe_read_user(&count, sizeof(count), (void *)call->count_address);
+  return count <= 0x7fffffff ? count : 0;
+}
+
+#define BIO_TYPE_SOCKET 0x505
+
+// An object that reads a socket itself names it: for connections whose ClientHello was not seen.
+static __always_inline void adopt_by_bio(u64 object, const struct tls_layout *layout, struct tls_key *key) {
+  u64 bio = 0, method = 0;
+  u32 type = 0, descriptor = 0;
+  if (!layout->read_bio || !(key->random[0] | key->random[1])) return;
+  bpf_probe_read_user(&bio, 8, (void *)(object + layout->read_bio));
+  bpf_probe_read_user(&method, 8, (void *)(bio + layout->bio_method));
+  bpf_probe_read_user(&type, 4, (void *)method);
+  if (type != BIO_TYPE_SOCKET || bpf_probe_read_user(&descriptor, 4, (void *)(bio + layout->bio_number))) return;
+  u64 sock = socket_of_descriptor(descriptor);
+  struct connection *connection = connections.lookup(&sock);
+  if (!connection || !(connection->flags & CONNECTION_TLS)) return;
+  u8 role = key->is_outbound ? ROLE_CLIENT : ROLE_SERVER;
+  if (connection->role == ROLE_UNKNOWN) connection->role = role;
+  if (connection->role == role) remember_random(key, sock, connection->id);
+}
+
+// The connection that this TLS object belongs to, proven by its random.
+static __always_inline struct connection *connection_of(const struct tls_call *call, u32 pid, u64 *sock) {
+  u32 index = call->layout;
+  struct tls_layout *layout = tls_layouts.lookup(&index);
+  if (!layout) return 0;
+  u64 random_holder = call->object;
+  u32 server_flag = 0;
+  if (layout->state_pointer != NO_STATE_POINTER)
+    bpf_probe_read_user(&random_holder, 8, (void *)(call->object + layout->state_pointer));
+  struct tls_key key = {.pid = pid};
+  if (bpf_probe_read_user(key.random, sizeof(key.random), (void *)(random_holder + layout->random))) return 0;
+  bpf_probe_read_user(&server_flag, 4, (void *)(call->object + layout->server_flag));
+  key.is_outbound = !(server_flag & layout->server_mask);
+  if (!tls_sockets.lookup(&key)) adopt_by_bio(call->object, layout, &key);
+  struct tls_socket *found = tls_sockets.lookup(&key);
+  if (!found || found->is_conflict) return 0;
+  *sock = found->sock;
+  struct connection *connection = connections.lookup(sock);
+  return connection && connection->id == found->connection ? connection : 0;
+}
+
+// The one that the object belonged to before, if it is still open.
+static __always_inline struct connection *former_connection(const struct tls_object *object) {
+  struct tls_socket *former = tls_objects.lookup(object);
+  if (!former) return 0;
+  u64 sock = former->sock;
+  struct connection *connection = connections.lookup(&sock);
+  return connection && connection->id == former->connection ? connection : 0;
+}
+
+static __always_inline struct scratch *scratch_of(const struct tls_call *call) {
+  u32 place = *(volatile u16 *)&call->scratch;
+  return tls_scratches.lookup(&place);
+}
+
+// The place goes through the map, so that the verifier follows what comes behind once.
+static __always_inline struct scratch *claim_scratch(struct tls_call *call) {
+  volatile u16 *claimed = &call->scratch;
+  *claimed = TLS_SCRATCHES;
+  u32 place = 0;
+#pragma unroll
+  for (u32 turn = 0; turn < TLS_SCRATCHES; turn++) {
+    struct scratch *scratch_area = tls_scratches.lookup(&place);
+    if (*claimed == TLS_SCRATCHES && scratch_area && !__sync_lock_test_and_set(&scratch_area->is_taken, 1))
+      *claimed = place;
+    place++;
+  }
+  return scratch_of(call);
+}
+
+static __always_inline void leave_tls(const struct tls_frame *frame, struct scratch *scratch_area) {
+  if (scratch_area) scratch_area->is_taken = 0;
+  tls_calls.delete(frame);
+}
+
+// What it moved is lost to the connection's state: nothing further can be said of it.
+static __always_inline void lose_connection(struct connection *connection, u32 service_pid) {
+  end_exchange(connection, END_SOCKET_GONE);
+  connection->state = STATE_FOREIGN;
+  count_for(service_pid, COUNT_TLS_UNPROVEN);
+}
+
+// At the return of a function, or behind its call: what it moved is known. Returns the scratch area that says so.
+static __always_inline struct scratch *on_tls_result(struct pt_regs *ctx, struct tls_call *call, u64 pid_tid) {
+  u64 bytes = moved_bytes(ctx, call), sock = 0;
+  if (!bytes) return 0;
+  struct tls_object object = {call->object, pid_tid >> 32};
+  struct connection *connection = connection_of(call, pid_tid >> 32, &sock);
+  int is_proven = connection != 0;
+  if (!is_proven) connection = former_connection(&object);
+  if (!connection) {
+    count_for(call->service_pid, COUNT_TLS_UNPROVEN);
+    return 0;
+  }
+  if (connection->state == STATE_FOREIGN) return 0;
+  if (is_proven && !(connection->flags & CONNECTION_TLS_SEEN)) {
+    struct tls_socket owner = {sock, connection->id, 0};
+    connection->flags |= CONNECTION_TLS_SEEN;
+    tls_objects.update(&object, &owner);
+    count_for(call->service_pid, COUNT_TLS_SEEN);
+  }
+  struct scratch *scratch_area = is_proven ? claim_scratch(call) : 0;
+  if (!scratch_area) {
+    lose_connection(connection, call->service_pid);
+    return 0;
+  }
+  scratch_area->sock = sock;
+  struct call *moved = &scratch_area->call;
+  moved->address = call->buffer;
+  moved->bytes = bytes;
+  moved->pieces = 0;
+  moved->is_unread = 0;
+  moved->is_inbound = !call->is_write;
+  return scratch_area;
+}
+
+static __always_inline int return_from_tls(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  struct tls_frame frame = frame_at_return(ctx, pid_tid);
+  struct tls_call *call = tls_calls.lookup(&frame);
+  if (!call) return 1;
+  struct scratch *scratch_area = on_tls_result(ctx, call, pid_tid);
+  if (scratch_area) tls_tail_programs.call(ctx, TAIL_BYTES);
+  leave_tls(&frame, scratch_area);
+  return 1;
+}
+
+// Linux 6.13 and later: a uprobe session asks at entry whether the return is wanted.
+int on_tls_call(struct pt_regs *ctx) {
+  return PT_REGS_IP(ctx) == entry_address(ctx) ? enter_tls(ctx) : return_from_tls(ctx);
+}
+
+int on_tls_entry(struct pt_regs *ctx) { return enter_tls(ctx); }
+
+// Also attached to the instruction behind a call, where return probes are deadly: 1 says that no return is wanted.
+int on_tls_return(struct pt_regs *ctx) { return return_from_tls(ctx); }
+
+// The scratch area that the program before has taken.
+static __always_inline struct scratch *taken_scratch(const struct tls_frame *frame) {
+  struct tls_call *call = tls_calls.lookup(frame);
+  return call ? scratch_of(call) : 0;
+}
+
+// What is written has left when the library's own call on the socket has: it may come to its return much later, when
+// the peer, woken by the bytes, takes its CPU. What it only encrypts, for its caller to send, counts from its return.
+static __always_inline u64 moved_at(const struct tls_call *call, const struct connection *connection) {
+  u64 sent = connection->ciphertext_sent_monotonic_ns;
+  return call->is_write && sent >= call->entered_monotonic_ns ? sent : bpf_ktime_get_ns();
+}
+
+// A program of its own, so that the verifier follows the state machine once, whatever the library.
+int on_tls_bytes(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  struct tls_frame frame = frame_at_return(ctx, pid_tid);
+  struct tls_call *call = tls_calls.lookup(&frame);
+  struct scratch *scratch_area = taken_scratch(&frame);
+  if (!call || !scratch_area) return 1;
+  struct connection *connection = connections.lookup(&scratch_area->sock);
+  if (connection) {
+    struct prefix *prefix = &scratch_area->prefix;
+    read_prefix(scratch_area, &scratch_area->call, prefix);
+    enum go_on go_on = on_plain_bytes(scratch_area, connection, &scratch_area->call, prefix, pid_tid, call->service_pid,
+                                      moved_at(call, connection));
+    if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
+    if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
+  }
+  leave_tls(&frame, scratch_area);
+  return 1;
+}
+
+int on_tls_heads(struct pt_regs *ctx) {
+  struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
+  struct scratch *scratch_area = taken_scratch(&frame);
+  if (!scratch_area) return 1;
+  enum go_on go_on = read_head(scratch_area);
+  if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
+  if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
+  leave_tls(&frame, scratch_area);
+  return 1;
+}
+
+int on_tls_chunks(struct pt_regs *ctx) {
+  struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
+  struct scratch *scratch_area = taken_scratch(&frame);
+  if (!scratch_area) return 1;
+  read_chunks(scratch_area);
+  leave_tls(&frame, scratch_area);
+  return 1;
+}

@@ -1,0 +1,124 @@
+"""Looks into files that targets have mapped, for a TLS library, in a process of its own.
+
+In:   open files, in batches
+Out:  for each its TlsLibrary, or why its TLS cannot be read, or None when it holds none
+Owns: the forked child, while it works
+
+What a container brings as its library is nothing that root should parse. The child gives up its capabilities first,
+and takes the memory that parsing needs with it when it ends.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from otel_ebpf.probe import privileges
+from otel_ebpf.probe.tls_functions import Function, Layout, TlsLibrary
+
+Finding = TlsLibrary | str | None
+_MARK = b"SSL_read\0"
+_MAX_SECONDS = 20
+_MAX_MEMORY_BYTES = 512 << 20
+_MAX_ANSWER_BYTES = 1 << 20
+_UNREADABLE = "its functions could not be made out"
+
+
+class Inspector:
+    """One batch at a time: `start`, wait until `fileno` can be read, `finish`."""
+
+    def __init__(self) -> None:
+        self._child = 0
+        self._answer = -1
+        self._count = 0
+
+    @property
+    def is_busy(self) -> bool:
+        return self._child > 0
+
+    def fileno(self) -> int:
+        return self._answer
+
+    def start(self, files: Sequence[int]) -> None:
+        """`files` stay the caller's."""
+        read_end, write_end = os.pipe()
+        self._count = len(files)
+        self._child = os.fork()
+        if not self._child:
+            os.close(read_end)
+            _work(write_end, files)
+        os.close(write_end)
+        self._answer = read_end
+
+    def finish(self) -> list[Finding]:
+        """Waits for the end of the child; one finding for each file of the batch, in its order.
+
+        Fewer when the child broke down: the last one then says so, and those behind it can be asked for again.
+        """
+        with os.fdopen(self._answer, "rb") as answer:
+            text = answer.read(_MAX_ANSWER_BYTES)
+        os.waitpid(self._child, 0)
+        self._child, self._answer = 0, -1
+        whole_lines = text.split(b"\n")[:-1]
+        found = [_decode(json.loads(line)) for line in whole_lines[: self._count]]
+        return found if len(found) == self._count else [*found, _UNREADABLE]
+
+    def close(self) -> None:
+        if self.is_busy:
+            self.finish()
+
+
+def _decode(row: list[object] | str | None) -> Finding:
+    if row is None or isinstance(row, str):
+        return row
+    layout, functions = row
+    assert isinstance(layout, list)
+    assert isinstance(functions, list)
+    made = [
+        Function(name, offset, is_write, count_argument, is_emulated, tuple(results))
+        for name, offset, is_write, count_argument, is_emulated, results in functions
+    ]
+    return TlsLibrary(Layout(*layout), tuple(made))
+
+
+def _work(write_end: int, files: Sequence[int]) -> None:
+    """The child's whole life. Each line is written when it is known: one bad file spoils itself alone."""
+    status = 1
+    try:
+        from otel_ebpf.probe.tls_library import NoTlsError, UnreadableTlsError, inspect  # here: the parent needs none
+
+        privileges.limit_capabilities(())
+        resource.setrlimit(resource.RLIMIT_CPU, (_MAX_SECONDS, _MAX_SECONDS))
+        resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with os.fdopen(write_end, "w") as answer:
+            for file in files:
+                row: object = None
+                try:
+                    if _has_mark(file):
+                        with open(os.dup(file), "rb") as opened:
+                            library = inspect(opened)
+                        row = [list(astuple(library.layout)), [astuple(function) for function in library.functions]]
+                except NoTlsError:
+                    row = None
+                except UnreadableTlsError as error:
+                    row = str(error)
+                answer.write(json.dumps(row) + "\n")
+                answer.flush()
+        status = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, it must not unwind into the parent's code twice
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _has_mark(file: int) -> bool:
+    """Most files hold no such name: they are not parsed at all."""
+    with contextlib.suppress(ValueError, OSError), mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
+        return content.find(_MARK) >= 0
+    return False

@@ -1,0 +1,41 @@
+"""What is known of a TLS library: its functions, and where its objects keep what proves their socket.
+
+In:   nothing
+Out:  TlsLibrary
+Owns: nothing
+"""
+
+from dataclasses import dataclass
+
+NO_STATE_POINTER = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Offsets in bytes, see struct tls_layout in bpf/maps.h."""
+
+    state_pointer: int
+    random: int
+    server_flag: int
+    server_mask: int
+    read_bio: int  # in the object: a pointer to what it reads from; 0: not known
+    bio_method: int  # in that
+    bio_number: int  # in that, of a socket: its descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Reads or writes plain text. `offset` in the file is where its arguments are still in place."""
+
+    name: str
+    offset: int
+    is_write: bool
+    count_argument: int  # it returns 1, and the count where this argument says, from 1; 0: it returns the count
+    is_emulated: bool  # the instruction there is cheap
+    result_offsets: tuple[int, ...]  # of the instructions behind its calls, for processes that bear no return probe
+
+
+@dataclass(frozen=True, slots=True)
+class TlsLibrary:
+    layout: Layout
+    functions: tuple[Function, ...]

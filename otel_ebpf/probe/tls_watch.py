@@ -1,0 +1,283 @@
+"""Keeps the probes in the TLS libraries of targets.
+
+In:   which processes are targets, what they have mapped, what the inspector finds
+Out:  attachments; layouts in the map `tls_layouts`; which processes bear no return probe
+Owns: the attachments, each for as long as a target uses its file, and a moment longer
+
+A file is attached to once, whoever maps it: a process that forks a moment later is covered. Other processes that share
+it pay for the question whether they are targets, and nothing else.
+"""
+
+import os
+import select
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from otel_ebpf.probe.inspector import Finding, Inspector
+from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.procfs import MappedFile, Procfs
+from otel_ebpf.probe.tls_functions import Function, TlsLibrary
+from otel_ebpf.probe.uprobes import Place, UprobeForm, attach, close_all
+
+TARGET_EXCLUDED = 1
+TARGET_WITHOUT_RETURN_PROBES = 2
+MAX_LIBRARIES = 256
+MAX_FILES = 4096  # that are remembered
+LINGER_TICKS = 10
+_BATCH = 64  # files that one child looks into
+_LAYOUT = struct.Struct("<HHHHIHH")  # struct tls_layout
+_FILE = struct.Struct("<QI4x")  # struct executable
+_HAS_TLS, _SWITCHES_STACKS = 1, 2  # enum mapped_file
+_STACK_SWITCHERS = (b"/greenlet/", b"_greenlet.")
+_WRITES, _COUNT_SHIFT = 1 << 8, 9
+
+
+@dataclass(slots=True)
+class Library:
+    """A file with TLS functions."""
+
+    path: str
+    index: int
+    functions: tuple[Function, ...]
+    users: set[int] = field(default_factory=set)
+    links: list[int] = field(default_factory=list)
+    has_returns: bool = True
+    trouble: str = ""
+
+
+class TlsWatch:
+    """`form` None: TLS is off, and nothing is looked at."""
+
+    def __init__(self, loaded: Loaded, form: UprobeForm | None, procfs: Procfs) -> None:
+        self._loaded = loaded
+        self._form = form
+        self._procfs = procfs
+        self._inspector = Inspector()
+        self._libraries: dict[MappedFile, Library | None] = {}  # None: nothing to watch in it
+        self._waiting: dict[MappedFile, None] = {}  # in this order
+        self._in_hand: list[MappedFile] = []
+        self._users: dict[int, set[MappedFile]] = {}  # of each target: the files that are known or asked for
+        self._unused: dict[MappedFile, int] = {}  # since so many ticks
+        self._switchers: set[int] = set()
+        self._free_indexes = list(range(MAX_LIBRARIES))
+
+    @property
+    def libraries(self) -> list[Library]:
+        return [library for library in self._libraries.values() if library is not None]
+
+    @property
+    def backend(self) -> str:
+        """How TLS is seen now, for people; empty while it is not."""
+        count = sum(bool(library.links) for library in self.libraries)
+        form = f"uprobes ({self._form.name.lower()})" if self._form is not None else ""
+        return f"{form} on {count} TLS {'library' if count == 1 else 'libraries'}" if count else ""
+
+    def fileno(self) -> int:
+        """Readable when the inspector has an answer; -1 while it has nothing to do."""
+        return self._inspector.fileno()
+
+    def read_names(self, pid: int) -> set[bytes]:
+        """Of the libraries of this process that have probes."""
+        found = ((mapped, self._libraries.get(mapped)) for mapped in self._users.get(pid, ()))
+        return {os.path.basename(mapped.path) for mapped, library in found if library is not None and library.links}
+
+    def target_flags(self, pid: int) -> int:
+        return TARGET_WITHOUT_RETURN_PROBES if pid in self._switchers else 0
+
+    def look_at(self, pid: int) -> None:
+        """A new target, or one that has mapped something. What `target_flags` says may change by it."""
+        if self._form is None:
+            return
+        files = self._procfs.mapped_files(pid)
+        switchers = [mapped for mapped in files if any(name in mapped.path for name in _STACK_SWITCHERS)]
+        if switchers and pid not in self._switchers:
+            self._switchers.add(pid)
+            for mapped in switchers:
+                self._tell_every_mapping(mapped, _SWITCHES_STACKS)
+        known = self._users.setdefault(pid, set())
+        for mapped in files:
+            known.add(mapped)
+            if mapped not in self._libraries:
+                if mapped not in self._in_hand:
+                    self._waiting[mapped] = None
+            elif (library := self._libraries[mapped]) is not None:
+                self._use(library, mapped, pid)
+        self._inspect()
+
+    def forget(self, pid: int) -> None:
+        self._switchers.discard(pid)
+        for mapped in self._users.pop(pid, ()):
+            library = self._libraries.get(mapped)
+            if library is None:
+                continue
+            library.users.discard(pid)
+            if not library.users:
+                self._unused.setdefault(mapped, 0)
+
+    def tick(self) -> None:
+        """Once a second. Not at once: processes that live for a moment, such as curl, come one after the other."""
+        for mapped in list(self._unused):
+            self._unused[mapped] += 1
+            if self._unused[mapped] > LINGER_TICKS:
+                self._release(mapped)
+
+    def on_answer(self) -> None:
+        """What the inspector has found."""
+        findings = self._inspector.finish()
+        for mapped, finding in zip(self._in_hand, findings, strict=False):
+            self._remember(mapped, finding)
+        self._waiting = {**dict.fromkeys(self._in_hand[len(findings) :]), **self._waiting}
+        self._in_hand = []
+        self._inspect()
+
+    def settle(self, seconds: float) -> None:
+        """Waits until all that was looked at is attached to; what takes longer comes later."""
+        deadline = time.monotonic() + seconds
+        while (answer := self.fileno()) >= 0 and (left := deadline - time.monotonic()) > 0:
+            poll = select.poll()
+            poll.register(answer, select.POLLIN)
+            if poll.poll(left * 1000):
+                self.on_answer()
+
+    def close(self) -> None:
+        self._inspector.close()
+        for library in self.libraries:
+            close_all(library.links)
+            library.links = []
+
+    def _inspect(self) -> None:
+        if self._inspector.is_busy or not self._waiting:
+            return
+        opened: list[int] = []
+        while self._waiting and len(opened) < _BATCH:
+            mapped = next(iter(self._waiting))
+            del self._waiting[mapped]
+            # One of its users may have ended meanwhile; of the others nothing is told again.
+            users = [pid for pid, files in self._users.items() if mapped in files]
+            ways = (self._procfs.open_mapped(pid, mapped) for pid in users)
+            file = next((file for file in ways if file is not None), None)
+            if file is not None:
+                opened.append(file)
+                self._in_hand.append(mapped)
+        if opened:
+            self._inspector.start(opened)
+        close_all(opened)
+
+    def _find_users(self, mapped: MappedFile) -> list[int]:
+        """All targets that map it now: while it was looked into, the kernel told of no further one."""
+        found = []
+        for pid, files in self._users.items():
+            if mapped in files or mapped in self._procfs.mapped_files(pid):
+                files.add(mapped)
+                found.append(pid)
+        return found
+
+    def _tell_every_mapping(self, mapped: MappedFile, why: int) -> None:
+        """Otherwise the kernel tells of a file's first one."""
+        self._loaded.maps["mapped_files"].update(_FILE.pack(mapped.inode, mapped.device), struct.pack("<I", why))
+
+    def _remember(self, mapped: MappedFile, finding: Finding) -> None:
+        if len(self._libraries) >= MAX_FILES:
+            for other in [other for other, library in self._libraries.items() if library is None]:
+                del self._libraries[other]
+        if finding is None:
+            self._libraries[mapped] = None
+            return
+        self._tell_every_mapping(mapped, _HAS_TLS)
+        users = self._find_users(mapped)
+        if not users:
+            return  # the last one ended while the file was looked into
+        path = os.fsdecode(mapped.path)
+        if isinstance(finding, str) or not self._free_indexes:
+            self._libraries[mapped] = Library(path, -1, (), trouble=finding if isinstance(finding, str) else "too many")
+            return
+        library = Library(path, self._free_indexes.pop(), finding.functions)
+        self._libraries[mapped] = library
+        self._write_layout(library.index, finding)
+        for pid in users:
+            self._use(library, mapped, pid)
+
+    def _write_layout(self, index: int, found: TlsLibrary) -> None:
+        layout = found.layout
+        value = _LAYOUT.pack(
+            layout.state_pointer,
+            layout.random,
+            layout.server_flag,
+            layout.read_bio,
+            layout.server_mask,
+            layout.bio_method,
+            layout.bio_number,
+        )
+        self._loaded.maps["tls_layouts"].update(struct.pack("<I", index), value)
+
+    def _use(self, library: Library, mapped: MappedFile, pid: int) -> None:
+        if library.index < 0:
+            return
+        library.users.add(pid)
+        self._unused.pop(mapped, None)
+        needs_other_form = pid in self._switchers and library.has_returns
+        if library.links and not needs_other_form:
+            return
+        if needs_other_form:
+            library.has_returns = False
+        file = self._procfs.open_mapped(pid, mapped)
+        if file is None:
+            library.trouble = "it was replaced while processes run it: restart them"
+            return
+        try:
+            links = self._attach(library, f"/proc/self/fd/{file}")
+        except OSError as error:
+            library.trouble = f"cannot attach: {error.strerror}"
+        else:
+            close_all(library.links)
+            library.links, library.trouble = links, ""
+        finally:
+            os.close(file)
+
+    def _attach(self, library: Library, path: str) -> list[int]:
+        """Where stacks are switched, what a function moved is read behind its calls, as far as these are known.
+
+        Return probes that are not a session's are set in every process that has the library, watched or not, and would
+        end those that switch stacks: there, they are the last resort.
+        """
+        programs, form = self._loaded.programs, self._form
+        assert form is not None
+        entries = [Place(function.offset, _cookie(library, function)) for function in library.functions]
+        are_results_known = all(function.result_offsets for function in library.functions)
+        has_returns = library.has_returns and (form is UprobeForm.SESSION or not are_results_known)
+        links: list[int] = []
+        try:
+            if form is UprobeForm.SESSION:
+                links += attach(form, programs["on_tls_call"], path, entries)
+            else:
+                if has_returns:
+                    links += attach(form, programs["on_tls_return"], path, entries, at_return=True)
+                links += attach(form, programs["on_tls_entry"], path, entries)
+            if not has_returns:
+                results = [Place(offset, 0) for function in library.functions for offset in function.result_offsets]
+                if results:
+                    links += attach(form, programs["on_tls_return"], path, results)
+        except BaseException:
+            close_all(links)
+            raise
+        return links
+
+    def _release(self, mapped: MappedFile) -> None:
+        del self._unused[mapped]
+        library = self._libraries.pop(mapped)
+        assert library is not None
+        close_all(library.links)
+        if library.index >= 0:
+            self._free_indexes.append(library.index)
+        self._loaded.maps["mapped_files"].delete(_FILE.pack(mapped.inode, mapped.device))
+
+
+def _cookie(library: Library, function: Function) -> int:
+    return library.index | (_WRITES if function.is_write else 0) | function.count_argument << _COUNT_SHIFT
+
+
+def troubles(libraries: Iterable[Library]) -> list[str]:
+    """For people: which TLS is not seen, and why."""
+    return [f"TLS of {library.path} is not seen: {library.trouble}" for library in libraries if library.trouble]

@@ -1,0 +1,235 @@
+"""TLS libraries that come late, are replaced, vanish; processes that do; many connections at once."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from otel_ebpf.probe.procfs import Procfs
+from tests.end_to_end.agent import Agent
+from tests.end_to_end.sink import CLIENT
+from tests.end_to_end.stage import Stage
+from tests.end_to_end.truth import belongs_to, differences, target_of
+from tests.services.plan import make_call
+from tests.services.processes import CHECKOUT, VENV_BIN, end, environment, free_port, wait_until
+from tests.services.servers import Running, nginx_of_many_addresses, program
+
+PEERS, ROUNDS = 200, 3
+LATE_CLIENT = [str(VENV_BIN / "python"), "-m", "tests.services.clients.late_tls"]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_each_of_200_connections_in_one_loop_has_its_own_peer(loop: str, prefix: str, stage: Stage) -> None:
+    """To addresses and ports that all differ; the client itself says which call went where."""
+    ports = [free_port() for _ in range(4)]
+    peers = [(f"127.0.1.{1 + number // 4}", ports[number % 4]) for number in range(PEERS)]
+    server = stage.ends.enter_context(nginx_of_many_addresses(stage.new_folder("nginx"), peers))
+    calls = [make_call(f"{prefix}{number:03}", "GET", 200, 1000) for number in range(ROUNDS * PEERS)]
+    client = stage.client("many-peers", server, calls, peers=peers, loop=loop)
+    stage.agent(OTEL_EBPF_TARGET_PID=client.pid)
+
+    results = client.send()
+
+    spans = stage.sink.wait_for(len(results), belongs_to(prefix))
+    assert PEERS == len({(result.peer_address, result.peer_port) for result in results})
+    assert [] == differences(results, spans, CLIENT)
+
+
+@dataclass
+class Late:
+    """tests/services/clients/late_tls.py, and what it was asked for."""
+
+    process: subprocess.Popen[str]
+    stage: Stage
+    prefix: str
+    numbers: Iterator[int] = field(default_factory=count)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def ask(self, name: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(make_call(f"{self.prefix}{name}", "GET").target + "\n")
+        self.process.stdin.flush()
+        assert "200\n" == self.process.stdout.readline()
+
+    def ask_until_seen(self) -> None:
+        """The agent takes a moment to find a library that it does not know."""
+
+        def is_seen() -> bool:
+            self.ask(f"try{next(self.numbers)}e")
+            return any(f"{self.prefix}try" in target_of(span) for span in self.stage.sink.spans)
+
+        wait_until(is_seen, "a call is seen", seconds=20, every_s=0.1)
+
+    def assert_all_are_seen(self, server: Running, what: str) -> None:
+        for number in range(5):
+            self.ask(f"{what}{number}e")
+        spans = self.stage.sink.wait_for(5, belongs_to(f"{self.prefix}{what}"))
+        assert [("GET", "https", 200, server.host, server.port)] * 5 == [
+            (
+                span.attributes["http.request.method"],
+                span.attributes["url.scheme"],
+                span.attributes["http.response.status_code"],
+                span.attributes["network.peer.address"],
+                span.attributes["network.peer.port"],
+            )
+            for span in spans
+        ]
+
+
+@contextmanager
+def late_client(
+    stage: Stage, server: Running, prefix: str, wrapped_in: list[str] | None = None, **env: str
+) -> Iterator[Late]:
+    process = subprocess.Popen(
+        [*(wrapped_in or []), *LATE_CLIENT, server.authority, str(server.port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(**env),
+        cwd=CHECKOUT,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert "ready\n" == process.stdout.readline()
+        yield Late(process, stage, prefix)
+    finally:
+        end(process)  # type: ignore[arg-type]
+        process.stdin and process.stdin.close()
+        process.stdout and process.stdout.close()
+
+
+def test_a_library_that_is_loaded_after_the_agent_started_is_found(prefix: str, stage: Stage) -> None:
+    """As Python's `ssl` is: at the first import. Calls in the moment until then are missed, none after it."""
+    server = stage.server("aiohttp-tls")
+    late = stage.ends.enter_context(late_client(stage, server, prefix))
+    stage.agent(OTEL_EBPF_TARGET_PID=late.pid)
+    assert set() == Procfs().tls_libraries(late.pid)
+
+    late.ask_until_seen()
+
+    late.assert_all_are_seen(server, "sure")
+
+
+def libraries(folder: Path) -> Path:
+    """The TLS library of this Python, for processes with this LD_LIBRARY_PATH."""
+    folder.mkdir(exist_ok=True)
+    for path in library_paths():
+        fresh = folder / f"{path.name}.new"
+        fresh.write_bytes(path.read_bytes())
+        fresh.rename(folder / path.name)
+    return folder
+
+
+def library_paths() -> list[Path]:
+    import _ssl  # noqa: F401 - maps them
+
+    paths = {Path(os.fsdecode(mapped.path)) for mapped in Procfs().mapped_files(os.getpid())}
+    return [path for path in paths if path.name.startswith(("libssl.so", "libcrypto.so"))]
+
+
+def assert_runs(process: int, folder: Path) -> None:
+    """Otherwise nothing is shown: it is the copy that it has loaded."""
+    assert any(os.fsdecode(mapped.path).startswith(f"{folder}/libssl") for mapped in Procfs().mapped_files(process))
+
+
+def test_a_library_that_is_replaced_on_disk_is_read_on(prefix: str, stage: Stage) -> None:
+    """An upgrade, before the agent starts and again while it runs: processes go on with what they have loaded."""
+    server = stage.server("aiohttp-tls")
+    folder = libraries(stage.folder / "libraries")
+    late = stage.ends.enter_context(late_client(stage, server, prefix, LD_LIBRARY_PATH=str(folder)))
+    late.ask("loads")
+    assert_runs(late.pid, folder)
+    libraries(folder)
+    stage.agent(OTEL_EBPF_TARGET_PID=late.pid)
+
+    late.assert_all_are_seen(server, "replaced")
+    libraries(folder)
+    late.assert_all_are_seen(server, "again")
+
+
+def test_a_library_whose_folder_is_gone_is_read(prefix: str, stage: Stage) -> None:
+    """The file system that a container came from was taken away while its process runs on."""
+    server = stage.server("aiohttp-tls")
+    kept, folder = libraries(stage.folder / "kept"), stage.folder / "mounted"
+    folder.mkdir()
+    mount = f'mount -t tmpfs none "{folder}" && cp "{kept}"/lib* "{folder}" && exec "$@"'
+    own_mounts = [program("unshare"), "--mount", "--propagation=private", "sh", "-c", mount, "sh"]
+    late = stage.ends.enter_context(late_client(stage, server, prefix, own_mounts, LD_LIBRARY_PATH=str(folder)))
+    late.ask("loads")
+    assert_runs(late.pid, folder)
+    enter = [program("nsenter"), "--mount", f"--target={late.pid}"]
+    subprocess.run([*enter, program("umount"), "--lazy", str(folder)], check=True, timeout=30)
+    assert not list(Path(f"/proc/{late.pid}/root{folder}").iterdir())
+    stage.agent(OTEL_EBPF_TARGET_PID=late.pid)
+
+    late.assert_all_are_seen(server, "rootless")
+
+
+def copy_of(executable: str, folder: Path) -> Path:
+    """So that nobody else's processes on this machine are watched."""
+    folder.mkdir()
+    return Path(shutil.copy2(executable, folder))
+
+
+def test_processes_that_live_for_one_call_over_tls_are_seen(prefix: str, tmp_path: Path, stage: Stage) -> None:
+    """Of the first ones the library is not known yet; the agent is left as it was when they are gone."""
+    own_curl = copy_of(program("curl"), tmp_path / "bin")
+    server = stage.server("aiohttp-tls")
+    agent = stage.agent(OTEL_EBPF_AUTO_TARGET_EXE=own_curl)
+    before = held_by(agent)
+    tries = count()
+
+    def is_seen() -> bool:
+        number = next(tries)
+        send = [make_call(f"{prefix}try{number}e", "GET")]
+        stage.client("curl", server, send, curl=str(own_curl)).send()
+        return any(f"{prefix}try" in target_of(span) for span in stage.sink.spans)
+
+    wait_until(is_seen, "a call is seen", seconds=30, every_s=0.1)
+    calls = [make_call(f"{prefix}sure{number}e", "POST", 200, 1000, sent=number * 1000) for number in range(6)]
+    results = stage.client("curl", server, calls, curl=str(own_curl)).send()
+
+    spans = stage.sink.wait_for(len(results), belongs_to(f"{prefix}sure"))
+    assert [] == differences(results, spans, CLIENT)
+    wait_until(lambda: held_by(agent) <= before, f"the probe holds {before} files again", seconds=30)
+    assert "Traceback" not in agent.messages
+
+
+def test_processes_that_end_while_their_library_is_looked_into_leave_nothing(prefix: str, stage: Stage) -> None:
+    """A message at most: the agent goes on, and what it holds is what it held before."""
+    server = stage.server("aiohttp-tls")
+    python = copy_of(os.path.realpath(sys.executable), stage.folder / "bin")
+    late = stage.ends.enter_context(late_client(stage, server, prefix))
+    agent = stage.agent(OTEL_EBPF_TARGET_PID=late.pid, OTEL_EBPF_AUTO_TARGET_EXE=python)
+    before = held_by(agent)
+    script = "import os, ssl; os.kill(os.getpid(), 9)"
+    for number in range(12):
+        folder = libraries(stage.folder / f"libraries-{number}")  # each has files that the agent does not know
+        env = environment(LD_LIBRARY_PATH=str(folder), PYTHONHOME=sys.base_prefix)
+        ended = subprocess.run([python, "-c", script], env=env, timeout=30, check=False)
+        assert -signal.SIGKILL == ended.returncode
+
+    late.ask_until_seen()
+    late.assert_all_are_seen(server, "sure")
+    late.process.stdin and late.process.stdin.close()
+    late.process.wait(10)
+    wait_until(lambda: held_by(agent) <= before, f"the probe holds {before} files again", seconds=30)
+    assert "Traceback" not in agent.messages
+
+
+def held_by(agent: Agent) -> int:
+    """How many files the probe has open: attachments are such."""
+    return len(os.listdir(f"/proc/{agent.probe_pid}/fd"))

@@ -1,0 +1,320 @@
+"""Which probes are in which files, by what processes come, map and go. The kernel's part is a list of attachments."""
+
+import os
+import select
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from otel_ebpf.probe import tls_watch
+from otel_ebpf.probe.procfs import MappedFile, Procfs
+from otel_ebpf.probe.tls_watch import LINGER_TICKS, TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
+from otel_ebpf.probe.uprobes import Place, UprobeForm
+from tests.unit.probe.tls_libraries import system_library
+
+
+class Map(dict[bytes, bytes]):
+    def delete(self, key: bytes) -> None:
+        self.pop(key, None)
+
+    def update(self, key: bytes, value: bytes) -> None:  # type: ignore[override]
+        self[key] = value
+
+
+@dataclass
+class Attached:
+    program: str
+    inode: int
+    places: list[Place]
+    at_return: bool
+    descriptor: int
+
+
+def opened_as(descriptor: int) -> str:
+    """A number that was closed may be another file's by now."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").removeprefix("/memfd:").removesuffix(" (deleted)")
+    except FileNotFoundError:
+        return ""
+
+
+@dataclass
+class Kernel:
+    """In the place of the real one: what is attached is what has not been closed."""
+
+    made: list[Attached] = field(default_factory=list)
+    refuses: bool = False
+
+    def attach(
+        self, _: UprobeForm, program: str, path: str, places: Sequence[Place], *, at_return: bool = False
+    ) -> list[int]:
+        if self.refuses:
+            raise OSError(95, "Operation not supported")
+        descriptor = os.memfd_create(f"attachment-{len(self.made)}")
+        self.made.append(Attached(program, os.stat(path).st_ino, list(places), at_return, descriptor))
+        return [descriptor]
+
+    @property
+    def attached(self) -> list[Attached]:
+        return [one for number, one in enumerate(self.made) if opened_as(one.descriptor) == f"attachment-{number}"]
+
+    @property
+    def programs(self) -> list[tuple[str, bool]]:
+        return [(one.program, one.at_return) for one in self.attached]
+
+
+class Processes(Procfs):
+    """What each has mapped is said by the test; the files are real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped: dict[int, list[MappedFile]] = {}
+
+    def mapped_files(self, pid: int) -> list[MappedFile]:
+        return list(self.mapped.get(pid, []))
+
+    def path_in_root(self, pid: int, path: bytes) -> bytes:
+        return path if pid in self.mapped else b"/nonexistent"
+
+
+@dataclass
+class Stage:
+    kernel: Kernel
+    processes: Processes
+    watch: TlsWatch
+    maps: dict[str, Map]
+
+    def maps_file(self, pid: int, *paths: Path) -> None:
+        """And the agent is told of it."""
+        self.processes.mapped.setdefault(pid, []).extend(mapped(path) for path in paths)
+        self.watch.look_at(pid)
+
+    def settle(self) -> None:
+        while (answer := self.watch.fileno()) >= 0:
+            assert select.select([answer], [], [], 30)[0]
+            self.watch.on_answer()
+
+    def exit(self, pid: int) -> None:
+        self.processes.mapped.pop(pid, None)
+        self.watch.forget(pid)
+
+    def wait(self) -> None:
+        """For as long as probes stay without a user."""
+        for _ in range(LINGER_TICKS + 1):
+            self.watch.tick()
+
+
+def mapped(path: Path) -> MappedFile:
+    return MappedFile(path.stat().st_ino, path.stat().st_dev, os.fsencode(path))
+
+
+@pytest.fixture(params=[UprobeForm.SESSION, UprobeForm.MULTI], ids=lambda form: form.name.lower())
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Nothing that was opened is left in the end."""
+    kernel, processes = Kernel(), Processes()
+    monkeypatch.setattr(tls_watch, "attach", kernel.attach)
+    maps = {"tls_layouts": Map(), "mapped_files": Map()}
+    programs = {name: name for name in ("on_tls_call", "on_tls_entry", "on_tls_return")}
+    loaded: Any = SimpleNamespace(maps=maps, programs=programs)
+    before = len(os.listdir("/proc/self/fd"))
+    made = Stage(kernel, processes, TlsWatch(loaded, request.param, processes), maps)
+    yield made
+    made.watch.close()
+    assert [] == kernel.attached
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    return copy_of_library(tmp_path / "libssl.so.3")
+
+
+def copy_of_library(path: Path) -> Path:
+    path.write_bytes(system_library().read_bytes())
+    return path
+
+
+def test_a_file_has_its_probes_once_whoever_maps_it(stage: Stage, library: Path) -> None:
+    stage.maps_file(1, library, Path("/bin/true"))
+    stage.settle()
+    first = stage.kernel.attached
+    stage.maps_file(2, library)
+    stage.settle()
+
+    assert first
+    assert {library.stat().st_ino} == {one.inode for one in first}
+    assert first == stage.kernel.attached
+
+
+def test_probes_leave_a_moment_after_the_last_process(stage: Stage, library: Path) -> None:
+    """Another one that comes meanwhile finds them."""
+    stage.maps_file(1, library)
+    stage.maps_file(2, library)
+    stage.settle()
+    first = stage.kernel.attached
+
+    stage.exit(1)
+    stage.wait()
+    assert first == stage.kernel.attached
+    stage.exit(2)
+    stage.watch.tick()
+    stage.maps_file(3, library)
+    stage.wait()
+    assert first == stage.kernel.attached
+    stage.exit(3)
+    stage.wait()
+
+    assert [] == stage.kernel.attached
+    assert {} == stage.maps["mapped_files"]
+
+
+def test_a_library_that_is_loaded_later_is_found(stage: Stage, library: Path) -> None:
+    stage.maps_file(1, Path("/bin/true"))
+    stage.settle()
+    assert [] == stage.kernel.attached
+
+    stage.maps_file(1, library)
+    stage.settle()
+
+    assert stage.kernel.attached
+
+
+def test_two_libraries_have_two_layouts(stage: Stage, library: Path, tmp_path: Path) -> None:
+    """The cookie of each place says which."""
+    stage.maps_file(1, library, copy_of_library(tmp_path / "another.so"))
+    stage.settle()
+
+    entries = [one for one in stage.kernel.attached if one.program != "on_tls_return"]
+    by_inode = {one.inode: {place.cookie & 0xFF for place in one.places} for one in entries}
+    assert 2 == len(by_inode) == len(stage.maps["tls_layouts"])
+    assert 2 == len({cookie for cookies in by_inode.values() for cookie in cookies})
+
+
+def test_a_process_that_switches_stacks_gets_no_return_probe(stage: Stage, library: Path, tmp_path: Path) -> None:
+    """What a function moved is read behind its calls there, and in all processes that share the file."""
+    switcher = tmp_path / "_greenlet.cpython-311.so"
+    switcher.write_bytes(b"")
+    stage.maps_file(1, library)
+    stage.maps_file(2, switcher, library)
+    stage.settle()
+
+    assert (TARGET_WITHOUT_RETURN_PROBES, 0) == (stage.watch.target_flags(2), stage.watch.target_flags(1))
+    assert ("on_tls_return", False) in stage.kernel.programs
+
+
+def test_no_return_probe_is_set_in_processes_that_nobody_asked_to_watch(stage: Stage, library: Path) -> None:
+    """A session says at each entry whether a return is wanted; other return probes are in all who have the library."""
+    stage.maps_file(1, library)
+    stage.settle()
+
+    assert not any(at_return for _, at_return in stage.kernel.programs)
+    assert stage.kernel.programs in ([("on_tls_call", False)], [("on_tls_entry", False), ("on_tls_return", False)])
+
+
+def test_the_kernel_tells_of_every_mapping_of_what_switches_stacks(stage: Stage, tmp_path: Path) -> None:
+    """A process that maps it after the first one did must not get return probes either."""
+    switcher = tmp_path / "_greenlet.cpython-311.so"
+    switcher.write_bytes(b"")
+    stage.maps_file(1, switcher)
+    stage.settle()
+
+    assert [switcher.stat().st_ino] == [int.from_bytes(key[:8], "little") for key in stage.maps["mapped_files"]]
+
+
+def test_a_library_that_was_replaced_is_told(stage: Stage, library: Path) -> None:
+    """Its processes run what is no longer there: nothing is attached to what took its place."""
+    old = mapped(library)
+    stage.maps_file(1, library)
+    stage.settle()
+    stage.exit(1)
+    stage.wait()
+    stage.processes.mapped[2] = [old]
+    stage.watch.look_at(2)
+    library.rename(library.with_suffix(".old"))
+    copy_of_library(library)
+
+    stage.settle()
+
+    assert [] == stage.kernel.attached
+    assert [f"TLS of {library} is not seen: it was replaced while processes run it: restart them"] == troubles(
+        stage.watch.libraries
+    )
+
+
+def test_what_the_kernel_refuses_is_told_and_leaves_nothing(stage: Stage, library: Path) -> None:
+    stage.kernel.refuses = True
+
+    stage.maps_file(1, library)
+    stage.settle()
+
+    assert [f"TLS of {library} is not seen: cannot attach: Operation not supported"] == troubles(stage.watch.libraries)
+
+
+def test_a_library_that_cannot_be_read_is_told(stage: Stage, library: Path) -> None:
+    os.truncate(library, library.stat().st_size // 2)
+
+    stage.maps_file(1, library)
+    stage.settle()
+
+    (line,) = troubles(stage.watch.libraries)
+    assert line.startswith(f"TLS of {library} is not seen: it is no ELF file that can be read: ")
+
+
+def test_a_process_that_ends_while_its_library_is_looked_into_leaves_nothing(stage: Stage, library: Path) -> None:
+    stage.maps_file(1, library)
+    stage.exit(1)
+    stage.settle()
+
+    assert [] == stage.kernel.attached
+    assert {} == stage.maps["tls_layouts"]
+    assert [] == stage.watch.libraries
+
+
+def test_another_process_of_the_same_file_is_looked_at_when_the_first_has_ended(stage: Stage, library: Path) -> None:
+    """The kernel tells of it no second time."""
+    stage.maps_file(3, Path("/bin/true"))  # keeps the inspector busy
+    stage.maps_file(1, library)
+    stage.maps_file(2, library)
+    stage.processes.mapped.pop(1)
+    stage.settle()
+
+    assert {library.stat().st_ino} == {one.inode for one in stage.kernel.attached}
+
+
+def test_a_process_that_maps_the_file_while_it_is_looked_into_uses_it(stage: Stage, library: Path) -> None:
+    """Of that mapping the kernel does not tell: it has told of the file, and nobody has asked for more yet."""
+    stage.maps_file(2, Path("/bin/true"))
+    stage.maps_file(1, library)
+    stage.processes.mapped[2].append(mapped(library))
+    stage.settle()
+
+    stage.exit(1)
+    stage.wait()
+
+    assert stage.kernel.attached
+
+
+def test_more_libraries_than_there_is_room_for_are_told(
+    stage: Stage, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room that is given back is used again."""
+    stage.watch._free_indexes = [7]
+    other = copy_of_library(tmp_path / "another.so")
+    stage.maps_file(1, library)
+    stage.settle()
+    stage.maps_file(2, other)
+    stage.settle()
+    assert [f"TLS of {other} is not seen: too many"] == troubles(stage.watch.libraries)
+
+    stage.exit(1)
+    stage.exit(2)
+    stage.wait()
+    stage.maps_file(3, other)
+    stage.settle()
+
+    assert [] == troubles(stage.watch.libraries)
+    assert {other.stat().st_ino} == {one.inode for one in stage.kernel.attached}
