@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import measurements, sampling, spans
+from tests.bench import measurements, sampling, spans, tls
 from tests.bench.processes import cpu_ns, memory
 from tests.bench.rounds import NGINX_TARGET, Sample, build_ping_pong, header, loads, median, ping_pong, row
 from tests.end_to_end.accounts import read_accounts
@@ -151,6 +151,7 @@ def main() -> None:
         bench.memory()
         bench.steady()
         bench.flood()
+        tls.report(folder, rounds)
         sampling.report()
         spans.report()
         measurements.report()
