@@ -22,8 +22,8 @@ from otel_ebpf.probe.interpreters import candidate_interpreters
 from otel_ebpf.probe.kernel_types import KernelTypes
 from otel_ebpf.probe.shim import header_folder, prologue_for_headers, read_btf, shim_headers
 
-COMPILE_TIMEOUT_SECONDS = 60.0
-_IDENTIFY_TIMEOUT_SECONDS = 20.0
+COMPILE_TIMEOUT_SECONDS = 300.0  # 2.5 s of a present CPU, a minute and more of an emulated one
+_IDENTIFY_TIMEOUT_SECONDS = 60.0
 _CHILD = Path(__file__).with_name("compile_child.py")
 _MAX_ERROR_LINES = 20
 

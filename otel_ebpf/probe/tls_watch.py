@@ -280,4 +280,8 @@ def _cookie(library: Library, function: Function) -> int:
 
 def troubles(libraries: Iterable[Library]) -> list[str]:
     """For people: which TLS is not seen, and why."""
-    return [f"TLS of {library.path} is not seen: {library.trouble}" for library in libraries if library.trouble]
+    return [f"TLS of {_shown(library.path)} is not seen: {library.trouble}" for library in libraries if library.trouble]
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() else repr(path)  # it is another user's text on this terminal
