@@ -12,6 +12,7 @@ MOST_INSTRUCTIONS = 120_000
 
 
 def test_every_program_leaves_older_verifiers_their_room(loaded_programs: Loaded):
+    """Kernels before 5.16 do not tell: there it shows by itself, in that they have loaded all of them."""
     verified = {name: bpf.program_info(fd).verified_instructions for name, fd in loaded_programs.programs.items()}
-
-    assert {} == {name: count for name, count in verified.items() if not 0 < count < MOST_INSTRUCTIONS}
+    if set(verified.values()) != {None}:
+        assert {} == {name: count for name, count in verified.items() if not 0 < (count or 0) < MOST_INSTRUCTIONS}

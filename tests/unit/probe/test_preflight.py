@@ -66,6 +66,15 @@ def test_hooks_of_later_use_are_found_by_their_place_in_sysfs(tmp_path: Path):
     assert "/sys/kernel/debug/tracing" in only(findings, "tracefs").detail
 
 
+def test_a_folder_that_cannot_be_looked_at_is_not_visible(tmp_path: Path):
+    """Debian's 6.1 closes tracefs to all but root; a name that is too long fails for root, too."""
+    (tmp_path / "sys/kernel").mkdir(parents=True)
+    (tmp_path / "sys/kernel/tracing").symlink_to("x" * 300)
+    finding = only(preflight.optional_hooks(Host(tmp_path)), "tracefs")
+
+    assert (False, "not mounted, or not visible") == (finding.ok, finding.detail)
+
+
 def test_a_container_of_its_own_processes_is_told_how_to_see_the_host(tmp_path: Path):
     namespace = tmp_path / "proc/self/ns/pid"
     namespace.parent.mkdir(parents=True)
