@@ -156,7 +156,7 @@ class Responses:
         messages = self.reader.messages
         if self.reader.is_lost or (messages and messages[-1].inferred):
             return False
-        if self._is_unsure and self.awaited_count:
+        if self._is_unsure and (self.awaited_count or self._requests.is_lost):
             return False
         message = self.reader.open_message
         if message is None or message.framing >= 0:
@@ -168,12 +168,13 @@ class Responses:
         """A call begins like a response while a request waits for one: has the response before it ended?
 
         Where whole responses may have gone by, it answers the request that waits if that is the only one: had the answer
-        gone by, nothing would be left to be answered.
+        gone by, nothing would be left to be answered. Where requests were not seen, it may not be the only one.
         """
         reader, offset = self.reader, record.response_bytes - record.total_bytes
         was_in_flight, self._is_in_flight = self._is_in_flight, False
         awaited, was_unsure, self._is_unsure = self.awaited_count, self._is_unsure, False
-        if was_unsure and awaited > 1:
+        are_others_awaited = awaited > 1 or (awaited == 1 and self._requests.is_lost)
+        if was_unsure and are_others_awaited:
             reader.is_lost = True
         if not BEGINS_LIKE_RESPONSE.match(record.payload):
             self.has_overlapped = self.has_overlapped or was_in_flight
@@ -185,7 +186,7 @@ class Responses:
         if message is None or offset < reader.offset:
             return
         is_followed = reader.is_in_chunks or self._are_chunks_followed
-        if message.framing == CHUNKED and not is_followed and awaited > 1:
+        if message.framing == CHUNKED and not is_followed and are_others_awaited:
             reader.is_lost = True
         elif message.framing == CHUNKED and not is_followed and self._is_at_an_end():
             _complete(message, Inferred.RESPONSE_END_BY_NEXT_RESPONSE)

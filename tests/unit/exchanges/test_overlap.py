@@ -153,6 +153,26 @@ def test_requests_and_losses_add_up_when_the_connection_ends_with_answers_outsta
     assert connection.began + connection.assembler.pipelined == len(connection.exchanges)
 
 
+def test_where_requests_were_not_seen_a_response_may_be_of_one_of_those():
+    """They came behind a body that was not copied; so did their responses, behind chunks that were not."""
+    connection = Connection().request(ask(0, b"u" * 20) + b"POST /1 HTTP/1.1\r\nContent-Length: 20\r\n\r\n")
+    connection.request(b"u" * 20 + ask(2) + ask(3) + b"GET /4 HTTP/1.1\r\n")
+    connection.response(chunked(0, b"y" * 3000) + b"".join(sized(number, b"z") for number in (1, 2, 3)))
+    connection.request(b"Host: shop\r\n\r\n").response(sized(4, b"z")).wait(600).end(EndReason.CLOSED)
+
+    assert [(b"/0", 210), (b"/1", None)] == [(found.target, found.status) for found in connection.exchanges]
+    assert {Outcome.UNKNOWN} == {found.outcome for found in connection.exchanges}
+
+
+def test_where_a_request_was_not_seen_a_trailer_may_hold_its_response():
+    """So nobody can say that the server has broken off."""
+    connection = Connection().request(b"P").request(b"OST /0 HTTP/1.1\r\nContent-Length: 20\r\n\r\n")
+    connection.request(b"u" * 20 + b"GET /1 HTTP/1.1\r\n").request(b"Host: shop\r\n\r\n")
+    connection.response(RESPONSES["with a trailer"](0, b"y" * 3000) + sized(1, b"z")).wait(600).end(EndReason.CLOSED)
+
+    assert [(b"/0", 210, Outcome.UNKNOWN)] == told(connection)
+
+
 @st.composite
 def traffic(draw: st.DrawFn) -> tuple[int, list[tuple[int, bytes]]]:
     """Exchanges whose bytes are cut into calls, in any order that a client and a server may come to."""
