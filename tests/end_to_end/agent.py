@@ -23,7 +23,7 @@ from tests.services.processes import VENV_BIN, children_of, environment, wait_un
 TARGET_SETTINGS = {"OTEL_EBPF_OPEN_PORT", "OTEL_EBPF_TARGET_PID", "OTEL_EBPF_AUTO_TARGET_EXE"}
 READY_WORD = "watching"
 # Only a failure waits for so long; how long it really takes is the bench's business.
-SECONDS_TO_START = SECONDS_TO_END = 60.0
+SECONDS_TO_START = SECONDS_TO_END = 120.0
 
 
 class Agent:

@@ -70,7 +70,7 @@ class Late:
             self.ask(f"try{next(self.numbers)}e")
             return any(f"{self.prefix}try" in target_of(span) for span in self.stage.sink.spans)
 
-        wait_until(is_seen, "a call is seen", seconds=20, every_s=0.1)
+        wait_until(is_seen, "a call is seen", every_s=0.1)
 
     def assert_all_are_seen(self, server: Running, what: str) -> None:
         for number in range(5):
@@ -171,7 +171,7 @@ def test_a_library_whose_folder_is_gone_is_read(prefix: str, stage: Stage) -> No
     late.ask("loads")
     assert_runs(late.pid, folder)
     enter = [program("nsenter"), "--mount", f"--target={late.pid}"]
-    subprocess.run([*enter, program("umount"), "--lazy", str(folder)], check=True, timeout=30)
+    subprocess.run([*enter, program("umount"), "--lazy", str(folder)], check=True, timeout=120)
     assert not list(Path(f"/proc/{late.pid}/root{folder}").iterdir())
     stage.agent(OTEL_EBPF_TARGET_PID=late.pid)
 
@@ -198,13 +198,13 @@ def test_processes_that_live_for_one_call_over_tls_are_seen(prefix: str, tmp_pat
         stage.client("curl", server, send, curl=str(own_curl)).send()
         return any(f"{prefix}try" in target_of(span) for span in stage.sink.spans)
 
-    wait_until(is_seen, "a call is seen", seconds=30, every_s=0.1)
+    wait_until(is_seen, "a call is seen", every_s=0.1)
     calls = [make_call(f"{prefix}sure{number}e", "POST", 200, 1000, sent=number * 1000) for number in range(6)]
     results = stage.client("curl", server, calls, curl=str(own_curl)).send()
 
     spans = stage.sink.wait_for(len(results), belongs_to(f"{prefix}sure"))
     assert [] == differences(results, spans, CLIENT)
-    wait_until(lambda: held_by(agent) <= before, f"the probe holds {before} files again", seconds=30)
+    wait_until(lambda: held_by(agent) <= before, f"the probe holds {before} files again")
     assert "Traceback" not in agent.messages
 
 
@@ -219,14 +219,14 @@ def test_processes_that_end_while_their_library_is_looked_into_leave_nothing(pre
     for number in range(12):
         folder = libraries(stage.folder / f"libraries-{number}")  # each has files that the agent does not know
         env = environment(LD_LIBRARY_PATH=str(folder), PYTHONHOME=sys.base_prefix)
-        ended = subprocess.run([python, "-c", script], env=env, timeout=30, check=False)
+        ended = subprocess.run([python, "-c", script], env=env, timeout=120, check=False)
         assert -signal.SIGKILL == ended.returncode
 
     late.ask_until_seen()
     late.assert_all_are_seen(server, "sure")
     late.process.stdin and late.process.stdin.close()
-    late.process.wait(10)
-    wait_until(lambda: held_by(agent) <= before, f"the probe holds {before} files again", seconds=30)
+    late.process.wait(60)
+    wait_until(lambda: held_by(agent) <= before, f"the probe holds {before} files again")
     assert "Traceback" not in agent.messages
 
 

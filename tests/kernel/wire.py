@@ -89,13 +89,11 @@ class Watched:
     def exchanges(self, role: Role) -> list[Exchange]:
         return [exchange for exchange in self.collect() if exchange.role is role]
 
-    def expect(
-        self, *server: Expected, client: list[Expected] | None = None, seconds: float = LONGEST_WAIT_SECONDS
-    ) -> None:
+    def expect(self, *server: Expected, client: list[Expected] | None = None) -> None:
         """Waits for what both ends must be found to have seen, the same unless said; when it is nothing, whether nothing comes."""
         expected = {Role.SERVER: list(server), Role.CLIENT: list(server) if client is None else client}
         count = sum(map(len, expected.values()))
-        self.until(lambda done: len(done) >= max(1, count), seconds if count else 0.3)
+        self.until(lambda done: len(done) >= max(1, count), LONGEST_WAIT_SECONDS if count else 0.3)
         found = {role: [summary(exchange) for exchange in self.exchanges(role)] for role in BOTH}
         assert expected == found, f"\n{expected}, not\n{found}"
 
