@@ -2,7 +2,7 @@
 
 In:   SpanData, resource attributes
 Out:  the bytes of an ExportTraceServiceRequest
-Owns: bounded caches: a template for each series, the framing of each attribute
+Owns: bounded caches: a template for each thing that spans share, the framing of each attribute
 
 Protobuf lets the fields of a message stand in any order and its parts be joined. So a span is ids and times in one
 struct.pack, then the bytes that the official class made for its series once, then the attributes of its own. The
@@ -17,7 +17,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from otel_ebpf.telemetry.spans import Series, SpanData
+from otel_ebpf.telemetry.spans import Series, Shared, SpanData
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE_NAME = "otel-ebpf"
@@ -98,15 +98,14 @@ class SpanEncoder:
     """Encodes spans; one for each sender, not for several threads at once."""
 
     def __init__(self) -> None:
-        self._templates: dict[Series, bytes] = {}
+        self._templates: dict[Shared, bytes] = {}
         self._frames: dict[str, AttributeFrames] = {}
 
     def encode_span(self, span: SpanData) -> bytes:
         """One span as a field of ScopeSpans, so that a batch is their concatenation."""
-        (series, trace_id, span_id, parent, trace_state, flags, start_ns, end_ns, attributes, dropped, _) = span
-        template = self._templates.get(series)
-        if template is None:
-            template = self._remember_template(series)
+        (series, trace_id, span_id, parent, trace_state, flags, start_ns, end_ns, attributes, dropped, _, shared) = span
+        templates = self._templates
+        template = templates.get(series) or self._remember_template(series)
         if parent:
             head = _CHILD.pack(
                 b"\x0a\x10", trace_id, b"\x12\x08", span_id, b"\x22\x08", parent,
@@ -118,6 +117,8 @@ class SpanEncoder:
                 b"\x39", start_ns, b"\x41", end_ns, b"\x85\x01", flags,
             )  # fmt: skip
         parts = [head, template]
+        for part in shared:
+            parts.append(templates.get(part) or self._remember_template(part))
         all_frames = self._frames
         for key, value in attributes:
             frames = all_frames.get(key) or self._remember_frames(key)
@@ -138,10 +139,10 @@ class SpanEncoder:
         body = b"".join(parts)
         return _SCOPE_SPANS_SPAN + length_prefix(len(body)) + body
 
-    def _remember_template(self, series: Series) -> bytes:
+    def _remember_template(self, shared: Shared) -> bytes:
         if len(self._templates) >= TEMPLATES_LIMIT:
             self._templates.clear()
-        found = self._templates[series] = series_template(series)
+        found = self._templates[shared] = template_of(shared)
         return found
 
     def _remember_frames(self, key: str) -> AttributeFrames:
@@ -151,15 +152,16 @@ class SpanEncoder:
         return found
 
 
-def series_template(series: Series) -> bytes:
-    """The constant part of a span, by the official class."""
-    template: bytes = Span(
-        name=series.name.decode("utf-8"),
-        kind=series.kind,  # type: ignore[arg-type]  # the numbers of SpanKind, see exchanges.Role
-        status=Status(code=Status.STATUS_CODE_ERROR) if series.is_error else None,
-        attributes=[key_value(key, value) for key, value in series.attributes],
-    ).SerializeToString()
-    return template
+def template_of(shared: Shared) -> bytes:
+    """What is constant of a span, by the official class."""
+    template = Span(attributes=[key_value(key, value) for key, value in shared.attributes])
+    if isinstance(shared, Series):
+        template.name = shared.name.decode("utf-8")
+        template.kind = shared.kind  # type: ignore[assignment]  # the numbers of SpanKind, see exchanges.Role
+        if shared.is_error:
+            template.status.code = Status.STATUS_CODE_ERROR
+    encoded: bytes = template.SerializeToString()
+    return encoded
 
 
 def key_value(key: str, value: bytes | str | int | tuple[bytes, ...]) -> KeyValue:

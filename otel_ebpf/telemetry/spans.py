@@ -2,10 +2,10 @@
 
 In:   Exchange, where its span belongs, the clock offset, the route
 Out:  SpanData
-Owns: bounded caches of series and of address texts, which change nothing but the speed
+Owns: bounded caches of what spans share, which change nothing but the speed
 
-A span is split in two: its `series` (all that many spans share) and the rest. The encoder makes one template a
-series. Attribute values are ints, or bytes that hold valid UTF-8: they come from the wire and go back to it.
+A span is split into what it shares with many others and the rest: its `series` (name, kind and most attributes), what names
+its peer, what names its user agent. The encoder encodes each of these once. Attribute values are ints, or bytes that hold valid UTF-8: they come from the wire and go back to it.
 
 What is built was kept by the sampler, so it has the sampled flag, whatever its parent has.
 
@@ -46,22 +46,42 @@ UTF8_GROWTH = 3  # a wrong byte becomes the three of U+FFFD, a secret of five by
 TRUNCATED = "otel_ebpf.truncated"  # names of the attributes that hold the beginning of what was sent, with commas
 DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
 MOST_ATTRIBUTES = 28  # that are ever given to one span, evidence included, without captured headers
-CACHE_LIMIT = 4096  # hosts and methods are the sender's choice
+CACHE_LIMIT = 4096  # hosts, methods and user agents are the sender's choice
+CACHED_AGENT_BYTES = 256
+_SERVER, _COMPLETE = Role.SERVER, Outcome.COMPLETE  # looking into an enum takes a while
+_new_tuple = tuple.__new__
 
 
-class Series:
-    """What many spans have in common. Compared by identity: the builder gives equal spans the same one."""
+class Shared:
+    """Attributes that many spans have in common. Compared by identity: the builder gives equal spans the same ones."""
 
-    __slots__ = ("attributes", "dropped_attributes_count", "is_error", "kind", "name")
+    __slots__ = ("attributes",)
+
+    def __init__(self, attributes: Attributes) -> None:
+        self.attributes = attributes
+
+
+class Series(Shared):
+    """What else they have in common."""
+
+    __slots__ = ("dropped_attributes_count", "is_error", "kind", "name")
 
     def __init__(
         self, name: bytes, kind: int, is_error: bool, attributes: Attributes, dropped_attributes_count: int = 0
     ) -> None:
+        super().__init__(attributes)
         self.name = name
         self.kind = kind
         self.is_error = is_error
-        self.attributes = attributes
         self.dropped_attributes_count = dropped_attributes_count
+
+
+class Peer(NamedTuple):
+    """Of all spans with the same remote address; it has no text where the family has none."""
+
+    text: bytes | None
+    as_client: Shared | None  # of a server whose request was not forwarded
+    as_peer: Shared | None
 
 
 class SpanData(NamedTuple):
@@ -75,9 +95,15 @@ class SpanData(NamedTuple):
     flags: int
     start_unix_ns: int
     end_unix_ns: int
-    attributes: Attributes  # those not in the series
+    attributes: Attributes  # those that are not shared
     dropped_attributes_count: int  # in all, those of the series too
     evidence: Attributes = ()  # also where it is not among the attributes
+    shared: tuple[Shared, ...] = ()  # besides the series
+
+    @property
+    def all_attributes(self) -> Attributes:
+        shared = tuple(attribute for part in (self.series, *self.shared) for attribute in part.attributes)
+        return shared + self.attributes
 
 
 class SpanBuilder:
@@ -102,7 +128,8 @@ class SpanBuilder:
         )
         self._known_methods = known_methods
         self._series: dict[tuple[object, ...], tuple[Series, bytes]] = {}
-        self._addresses: dict[tuple[int, bytes], bytes | None] = {}
+        self._peers: dict[tuple[int, bytes], Peer] = {}
+        self._agents: dict[bytes, Shared] = {}
 
     def build(
         self,
@@ -114,12 +141,14 @@ class SpanBuilder:
     ) -> SpanData:
         """The span of one exchange; `offset_ns` is the wall clock minus the kernel's, `route` as in routes.py."""
         target = exchange.target
-        role = exchange.role
-        if target.startswith(b"/"):
-            path: bytes | None
-            query: bytes | None
-            path, mark, query = target.partition(b"?")
-            query = redact_query(query, self._secret_keys) if mark else None
+        is_server = exchange.role is _SERVER
+        path: bytes | None
+        query: bytes | None
+        if target[:1] == b"/":
+            path, query = target, None
+            if b"?" in target:
+                path, _, query = target.partition(b"?")
+                query = redact_query(query, self._secret_keys)
             scheme, authority = exchange.scheme, exchange.host
         else:
             scheme, in_target, path, query = split_target(exchange.method, target, exchange.scheme)
@@ -128,17 +157,17 @@ class SpanBuilder:
 
         family = exchange.family
         peer_key = (family, exchange.remote_address)
-        peer = self._addresses[peer_key] if peer_key in self._addresses else self._remember_address(peer_key)
-        if not authority and role is Role.CLIENT and peer is not None:
-            authority = b"%b:%d" % (b"[%b]" % peer if b":" in peer else peer, exchange.remote_port)
+        peer = self._peers.get(peer_key) or self._remember_peer(peer_key)
+        if not authority and not is_server and peer.text is not None:
+            authority = b"%b:%d" % (b"[%b]" % peer.text if b":" in peer.text else peer.text, exchange.remote_port)
 
         outcome = exchange.outcome
         series_key = (
-            role is Role.SERVER,
+            is_server,
             exchange.method,
             exchange.status,
             authority,
-            None if outcome is Outcome.COMPLETE else outcome._value_,
+            None if outcome is _COMPLETE else outcome._value_,
             exchange.version,
             family,
             scheme,
@@ -149,26 +178,39 @@ class SpanBuilder:
             found = self._make_series(series_key, exchange, authority, scheme, route)
         series, origin = found
 
+        shared: list[Shared] = []
         attributes: list[tuple[str, Value]] = []
         full: bytes | None = None
-        if role is Role.SERVER:
-            _server_attributes(attributes, exchange, path, query, peer)
+        user_agent = exchange.user_agent
+        if is_server:
+            if path is not None:
+                attributes.append(("url.path", utf8(path, URL_LIMIT_BYTES)))
+            if query is not None:
+                attributes.append(("url.query", utf8(query, URL_LIMIT_BYTES)))
+            client = first_forwarded(exchange.forwarded_for) if exchange.forwarded_for else None
+            if client is not None:
+                attributes.append(("client.address", utf8(client, HEADER_LIMIT_BYTES)))
+            of_peer = peer.as_client if client is None else peer.as_peer
+            if user_agent is not None:
+                shared.append(self._agents.get(user_agent) or self._remember_agent(user_agent))
         else:
+            of_peer = peer.as_peer
             if origin:
                 full = origin + (path or b"") if path != b"*" else origin
                 if query is not None:
                     full += b"?" + query
                 attributes.append(("url.full", utf8(full, URL_LIMIT_BYTES)))
-        if peer is not None:
-            attributes.append(("network.peer.address", peer))
+        if of_peer is not None:
+            shared.append(of_peer)
             attributes.append(("network.peer.port", exchange.remote_port))
         if exchange.request_body_bytes is not None:
             attributes.append(("http.request.body.size", exchange.request_body_bytes))
         if exchange.response_body_bytes is not None:
             attributes.append(("http.response.body.size", exchange.response_body_bytes))
-        captured, truncated = self._headers.of(exchange)
-        attributes += captured
-        user_agent = exchange.user_agent
+        truncated: tuple[bytes, ...] = ()
+        if self._headers.most_attributes:
+            captured, truncated = self._headers.of(exchange)
+            attributes += captured
         if (
             truncated
             or exchange.request_bytes > URL_LIMIT_BYTES // UTF8_GROWTH
@@ -180,31 +222,50 @@ class SpanBuilder:
                 attributes.append((TRUNCATED, b",".join(names)))
         if evidence and self.shows_evidence:
             attributes += evidence
-        dropped = self._apply_limits(series, attributes) if self._is_limited else 0
+        dropped = 0
+        if self._is_limited:
+            attributes[:0] = [attribute for part in shared for attribute in part.attributes]
+            shared.clear()
+            dropped = self._apply_limits(series, attributes)
 
         trace_id, span_id, parent_span_id, flags, tracestate = place
-        trace_state = (validate_tracestate(tracestate) or b"") if tracestate else b""
-
         start_ns = unix_ns(exchange.request_start_ns, offset_ns)
-        end_ns = unix_ns(exchange.end_ns if outcome is Outcome.COMPLETE else exchange.last_ns, offset_ns)
-        return SpanData(
-            series,
-            trace_id,
-            span_id,
-            parent_span_id,
-            trace_state,
-            flags | FLAG_SAMPLED,
-            start_ns,
-            end_ns if end_ns > start_ns else start_ns,
-            tuple(attributes),
-            dropped,
-            evidence,
+        end_ns = unix_ns(exchange.end_ns if outcome is _COMPLETE else exchange.last_ns, offset_ns)
+        return _new_tuple(
+            SpanData,
+            (
+                series,
+                trace_id,
+                span_id,
+                parent_span_id,
+                (validate_tracestate(tracestate) or b"") if tracestate else b"",
+                flags | FLAG_SAMPLED,
+                start_ns,
+                end_ns if end_ns > start_ns else start_ns,
+                tuple(attributes),
+                dropped,
+                evidence,
+                tuple(shared),
+            ),
         )
 
-    def _remember_address(self, key: tuple[int, bytes]) -> bytes | None:
-        if len(self._addresses) >= CACHE_LIMIT:
-            self._addresses.clear()
-        found = self._addresses[key] = address_text(*key)
+    def _remember_peer(self, key: tuple[int, bytes]) -> Peer:
+        if len(self._peers) >= CACHE_LIMIT:
+            self._peers.clear()
+        text = address_text(*key)
+        found = Peer(None, None, None)
+        if text is not None:
+            address = ("network.peer.address", text)
+            found = Peer(text, Shared((("client.address", text), address)), Shared((address,)))
+        self._peers[key] = found
+        return found
+
+    def _remember_agent(self, user_agent: bytes) -> Shared:
+        found = Shared((("user_agent.original", utf8(user_agent, HEADER_LIMIT_BYTES)),))
+        if len(user_agent) <= CACHED_AGENT_BYTES:  # longer ones are not kept
+            if len(self._agents) >= CACHE_LIMIT:
+                self._agents.clear()
+            self._agents[user_agent] = found
         return found
 
     def _make_series(
@@ -276,22 +337,6 @@ def _cut(value: Value, limit: int) -> Value:
     if isinstance(value, tuple):
         return tuple(cut_characters(text, limit) for text in value)
     return cut_characters(value, limit) if isinstance(value, bytes) else value
-
-
-def _server_attributes(
-    attributes: list[tuple[str, Value]], exchange: Exchange, path: bytes | None, query: bytes | None, peer: bytes | None
-) -> None:
-    if path is not None:
-        attributes.append(("url.path", utf8(path, URL_LIMIT_BYTES)))
-    if query is not None:
-        attributes.append(("url.query", utf8(query, URL_LIMIT_BYTES)))
-    client = first_forwarded(exchange.forwarded_for) if exchange.forwarded_for else None
-    if client is not None:
-        attributes.append(("client.address", utf8(client, HEADER_LIMIT_BYTES)))
-    elif peer is not None:
-        attributes.append(("client.address", peer))
-    if exchange.user_agent is not None:
-        attributes.append(("user_agent.original", utf8(exchange.user_agent, HEADER_LIMIT_BYTES)))
 
 
 def _truncated(exchange: Exchange, path: bytes | None, query: bytes | None, full: bytes | None) -> tuple[bytes, ...]:

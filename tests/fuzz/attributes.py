@@ -29,7 +29,7 @@ def fuzz(data: bytes) -> None:
     routes = RouteTable(RoutePatterns((("", "/users/{id}"),), "service"))
     route = routes.route_of(exchange)
     span = _BUILDER.build(exchange, _PLACES.of(exchange), 0, route, evidence_of(exchange, route, routes))
-    attributes = [*span.series.attributes, *span.attributes]
+    attributes = span.all_attributes
     assert len({name for name, _ in attributes}) == len(attributes) <= MOST_ATTRIBUTES
     for name, value in attributes:
         if isinstance(value, bytes):

@@ -17,7 +17,7 @@ from otel_ebpf.export.otlp import (
     encode_scope,
     varint,
 )
-from otel_ebpf.telemetry.spans import Series, SpanData
+from otel_ebpf.telemetry.spans import Series, Shared, SpanData
 from tests.unit.telemetry.examples import client_exchange, exchange, span_of
 
 UTF8 = st.text(max_size=200).map(str.encode) | st.sampled_from(
@@ -42,6 +42,7 @@ SPANS = st.builds(
     end_unix_ns=st.integers(0, 2**64 - 1),
     attributes=ATTRIBUTES,
     dropped_attributes_count=st.integers(0, 300),
+    shared=st.lists(st.builds(Shared, ATTRIBUTES), max_size=3).map(tuple),
 )
 
 
@@ -66,7 +67,7 @@ def official(span: SpanData) -> Span:
         kind=span.series.kind,
         start_time_unix_nano=span.start_unix_ns,
         end_time_unix_nano=span.end_unix_ns,
-        attributes=[official_attribute(*pair) for pair in span.series.attributes + span.attributes],
+        attributes=[official_attribute(*pair) for pair in span.all_attributes],
         dropped_attributes_count=span.dropped_attributes_count,
         status=Status(code=Status.STATUS_CODE_ERROR) if span.series.is_error else None,
     )

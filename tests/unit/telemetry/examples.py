@@ -70,7 +70,7 @@ def build(builder: SpanBuilder, changed: Exchange, route: bytes | None = None) -
 
 def attributes_of(changed: Exchange, **limits: Any) -> dict[str, Any]:
     span = span_of(changed, **limits)
-    return dict(span.series.attributes + span.attributes)
+    return dict(span.all_attributes)
 
 
 IDENTITY = ServiceIdentity(

@@ -221,10 +221,10 @@ def test_value_limit_counts_characters():
 def test_count_limit_drops_and_counts():
     """OTEL_ATTRIBUTE_COUNT_LIMIT; Span.dropped_attributes_count."""
     whole = span_of(exchange())
-    total = len(whole.series.attributes) + len(whole.attributes)
+    total = len(whole.all_attributes)
     for limit in (0, 3, 8, total - 1, total):
         span = span_of(exchange(), count_limit=limit)
-        assert limit == len(span.series.attributes) + len(span.attributes)
+        assert limit == len(span.all_attributes)
         assert total - limit == span.dropped_attributes_count
 
 
@@ -248,7 +248,7 @@ def test_caches_are_bounded():
     builder = SpanBuilder()
     for number in range(CACHE_LIMIT + 10):
         build(builder, exchange(host=b"h%d" % number, remote_address=number.to_bytes(16, "big")))
-    assert max(len(builder._series), len(builder._addresses)) <= CACHE_LIMIT
+    assert max(len(builder._series), len(builder._peers)) <= CACHE_LIMIT
 
 
 @given(
@@ -263,7 +263,7 @@ def test_any_bytes_of_the_wire_give_a_valid_span(**parts):  # type: ignore[no-un
     """All text is UTF-8, all times fit, nothing raises."""
     span = span_of(exchange(**parts))
 
-    for _, value in span.series.attributes + span.attributes:
+    for _, value in span.all_attributes:
         assert isinstance(value, int) or value.decode("utf-8") is not None
     assert 0 <= span.start_unix_ns <= span.end_unix_ns < 2**64
 
