@@ -44,7 +44,7 @@ _ROOT = Struct("<2s16s2s8scQcQ2sI")
 _CHILD = Struct("<2s16s2s8s2s8scQcQ2sI")
 
 
-def varint(number: int) -> bytes:
+def _varint(number: int) -> bytes:
     """Base-128, least significant group first."""
     out = bytearray()
     while number > 127:
@@ -54,16 +54,22 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-VARINTS = [varint(number) for number in range(16384)]  # all of one and two bytes
+_SHORT_VARINTS = [_varint(number) for number in range(16384)]  # all of one and two bytes
+_TWO_GROUPS = [bytes((number & 127 | 128, number >> 7 | 128)) for number in range(16384)]  # with more to come
 
 
-def length_prefix(length: int) -> bytes:
-    return VARINTS[length] if length < 16384 else varint(length)
+def varint(number: int) -> bytes:
+    """Of a number that is not negative."""
+    if number < 16384:
+        return _SHORT_VARINTS[number]
+    if number < 268_435_456:
+        return _TWO_GROUPS[number & 16383] + _SHORT_VARINTS[number >> 14]
+    return _varint(number)
 
 
 def framed(tag: bytes, content: bytes) -> bytes:
     """One length-delimited field."""
-    return tag + length_prefix(len(content)) + content
+    return tag + varint(len(content)) + content
 
 
 class AttributeFrames:
@@ -79,18 +85,18 @@ class AttributeFrames:
         self.ints = [self._frame(1 + length, _ANY_INT) for length in range(11)]
 
     def text_frame(self, length: int) -> bytes:
-        prefix = length_prefix(length)
+        prefix = varint(length)
         return self._frame(1 + len(prefix) + length, _ANY_STRING + prefix)
 
     def array(self, texts: Iterable[bytes]) -> bytes:
         """All of an attribute whose value is an array."""
         values = b"".join(framed(_ARRAY_VALUE, framed(_ANY_STRING, text)) for text in texts)
-        prefix = length_prefix(len(values))
+        prefix = varint(len(values))
         return self._frame(1 + len(prefix) + len(values), _ANY_ARRAY + prefix) + values
 
     def _frame(self, any_value_length: int, begin: bytes) -> bytes:
-        inner = length_prefix(any_value_length)
-        outer = length_prefix(len(self._field) + len(inner) + any_value_length)
+        inner = varint(any_value_length)
+        outer = varint(len(self._field) + len(inner) + any_value_length)
         return _SPAN_ATTRIBUTE + outer + self._field + inner + begin
 
 
@@ -123,7 +129,7 @@ class SpanEncoder:
         for key, value in attributes:
             frames = all_frames.get(key) or self._remember_frames(key)
             if isinstance(value, int):
-                number = VARINTS[value] if 0 <= value < 16384 else varint(value & 0xFFFFFFFFFFFFFFFF)
+                number = varint(value if value >= 0 else value & 0xFFFFFFFFFFFFFFFF)
                 parts.append(frames.ints[len(number)])
                 parts.append(number)
             elif isinstance(value, tuple):
@@ -137,7 +143,7 @@ class SpanEncoder:
         if dropped:
             parts.append(_SPAN_DROPPED_ATTRIBUTES + varint(dropped))
         body = b"".join(parts)
-        return _SCOPE_SPANS_SPAN + length_prefix(len(body)) + body
+        return _SCOPE_SPANS_SPAN + varint(len(body)) + body
 
     def _remember_template(self, shared: Shared) -> bytes:
         if len(self._templates) >= TEMPLATES_LIMIT:

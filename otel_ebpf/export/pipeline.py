@@ -192,11 +192,16 @@ class Pipeline:
 
     def _send_all(self, done: list[Exchange], now_ns: int) -> None:
         own = self.inputs.own_endpoints()
+        find = self.services.find
         for exchange in done:
-            if own and _is_own_export(exchange, own):
+            if own and exchange.method == b"POST" and _is_own_export(exchange, own):
                 self.ledger.of(exchange.service_pid).tally["the agent's own"] += 1
                 continue
-            self._send(exchange, now_ns, now_ns)
+            service = find(exchange.service_pid)
+            if service is None:
+                self._send(exchange, now_ns, now_ns)
+            else:
+                self._send_as(service, exchange, now_ns)
 
     def _send(self, exchange: Exchange, held_since_ns: int, now_ns: int) -> None:
         service = self.services.find(exchange.service_pid)
@@ -219,7 +224,8 @@ class Pipeline:
         route = service.routes.route_of(exchange)
         place = self._sample(exchange)
         if self.outcomes is None or place is None:
-            self._measure(service, exchange, route, place)
+            if self.measuring is not None:
+                self._measure(service, exchange, route, place)
             if place is None:
                 self.ledger.of(exchange.service_pid).tally[NOT_SAMPLED] += 1
             else:

@@ -74,6 +74,8 @@ def redact_query(query: bytes, secret_keys: frozenset[bytes] = SECRET_KEYS) -> b
     """The query with the values of secret keys replaced; keys stay, so does the order."""
     if b"=" not in query:
         return query
+    if not any(is_secret_key(key, secret_keys) for key in _PAIR.findall(query)):
+        return query
     return _PAIR.sub(lambda pair: pair[1] + b"=" + REDACTED if is_secret_key(pair[1], secret_keys) else pair[0], query)
 
 

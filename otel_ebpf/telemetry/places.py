@@ -19,6 +19,8 @@ from otel_ebpf.telemetry.trace_context import FLAG_RANDOM, FLAG_SAMPLED, IdSourc
 HAS_IS_REMOTE = 0x100
 IS_REMOTE = 0x200
 ROOT_FLAGS = HAS_IS_REMOTE | FLAG_SAMPLED | FLAG_RANDOM
+_SERVER = Role.SERVER  # looking into an enum takes a while
+_new_tuple = tuple.__new__
 
 
 class SpanPlace(NamedTuple):
@@ -39,12 +41,13 @@ class Places:
 
     def root(self, exchange: Exchange) -> SpanPlace:
         trace_id, span_id = self._ids.ids(exchange.connection, exchange.position)
-        return SpanPlace(trace_id, span_id, b"", ROOT_FLAGS, None)
+        return _new_tuple(SpanPlace, (trace_id, span_id, b"", ROOT_FLAGS, None))
 
     def child(self, exchange: Exchange, parent: TraceParent) -> SpanPlace:
         span_id = self._ids.ids(exchange.connection, exchange.position)[1]
-        flags = HAS_IS_REMOTE | parent.flags | (IS_REMOTE if exchange.role is Role.SERVER else 0)
-        return SpanPlace(parent.trace_id, span_id, parent.parent_span_id, flags, exchange.tracestate)
+        trace_id, parent_span_id, parent_flags = parent
+        flags = HAS_IS_REMOTE | parent_flags | (IS_REMOTE if exchange.role is _SERVER else 0)
+        return _new_tuple(SpanPlace, (trace_id, span_id, parent_span_id, flags, exchange.tracestate))
 
 
 def parent_of(exchange: Exchange) -> TraceParent | None:

@@ -61,7 +61,7 @@ def generic(segment: bytes) -> bytes:
 
 def is_version_number(segment: bytes) -> bool:
     """`/2/users`, `/api/3/issue`, `/1.1/statuses`: where a version may stand, a short number is one."""
-    return len(segment) <= 4 and _NUMBER.match(segment) is not None and segment[:1] not in b"+-"
+    return len(segment) <= 4 and segment[:1].isdigit() and _NUMBER.match(segment) is not None
 
 
 def _generic_parts(segment: bytes) -> bytes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.telemetry.attributes import split_target
 from otel_ebpf.telemetry.route_patterns import RoutePattern, RoutePatterns
-from otel_ebpf.telemetry.route_segments import ANY, PLACEHOLDERS, REST, generic, is_version_number
+from otel_ebpf.telemetry.route_segments import ANY, ID, PLACEHOLDERS, REST, generic, is_version_number
 
 MAX_ROUTES = 256  # of one service
 MAX_NAMES = 32  # at one place
@@ -26,6 +26,7 @@ MAX_SEGMENTS = 12  # what stands behind them is `**`
 MAX_TABLES = 256  # services
 CACHED_PATHS = 2048  # of one service, in each of two generations
 CACHED_PATH_BYTES = 256
+_SERVER = Role.SERVER  # looking into an enum takes a while
 _BEFORE_VERSIONS = frozenset((b"api", b"rest", b"version"))
 
 EVERYTHING = b"/**"
@@ -81,15 +82,18 @@ class RouteTable:
 
     def route_of(self, exchange: Exchange) -> bytes | None:
         """Of a request that was served: what a client calls is not the client's route."""
-        if exchange.role is not Role.SERVER:
+        if exchange.role is not _SERVER:
             return None
-        path: bytes | None = exchange.target
-        if not exchange.target.startswith(b"/"):
-            path = split_target(exchange.method, exchange.target).path
-        elif b"?" in exchange.target:
-            path = exchange.target.partition(b"?")[0]
-        if path is None or not path.startswith(b"/"):
-            return None
+        target = exchange.target
+        path = target.partition(b"?")[0] if b"?" in target else target
+        route = self._recent.get(path)
+        if route is not None:
+            return route
+        if path[:1] != b"/":
+            in_target = split_target(exchange.method, target).path
+            if in_target is None or in_target[:1] != b"/":
+                return None
+            path = in_target
         # What answers a preflight answers it on any path.
         return self.find(path, None if exchange.method == b"OPTIONS" else exchange.status)
 
@@ -159,11 +163,11 @@ class RouteTable:
 def segments_of(path: bytes) -> Sequence[bytes]:
     """What a route says in the place of each segment, before anything is known of the service."""
     segments = path[1:].split(b"/", MAX_SEGMENTS)
-    found = [generic(segment) for segment in segments]
+    found = [ID if segment.isdigit() else generic(segment) for segment in segments]  # most data are numbers
     if len(segments) > MAX_SEGMENTS:
         found[MAX_SEGMENTS] = REST
     for index, segment in enumerate(segments[:-1]):
-        if segment[:1].isdigit() and is_version_number(segment) and _may_be_version(segments, index):
+        if len(segment) <= 4 and is_version_number(segment) and _may_be_version(segments, index):
             found[index] = segment
     return found
 

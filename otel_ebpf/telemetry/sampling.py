@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from otel_ebpf.exchanges.exchange import Exchange
-from otel_ebpf.telemetry.places import Places, SpanPlace, parent_of
-from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED
+from otel_ebpf.telemetry.places import Places, SpanPlace
+from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED, parse_traceparent
 
 OUTCOME = "otel_ebpf_outcome"
 _PARENT_BASED = "parentbased_"
@@ -38,16 +38,18 @@ def make_sampler(rules: SamplerRules, places: Places) -> Sampler:
     name = rules.name.removeprefix(_PARENT_BASED)
     if name not in ("always_on", "always_off", "traceidratio"):
         raise ValueError(f"no sampler is named {rules.name}")
-    by_name: dict[str, Sampler] = {"always_on": places.of, "always_off": lambda exchange: None}
-    root = by_name[name] if name in by_name else _ratio(rate, places)
-    return root if name == rules.name else _parent_based(root, places)
+    is_parent_based = name != rules.name
+    place_of = places.root if is_parent_based else places.of
+    by_name: dict[str, Sampler] = {"always_on": place_of, "always_off": lambda exchange: None}
+    sample = by_name[name] if name in by_name else _ratio(rate, place_of)
+    return _parent_based(sample, places) if is_parent_based else sample
 
 
-def _ratio(rate: float, places: Places) -> Sampler:
+def _ratio(rate: float, place_of: Callable[[Exchange], SpanPlace]) -> Sampler:
     bound = round(rate * (1 << 64))
 
     def sample(exchange: Exchange) -> SpanPlace | None:
-        place = places.of(exchange)
+        place = place_of(exchange)
         return place if int.from_bytes(place.trace_id[8:], "big") < bound else None
 
     return sample
@@ -57,7 +59,7 @@ def _parent_based(root: Sampler, places: Places) -> Sampler:
     """With the defaults of ParentBased: a parent's flag decides, be the parent remote or local."""
 
     def sample(exchange: Exchange) -> SpanPlace | None:
-        parent = parent_of(exchange)
+        parent = None if exchange.traceparent is None else parse_traceparent(exchange.traceparent)
         if parent is None:
             return root(exchange)
         return places.child(exchange, parent) if parent.flags & FLAG_SAMPLED else None
