@@ -2,7 +2,7 @@
 
 In:   bytes as they crossed the wire, perhaps only their beginning
 Out:  RequestHead, ResponseHead, or None while the head is incomplete; NotHttpError when it cannot become one
-Owns: caches of header blocks, bounded
+Owns: caches of header blocks and of heads, bounded
 
 An observer forgives what an endpoint must refuse: it reports what was sent and invents nothing.
 """
@@ -10,6 +10,8 @@ An observer forgives what an endpoint must refuse: it reports what was sent and 
 import re
 from functools import lru_cache
 from typing import NamedTuple
+
+from otel_ebpf.exchanges.known import Known
 
 # A body's framing is its length in bytes, or one of these (RFC 9112 section 6.3).
 CHUNKED = -1
@@ -21,7 +23,8 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) ([1-9][0-9][0-9])(?: [^\r\n]*)?\r?\
 _BEGINS_LIKE_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: [^ \r\n]*(?: [HTP/0-9.]{0,8}\r?)?)?")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _CACHED_BLOCK_BYTES = 1024
-_MAX_KNOWN_RESPONSES = 2048
+_KNOWN_HEAD_BYTES = 1024
+_MAX_KNOWN_HEADS = 1024  # of each kind
 _MAX_EMPTY_BYTES = 1024  # before a request line
 _new_tuple = tuple.__new__  # a NamedTuple's own takes three times as long
 MAX_CHUNK_LINE_BYTES = 8192  # a size with its extensions, a trailer
@@ -85,6 +88,31 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
 
     None: incomplete. With is_cut, no more will come: what is there is taken, and what is missing is left open.
     """
+    if start or is_cut:
+        return _read_request_head(data, start, is_cut)
+    key = data[: data.find(b"\r\n\r\n", 0, _KNOWN_HEAD_BYTES) + 4]
+    head = _known_requests.get(key)
+    if head is None:
+        head = _read_request_head(data, 0, is_cut=False)
+        if head is not None and head.length <= len(key):
+            _known_requests.offer(key, head)
+    return head
+
+
+def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> ResponseHead | None:
+    """The response head that begins at `start`; None while incomplete. With is_cut as for requests."""
+    if start or is_cut:
+        return _read_response_head(data, start, is_cut)
+    key = data[: data.find(b"\r\n\r\n", 0, _KNOWN_HEAD_BYTES) + 4]
+    head = _known_responses.get(key)
+    if head is None:
+        head = _read_response_head(data, 0, is_cut=False)
+        if head is not None and head.length <= len(key):
+            _known_responses.offer(key, head)
+    return head
+
+
+def _read_request_head(data: bytes, start: int, is_cut: bool) -> RequestHead | None:
     begin = start
     if data[start : start + 1] in (b"\r", b"\n"):
         begin = len(data) - len(data[start:].lstrip(b"\r\n"))
@@ -108,24 +136,6 @@ def parse_request_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> 
         framing = UNREADABLE
     length = (end if end >= 0 else len(data)) - start
     return _new_tuple(RequestHead, (*match.groups(), fields, framing, length, headers))
-
-
-def parse_response_head(data: bytes, start: int = 0, *, is_cut: bool = False) -> ResponseHead | None:
-    """The response head that begins at `start`; None while incomplete. With is_cut as for requests."""
-    known_bytes = 0
-    if not start and not is_cut:
-        known_bytes = data.find(b"\r\n\r\n", 0, _CACHED_BLOCK_BYTES) + 4
-        if known_bytes > 3:
-            # What a head says is told by its bytes up to its empty line, wherever there is one before this.
-            known = _known_responses.get(data[:known_bytes])
-            if known is not None:
-                return known
-    head = _read_response_head(data, start, is_cut)
-    if head is not None and known_bytes > 3:
-        if len(_known_responses) >= _MAX_KNOWN_RESPONSES:
-            _known_responses.clear()
-        _known_responses[data[:known_bytes]] = head
-    return head
 
 
 def _read_response_head(data: bytes, start: int, is_cut: bool) -> ResponseHead | None:
@@ -252,9 +262,11 @@ def _read_fields(block: bytes) -> Fields:
     )
 
 
-# Clients repeat their header blocks, servers whole heads within one second.
+# Clients repeat their header blocks; pollers and servers repeat whole heads, which their bytes up to the first usual empty
+# line tell apart, wherever they end before it.
 _cached_fields = lru_cache(maxsize=512)(_read_fields)
-_known_responses: dict[bytes, ResponseHead] = {}
+_known_requests: Known[RequestHead] = Known(_MAX_KNOWN_HEADS)
+_known_responses: Known[ResponseHead] = Known(_MAX_KNOWN_HEADS)
 
 
 def _framing(fields: dict[bytes, bytes]) -> int:

@@ -5,7 +5,8 @@ Out:  SpanData
 Owns: bounded caches of what spans share, which change nothing but the speed
 
 A span is split into what it shares with many others and the rest: its `series` (name, kind and most attributes), what names
-its peer, what names its user agent. The encoder encodes each of these once. Attribute values are ints, or bytes that hold valid UTF-8: they come from the wire and go back to it.
+its peer, what names its user agent. The encoder encodes each of these once. Attribute values are ints, or bytes that hold
+valid UTF-8: they come from the wire and go back to it.
 
 What is built was kept by the sampler, so it has the sampled flag, whatever its parent has.
 
