@@ -15,7 +15,7 @@ from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
 from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
-from otel_ebpf.exchanges.plain_run import PlainRun
+from otel_ebpf.exchanges.plain_run import Head, PlainRun, read_ahead
 from otel_ebpf.exchanges.readings import Readings
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import Counter as KernelCounter
@@ -79,14 +79,20 @@ class Assembler:
         """Each request that has not ended and whose head is known."""
         return [request for run in self._runs.values() for request in run.open_requests]
 
-    def feed(self, record: Record) -> list[Exchange]:
-        """One record; returns the exchanges that it ends or completes."""
+    def feed_all(self, records: list[Record]) -> list[Exchange]:
+        """The exchanges that these end or complete."""
+        feed = self.feed
+        heads = [read_ahead(record) for record in records]
+        return [exchange for record, head in zip(records, heads, strict=True) for exchange in feed(record, head)]
+
+    def feed(self, record: Record, head: Head = None) -> list[Exchange]:
+        """One record, its head perhaps read already; returns the exchanges that it ends or completes."""
         self._captured_bytes += record.captured_bytes
         if self._captured_bytes > LOOK_EVERY_BYTES:
             self._bound_memory()
         kind = record.kind
         if kind == _REQUEST:
-            return self._begin(record)
+            return self._begin(record, head)
         run = self._runs.get(record.connection)
         if run is None or run.position != record.position:
             if kind != _END:
@@ -100,7 +106,7 @@ class Assembler:
             return []
         if kind == _END:
             return self._end(run, EndReason(record.reason), record)
-        return self._feed_run(run, record)
+        return self._feed_run(run, record, head)
 
     def watch(self, read_progress: ReadProgress, now_ns: int) -> list[Exchange]:
         """Looks at what has been counted since for the responses that have not ended."""
@@ -149,12 +155,12 @@ class Assembler:
             readings = self._readings[run.connection] = Readings()
         return readings.believed(run, progress, now_ns)
 
-    def _begin(self, record: Record) -> list[Exchange]:
+    def _begin(self, record: Record, head: Head) -> list[Exchange]:
         previous = self._runs.get(record.connection)
         if previous is None:
             if len(self._runs) >= self._max_connections:
                 self._evict()
-            return self._open(record, 0)
+            return self._open(record, 0, head)
         if isinstance(previous, PlainRun) and previous.is_settled_before(record):
             # Nearly always; nothing else of it is left to be counted.
             del self._runs[record.connection]
@@ -162,10 +168,10 @@ class Assembler:
                 self._waiting.pop(record.connection, None)
             if self._readings:
                 self._readings.pop(record.connection, None)
-            return self._open(record, previous.extra)
-        return self._begin_behind(previous, record)
+            return self._open(record, previous.extra, head)
+        return self._begin_behind(previous, record, head)
 
-    def _begin_behind(self, previous: AnyRun, record: Record) -> list[Exchange]:
+    def _begin_behind(self, previous: AnyRun, record: Record, head: Head) -> list[Exchange]:
         """A request on a connection of which more is to be known than that it was there."""
         done: list[Exchange] = []
         extra, unread_bytes = previous.extra, 0
@@ -188,13 +194,13 @@ class Assembler:
             self._lose("not a request but the rest of a body", record.service_pid)
             self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
             return done
-        return done + self._open(record, extra, is_unpaired=is_unpaired)
+        return done + self._open(record, extra, head, is_unpaired=is_unpaired)
 
-    def _open(self, record: Record, extra: int, *, is_unpaired: bool = False) -> list[Exchange]:
+    def _open(self, record: Record, extra: int, head: Head, *, is_unpaired: bool = False) -> list[Exchange]:
         """The connection has no run."""
         run: OpenRun | None = None
         try:
-            run = None if is_unpaired else PlainRun.begin(record, extra)
+            run = None if is_unpaired else PlainRun.begin(record, extra, head)
             if run is None:
                 run = Run(record, extra, is_unpaired=is_unpaired)
                 run.feed(record)
@@ -222,9 +228,9 @@ class Assembler:
             self._runs[record.connection] = CountedRun.of(record, run.extra, True)
             return done
 
-    def _feed_run(self, run: OpenRun, record: Record) -> list[Exchange]:
+    def _feed_run(self, run: OpenRun, record: Record, head: Head) -> list[Exchange]:
         try:
-            done = run.feed(record)
+            done = run.feed(record, head) if isinstance(run, PlainRun) else run.feed(record)
             if done is None:
                 run = self._with_readers(run)
                 done = run.feed(record)

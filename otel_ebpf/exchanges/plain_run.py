@@ -12,6 +12,7 @@ from typing import Optional
 
 from otel_ebpf.exchanges.exchange import HTTP, HTTPS, Exchange, Inferred, OpenRequest, Outcome, Role, Unknown
 from otel_ebpf.exchanges.http1 import (
+    NotHttpError,
     RequestHead,
     ResponseHead,
     parse_request_head,
@@ -28,8 +29,22 @@ _ROLE_BY_CONNECTION = int(RecordFlag.ROLE_BY_CONNECTION)
 _TLS = int(RecordFlag.TLS)
 _ROLE_BY_REQUEST = Inferred.ROLE_BY_REQUEST
 _NOTHING = Inferred.NOTHING
-_RESPONSE = int(Kind.RESPONSE)
+_REQUEST, _RESPONSE = int(Kind.REQUEST), int(Kind.RESPONSE)
 _SERVER, _CLIENT, _COMPLETE, _ALL_KNOWN = Role.SERVER, Role.CLIENT, Outcome.COMPLETE, Unknown.NOTHING
+
+
+Head = RequestHead | ResponseHead | None
+
+
+def read_ahead(record: Record) -> Head:
+    """The head that a plain run would find in this record. None is no judgement: it is to be read where it matters."""
+    kind, payload = record.kind, record.payload
+    try:
+        if kind == _REQUEST:
+            return parse_request_head(payload)
+        return parse_response_head(payload) if kind == _RESPONSE and payload[:5] == b"HTTP/" else None
+    except NotHttpError:
+        return None
 
 
 class PlainRun:
@@ -68,9 +83,10 @@ class PlainRun:
         self._response_last_ns = 0
 
     @classmethod
-    def begin(cls, first: Record, extra: int) -> Optional["PlainRun"]:
-        """None when the record is not exactly one request. Raises NotHttpError."""
-        head = parse_request_head(first.payload)
+    def begin(cls, first: Record, extra: int, head: Head = None) -> Optional["PlainRun"]:
+        """None when the record is not exactly one request; `head` as from `read_ahead`. Raises NotHttpError."""
+        if not isinstance(head, RequestHead):
+            head = parse_request_head(first.payload)
         if head is None or head.framing < 0 or first.total_bytes != head.length + head.framing:
             return None
         return cls(first, head, extra)
@@ -107,13 +123,14 @@ class PlainRun:
     def open_requests(self) -> list[OpenRequest]:
         return [] if self.is_settled else [open_request(self._first, self._head)]
 
-    def feed(self, record: Record) -> list[Exchange] | None:
+    def feed(self, record: Record, head: Head = None) -> list[Exchange] | None:
         """The exchange when the response is whole, nothing while it is not, None when this is not plain."""
         if record.kind != _RESPONSE or record.request_bytes != self._first.total_bytes:
             return None
         if self._response is not None:
             return self._advance(record.response_bytes, record.response_last_monotonic_ns)
-        head = parse_response_head(record.payload)
+        if not isinstance(head, ResponseHead):
+            head = parse_response_head(record.payload)
         if head is None or head.is_interim or record.response_bytes != record.total_bytes:
             return None
         framing = response_framing(head, self._head.method)
