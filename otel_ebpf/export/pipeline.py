@@ -34,7 +34,7 @@ _HOLD_NS = 1_000_000_000  # for the identity of a service that is already being 
 _OWN_USER_AGENT = b"OTel-OTLP-Exporter-Python/"  # what the official exporter sends
 _MAX_HELD = 10_000
 _MAX_HELD_BYTES = 16 << 20  # of their heads
-_RECORDS_AT_ONCE = 128
+_RECORDS_AT_ONCE = 128  # enough to be quick, few enough that what is made of them stays in the caches
 _new_tuple = tuple.__new__
 _CLOCK_EVERY_NS = 10_000_000_000
 
@@ -194,19 +194,20 @@ class Pipeline:
             self._work_off()
 
     def _work_off(self) -> None:
-        """The records that were taken go through stage after stage together: a stage that does the same many times in a row is
-        in the processor's caches. That halves what they cost."""
+        """The records that were taken go through stage after stage together: what is done many times in a row is in the
+        processor's caches, so it takes less than if each exchange went all the way by itself."""
         records, self._records = self._records, []
         self._take_exchanges(self.assembler.feed_all(records))
 
     def _take_exchanges(self, done: list[Exchange]) -> None:
-        own = self._own
-        if own:
-            for exchange in done:
-                if exchange.method == b"POST" and _is_own_export(exchange, own):
-                    self.ledger.of(exchange.service_pid).tally["the agent's own"] += 1
-            done = [one for one in done if one.method != b"POST" or not _is_own_export(one, own)]
-        self._send([(self._now_ns, exchange) for exchange in done])
+        own, now_ns = self._own, self._now_ns
+        found: list[tuple[int, Exchange]] = []
+        for exchange in done:
+            if own and exchange.method == b"POST" and _is_own_export(exchange, own):
+                self.ledger.of(exchange.service_pid).tally["the agent's own"] += 1
+            else:
+                found.append((now_ns, exchange))
+        self._send(found)
 
     def _send(self, found: list[tuple[int, Exchange]]) -> None:
         """Each with the time since when it is held for want of its service's name."""

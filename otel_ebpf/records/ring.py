@@ -20,6 +20,7 @@ _BUSY = 1 << 31
 _DISCARDED = 1 << 30
 _LENGTH = _DISCARDED - 1
 _HEADER_BYTES = 8
+_GIVE_BACK_MASK = 63
 
 
 class RingReader:
@@ -46,7 +47,8 @@ class RingReader:
     def drain(self, handle: Callable[[Buffer, int, int], None], until: int) -> int:
         """Calls handle(buffer, offset, length) for every sample up to `until`; returns how many there were.
 
-        Space is given back at the end, or when `handle` raises: a sample is never seen twice.
+        Space is given back every few samples, at the end, and when `handle` raises: a sample is never seen twice, and
+        `handle` copies what it keeps.
         """
         headers, data, size = self._headers, self._producer_map, self.size_bytes
         mask, data_begin = size - 1, mmap.PAGESIZE
@@ -67,6 +69,8 @@ class RingReader:
                         handle(data, begin, length)
                     else:
                         handle(data[begin:] + data[data_begin : data_begin + over], 0, length)
+                    if not seen & _GIVE_BACK_MASK:
+                        self._consumer[0] = position
         finally:
             self._consumer[0] = position
         return seen

@@ -24,8 +24,8 @@ MAX_ROUTES = 256  # of one service
 MAX_NAMES = 32  # at one place
 MAX_SEGMENTS = 12  # what stands behind them is `**`
 MAX_TABLES = 256  # services
-CACHED_PATHS = 2048  # of one service, in each of two generations
-CACHED_PATH_BYTES = 256
+CACHED_PATHS = 4096  # of one service, in each of two generations
+CACHED_PATH_BYTES = 128
 _SERVER = Role.SERVER  # looking into an enum takes a while
 _BEFORE_VERSIONS = frozenset((b"api", b"rest", b"version"))
 

@@ -75,8 +75,9 @@ def assembling_us(made: list[bytes]) -> float:
     """What all of them have in common: records to exchanges."""
     assembler = Assembler()
     began_ns = time.process_time_ns()
-    for sample in made:
-        assembler.feed(decode_record(sample, 0, len(sample)))
+    for first in range(0, len(made), 2 * PER_TICK):
+        records = [decode_record(sample, 0, len(sample)) for sample in made[first : first + 2 * PER_TICK]]
+        assembler.feed_all(records)
     return (time.process_time_ns() - began_ns) / 1000 / EXCHANGES
 
 
