@@ -55,15 +55,14 @@ def _varint(number: int) -> bytes:
 
 
 _SHORT_VARINTS = [_varint(number) for number in range(16384)]  # all of one and two bytes
-_TWO_GROUPS = [bytes((number & 127 | 128, number >> 7 | 128)) for number in range(16384)]  # with more to come
 
 
 def varint(number: int) -> bytes:
     """Of a number that is not negative."""
     if number < 16384:
         return _SHORT_VARINTS[number]
-    if number < 268_435_456:
-        return _TWO_GROUPS[number & 16383] + _SHORT_VARINTS[number >> 14]
+    if number < 2_097_152:
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     return _varint(number)
 
 

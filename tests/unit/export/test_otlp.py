@@ -26,7 +26,7 @@ UTF8 = st.text(max_size=200).map(str.encode) | st.sampled_from(
 VALUES = (
     UTF8
     | st.integers(-(2**63), 2**63 - 1)
-    | st.sampled_from([0, 127, 128, 16_383, 16_384, 2**32])
+    | st.sampled_from([0, 127, 128, 16_383, 16_384, 2**21 - 1, 2**21, 2**28 - 1, 2**28, 2**32])
     | st.lists(UTF8, max_size=4).map(tuple)
 )
 ATTRIBUTES = st.lists(st.tuples(st.text(max_size=20) | st.just("k" * 300), VALUES), max_size=8).map(tuple)
