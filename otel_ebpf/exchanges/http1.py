@@ -8,7 +8,6 @@ An observer forgives what an endpoint must refuse: it reports what was sent and 
 """
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 
 from otel_ebpf.exchanges.known import Known
@@ -22,7 +21,6 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ([^ \r\n]+) HTT
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) ([1-9][0-9][0-9])(?: [^\r\n]*)?\r?\Z")
 _BEGINS_LIKE_REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?: [^ \r\n]*(?: [HTP/0-9.]{0,8}\r?)?)?")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
-_CACHED_BLOCK_BYTES = 1024
 _KNOWN_HEAD_BYTES = 1024
 _MAX_KNOWN_HEADS = 1024  # of each kind
 _MAX_EMPTY_BYTES = 1024  # before a request line
@@ -237,7 +235,13 @@ def _request_without_line(data: bytes, begin: int, start: int, is_cut: bool) -> 
 
 
 def _fields(block: bytes) -> Fields:
-    return _cached_fields(block) if len(block) <= _CACHED_BLOCK_BYTES else _read_fields(block)
+    if len(block) > _KNOWN_HEAD_BYTES:
+        return _read_fields(block)
+    fields = _known_fields.get(block)
+    if fields is None:
+        fields = _read_fields(block)
+        _known_fields.offer(block, fields)
+    return fields
 
 
 def _find_fields(wanted_line: re.Pattern[bytes], block: bytes) -> dict[bytes, bytes]:
@@ -264,7 +268,7 @@ def _read_fields(block: bytes) -> Fields:
 
 # Clients repeat their header blocks; pollers and servers repeat whole heads, which their bytes up to the first usual empty
 # line tell apart, wherever they end before it.
-_cached_fields = lru_cache(maxsize=512)(_read_fields)
+_known_fields: Known[Fields] = Known(_MAX_KNOWN_HEADS)
 _known_requests: Known[RequestHead] = Known(_MAX_KNOWN_HEADS)
 _known_responses: Known[ResponseHead] = Known(_MAX_KNOWN_HEADS)
 
