@@ -149,6 +149,7 @@ class Meter:
             exchange.status,
             route,
             exchange.version,
+            exchange.scheme,
             is_complete or outcome._value_,
             None if target[:1] == b"/" else target.partition(b"?")[0][:_TEXT_LIMIT_BYTES],
         )

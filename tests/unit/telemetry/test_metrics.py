@@ -102,6 +102,15 @@ def test_unknown_methods_and_targets_do_not_make_series() -> None:
     ]
 
 
+def test_what_was_encrypted_is_measured_apart() -> None:
+    """By `url.scheme`, also where all else is equal."""
+    measured = meter()
+    for scheme in (b"http", b"https", b"http"):
+        measured.record(SHOP, exchange(scheme=scheme))
+
+    assert ["http", "https"] == [found["url.scheme"] for found in attributes_of(measured)]
+
+
 def test_the_duration_is_the_spans() -> None:
     """To the last byte that was seen; never less than nothing."""
     measured = meter()
