@@ -72,7 +72,7 @@ class Memory:
         except ssl.SSLWantReadError:
             pass
         self._flush()
-        if not self.is_ready and select.select([self.sock], [], [], 0.05)[0]:
+        if not self.is_ready and select.select([self.sock], [], [], 0)[0]:
             self._incoming.write(self.sock.recv(65536))
 
     def send(self, data: bytes) -> None:
