@@ -15,14 +15,15 @@ import pytest
 
 from otel_ebpf.probe.procfs import Procfs
 from tests.end_to_end.agent import Agent
-from tests.end_to_end.sink import CLIENT
+from tests.end_to_end.sink import CLIENT, SERVER
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to, differences, target_of
-from tests.services.plan import make_call
+from tests.services.plan import all_calls, make_call
 from tests.services.processes import CHECKOUT, VENV_BIN, end, environment, free_port, wait_until
 from tests.services.servers import Running, nginx_of_many_addresses, program
 
 PEERS, ROUNDS = 200, 3
+MEGABYTE = 1 << 20
 LATE_CLIENT = [str(VENV_BIN / "python"), "-m", "tests.services.clients.late_tls"]
 
 
@@ -41,6 +42,52 @@ def test_each_of_200_connections_in_one_loop_has_its_own_peer(loop: str, prefix:
     spans = stage.sink.wait_for(len(results), belongs_to(prefix))
     assert PEERS == len({(result.peer_address, result.peer_port) for result in results})
     assert [] == differences(results, spans, CLIENT)
+
+
+@pytest.mark.parametrize(
+    ("server_name", "client_name"),
+    [
+        ("uvicorn-uvloop-tls", "aiohttp"),
+        ("aiohttp-tls", "node"),
+        ("gunicorn-gthread-tls", "pyopenssl"),
+        ("node-tls", "httpx"),
+    ],
+)
+def test_a_megabyte_either_way_is_one_exchange_on_both_sides(
+    server_name: str, client_name: str, prefix: str, stage: Stage
+) -> None:
+    """Some 64 records of TLS each; both processes are targets."""
+    server = stage.server(server_name)
+    calls = [make_call(f"{prefix}{number}", "POST", 200, MEGABYTE, sent=MEGABYTE) for number in range(2)]
+    client = stage.client(client_name, server, calls, keep_alive=False)
+    stage.agent(OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_TARGET_PID=client.pid)
+
+    results = client.send()
+
+    spans = stage.sink.wait_for(2 * len(results), belongs_to(prefix))
+    for kind in (SERVER, CLIENT):
+        assert [] == differences(results, [span for span in spans if span.kind == kind], kind)
+    assert 2 * len(results) == len(spans)
+
+
+def test_a_server_that_switches_stacks_and_starts_after_the_agent_is_read_and_lives(prefix: str, stage: Stage) -> None:
+    """gevent dies of a return probe. One without it uses the same library, and has its probes already."""
+    port = free_port()
+    other = stage.server("gunicorn-gthread-tls")
+    stage.agent(OTEL_EBPF_OPEN_PORT=f"{port},{other.port}")
+    server = stage.server("gunicorn-gevent-tls", port=port)
+    tries = count()
+
+    def is_seen() -> bool:
+        stage.client("http.client", server, [make_call(f"{prefix}try{next(tries)}e", "GET")]).send()
+        return any(f"{prefix}try" in target_of(span) for span in stage.sink.spans)
+
+    wait_until(is_seen, "a request is seen", seconds=30, every_s=0.1)
+    for name, where in (("gevent", server), ("gthread", other)):
+        calls = all_calls(f"{prefix}{name}")
+        results = stage.client("http.client", where, calls).send()
+        spans = stage.sink.wait_for(len(results), belongs_to(f"{prefix}{name}"))
+        assert [] == differences(results, spans, SERVER)
 
 
 @dataclass
