@@ -11,9 +11,7 @@ import pytest
 from otel_ebpf.probe import inspector
 from otel_ebpf.probe.inspector import Finding, Inspector
 from otel_ebpf.probe.tls_functions import TlsLibrary
-from tests.unit.probe.tls_libraries import system_library
-
-ELF_OF_LIBRARY = system_library().read_bytes()
+from tests.unit.probe.tls_libraries import content, endless_library, system_library
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +43,7 @@ def test_each_file_has_its_own_finding_in_order(tmp_path: Path) -> None:
         system_library(),
         Path("/bin/true"),
         written(tmp_path, b""),
-        written(tmp_path, ELF_OF_LIBRARY[: len(ELF_OF_LIBRARY) // 2]),
+        written(tmp_path, content()[: len(content()) // 2]),
         system_library(),
     ]
 
@@ -67,21 +65,15 @@ def test_what_the_parent_gets_is_what_was_found() -> None:
 def test_a_file_that_takes_for_ever_spoils_none_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its headers claim more sections than can be gone through; those behind it are asked for again."""
     monkeypatch.setattr(inspector, "_MAX_SECONDS", 1)
-    endless = bytearray(ELF_OF_LIBRARY)
-    sections_at = int.from_bytes(endless[0x28:0x30], "little")
-    endless[0x3C:0x3E] = bytes(2)  # e_shnum: look into the first section's size
-    endless[sections_at + 32 : sections_at + 40] = (1 << 62).to_bytes(8, "little")
-    path = written(tmp_path, bytes(endless))
-    os.truncate(path, 8 << 30)
 
-    found = findings(system_library(), path, system_library())
+    found = findings(system_library(), endless_library(tmp_path), system_library())
 
     assert [TlsLibrary, str] == [type(found_one) for found_one in found]
 
 
 def test_a_file_that_wants_much_memory_gets_none(tmp_path: Path) -> None:
     """A table of symbols of 8 GB, all of it a hole."""
-    huge = bytearray(ELF_OF_LIBRARY)
+    huge = bytearray(content())
     sections_at, size = int.from_bytes(huge[0x28:0x30], "little"), int.from_bytes(huge[0x3A:0x3C], "little")
     for section in range(int.from_bytes(huge[0x3C:0x3E], "little")):
         at = sections_at + section * size

@@ -60,3 +60,15 @@ def changed(changes: Iterable[tuple[int, int, int, int]], length: int | None = N
         begin = chosen[where % len(chosen)] // width * width
         made[begin : begin + width] = (number & (1 << 8 * width) - 1).to_bytes(width, "little")
     return bytes(made[:length])
+
+
+def endless_library(folder: Path) -> Path:
+    """Its headers claim more sections than can be gone through."""
+    made = bytearray(content())
+    sections_at = int.from_bytes(made[0x28:0x30], "little")
+    made[0x3C:0x3E] = bytes(2)  # e_shnum: the first section's size tells
+    made[sections_at + 32 : sections_at + 40] = (1 << 62).to_bytes(8, "little")
+    path = folder / "endless.so"
+    path.write_bytes(made)
+    os.truncate(path, 8 << 30)
+    return path
