@@ -188,7 +188,7 @@ class TlsWatch:
         self._tell_every_mapping(mapped, _HAS_TLS)
         users = self._find_users(mapped)
         if not users:
-            return  # the last one ended while the file was looked into
+            self._unused[mapped] = 0  # the last one ended while the file was looked into; the next has it at once
         path = os.fsdecode(mapped.path)
         if isinstance(finding, str) or not self._free_indexes:
             self._libraries[mapped] = Library(path, -1, (), trouble=finding if isinstance(finding, str) else "too many")

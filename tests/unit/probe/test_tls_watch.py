@@ -268,10 +268,24 @@ def test_a_process_that_ends_while_its_library_is_looked_into_leaves_nothing(sta
     stage.maps_file(1, library)
     stage.exit(1)
     stage.settle()
-
     assert [] == stage.kernel.attached
-    assert {} == stage.maps["tls_layouts"]
+
+    stage.wait()
+
+    assert {} == stage.maps["mapped_files"]
     assert [] == stage.watch.libraries
+
+
+def test_processes_that_are_shorter_than_a_look_into_their_library_meet_its_probes(stage: Stage, library: Path) -> None:
+    """The first one's library is known when the second comes: curl lives for 20 ms."""
+    stage.maps_file(1, library)
+    stage.exit(1)
+    stage.settle()
+
+    stage.maps_file(2, library)
+
+    assert {library.stat().st_ino} == {one.inode for one in stage.kernel.attached}
+    assert stage.watch.fileno() < 0
 
 
 def test_another_process_of_the_same_file_is_looked_at_when_the_first_has_ended(stage: Stage, library: Path) -> None:
