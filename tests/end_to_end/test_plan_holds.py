@@ -9,11 +9,17 @@ import pytest
 
 from tests.services.callers import PLAIN_CALLERS, TLS_CALLERS, send_all, unlike_plan
 from tests.services.plan import all_calls
-from tests.services.servers import SERVERS, calls_for, serving
+from tests.services.servers import PLAIN_SERVERS, SERVERS, calls_for, serving
+
+# Over TLS once each: what watches them compares with the plan itself.
+OF_SERVERS = [*((name, True) for name in SERVERS), *((name, False) for name in PLAIN_SERVERS)]
+OF_CLIENTS = [
+    *((name, "go", keep_alive) for name in PLAIN_CALLERS for keep_alive in (True, False)),
+    *((name, "aiohttp-tls", True) for name in TLS_CALLERS),
+]
 
 
-@pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("keep_alive", [True, False], ids=["keep-alive", "close"])
+@pytest.mark.parametrize(("server", "keep_alive"), OF_SERVERS)
 def test_every_server_answers_as_the_plan_says(server: str, keep_alive: bool, prefix: str, tmp_path: Path) -> None:
     calls = calls_for(server, prefix)
 
@@ -23,10 +29,7 @@ def test_every_server_answers_as_the_plan_says(server: str, keep_alive: bool, pr
     assert [] == unlike_plan(calls, results)
 
 
-@pytest.mark.parametrize(
-    ("client", "server"), [*((name, "go") for name in PLAIN_CALLERS), *((name, "aiohttp-tls") for name in TLS_CALLERS)]
-)
-@pytest.mark.parametrize("keep_alive", [True, False], ids=["keep-alive", "close"])
+@pytest.mark.parametrize(("client", "server", "keep_alive"), OF_CLIENTS)
 def test_every_client_sends_what_the_plan_says(
     client: str, server: str, keep_alive: bool, prefix: str, tmp_path: Path
 ) -> None:

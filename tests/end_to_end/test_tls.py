@@ -290,7 +290,7 @@ def held_by(agent: Agent) -> dict[int, str]:
 
 def uprobes_of(agent: Agent) -> list[int]:
     """In whichever form: a link of BPF that says so, or a perf event."""
-    descriptors = [number for number, name in held_by(agent).items() if name in ("anon_inode:bpf_link", PERF_EVENT)]
+    descriptors = [number for number, name in held_by(agent).items() if "bpf_link" in name or name == PERF_EVENT]
     return [number for number in descriptors if is_uprobe(Path(f"/proc/{agent.probe_pid}/fdinfo/{number}"))]
 
 
