@@ -237,7 +237,7 @@ struct tls_layout {
   u16 read_bio;  // in the object: to what it reads from; 0: not known
   u32 server_mask;
   u16 bio_method;  // in that
-  u16 bio_number;  // in that, of a socket: its descriptor
+  u16 bio_number;  // in that, of a socket: its descriptor; 0: `read_bio` is the descriptor, or a pointer of the program
 };
 
 // tls_layouts: one for each library that is attached to; written by the probe.

@@ -59,6 +59,7 @@ static __always_inline u64 moved_bytes(struct pt_regs *ctx, const struct tls_cal
 }
 
 #define BIO_TYPE_SOCKET 0x505
+#define LOWEST_ADDRESS 65536  // vm.mmap_min_addr: what is below is a number, not what a callback of the program wants
 
 // An object that reads a socket itself names it: for connections whose ClientHello was not seen.
 static __always_inline void adopt_by_bio(u64 object, const struct tls_layout *layout, struct tls_key *key) {
@@ -66,9 +67,14 @@ static __always_inline void adopt_by_bio(u64 object, const struct tls_layout *la
   u32 type = 0, descriptor = 0;
   if (!layout->read_bio || !(key->random[0] | key->random[1])) return;
   bpf_probe_read_user(&bio, 8, (void *)(object + layout->read_bio));
-  bpf_probe_read_user(&method, 8, (void *)(bio + layout->bio_method));
-  bpf_probe_read_user(&type, 4, (void *)method);
-  if (type != BIO_TYPE_SOCKET || bpf_probe_read_user(&descriptor, 4, (void *)(bio + layout->bio_number))) return;
+  if (!layout->bio_number) {
+    if (bio >= LOWEST_ADDRESS) return;
+    descriptor = bio;
+  } else {
+    bpf_probe_read_user(&method, 8, (void *)(bio + layout->bio_method));
+    bpf_probe_read_user(&type, 4, (void *)method);
+    if (type != BIO_TYPE_SOCKET || bpf_probe_read_user(&descriptor, 4, (void *)(bio + layout->bio_number))) return;
+  }
   u64 sock = socket_of_descriptor(descriptor);
   struct connection *connection = connections.lookup(&sock);
   if (!connection || !(connection->flags & CONNECTION_TLS)) return;

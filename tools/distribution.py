@@ -44,11 +44,13 @@ TEST = {
     **CHECK,
     "ca-certificates": Path("/etc/ssl/certs/ca-certificates.crt").exists,
     "curl": has_program("curl"),
+    "gnutls-bin": has_program("gnutls-serv"),
     "golang-go": has_program("go"),
     "iproute2": has_program("ip"),
     "nginx-light": has_program("nginx"),
     "nodejs": has_program("node"),
     "openssl": has_program("openssl"),
+    "python3-pycurl": has_module("pycurl"),
     "wrk": has_program("wrk"),
 }
 KAFKA = {**TEST, "default-jre-headless": has_program("java"), "maven": has_program("mvn")}

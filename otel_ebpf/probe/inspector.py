@@ -21,7 +21,7 @@ from otel_ebpf.probe import privileges
 from otel_ebpf.probe.tls_functions import Function, Layout, TlsLibrary
 
 Finding = TlsLibrary | str | None
-_MARK = b"SSL_read\0"
+_MARKS = b"SSL_read\0", b"gnutls_record_recv\0"
 _MAX_SECONDS = 20
 _MAX_MEMORY_BYTES = 512 << 20
 _MAX_ANSWER_BYTES = 1 << 20
@@ -89,7 +89,8 @@ def _work(write_end: int, files: Sequence[int]) -> None:
     """The child's whole life. Each line is written when it is known: one bad file spoils itself alone."""
     status = 1
     try:
-        from otel_ebpf.probe.tls_library import NoTlsError, UnreadableTlsError, inspect  # here: the parent needs none
+        from otel_ebpf.probe.elf_image import UnreadableTlsError  # here: the parent needs none
+        from otel_ebpf.probe.tls_library import NoTlsError, inspect
 
         privileges.limit_capabilities(())
         resource.setrlimit(resource.RLIMIT_CPU, (_MAX_SECONDS, _MAX_SECONDS))
@@ -120,5 +121,5 @@ def _work(write_end: int, files: Sequence[int]) -> None:
 def _has_mark(file: int) -> bool:
     """Most files hold no such name: they are not parsed at all."""
     with contextlib.suppress(ValueError, OSError), mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
-        return content.find(_MARK) >= 0
+        return any(content.find(mark) >= 0 for mark in _MARKS)
     return False

@@ -20,7 +20,7 @@ class Layout:
     server_mask: int
     read_bio: int  # in the object: a pointer to what it reads from; 0: not known
     bio_method: int  # in that
-    bio_number: int  # in that, of a socket: its descriptor
+    bio_number: int  # in that, of a socket: its descriptor; 0: it is where `read_bio` says
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Where to put probes in a TLS library, and where its objects keep what proves their socket; found without running it.
 
-In:   an ELF file: OpenSSL 1.1.1, 3.x, BoringSSL; a shared library, or an executable that holds one
+In:   an ELF file: OpenSSL 1.1.1, 3.x, BoringSSL, GnuTLS (see gnutls_library.py); a shared library, or an executable that holds one
 Out:  TlsLibrary; NoTlsError, or UnreadableTlsError that says what stands in the way
 Owns: nothing
 
@@ -9,16 +9,12 @@ single-step, in a virtual machine. The public functions of OpenSSL 3 begin with 
 behind them with the first: those are found as what both SSL_read and SSL_read_ex call.
 """
 
-import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import Section, SymbolTableSection
 from iced_x86 import (
     Code,
-    Decoder,
     FlowControl,
     Instruction,
     InstructionInfoFactory,
@@ -30,12 +26,12 @@ from iced_x86 import (
     RegisterExt,
 )
 
+from otel_ebpf.probe import gnutls_library
+from otel_ebpf.probe.elf_image import IMPOSSIBLE, ElfImage, UnreadableTlsError, cheap_place, loads, offset_in_object
 from otel_ebpf.probe.tls_functions import NO_STATE_POINTER, Function, Layout, TlsLibrary
 
-_MAX_FUNCTION_BYTES = 4096
 _FIRST_BYTES = 32
 _ARGUMENTS = {Register.RDI, Register.RSI, Register.RDX, Register.RCX}
-_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 _NAMES = (
     "SSL_read",
     "SSL_read_ex",
@@ -47,90 +43,31 @@ _NAMES = (
 )
 _BIO_1_1, _BIO_3 = (0x00, 0x30), (0x08, 0x38)  # struct bio_st: method and num, crypto/bio/bio_local.h
 _X86_64 = "EM_X86_64"
-_MAX_OFFSET = 0x7FFF
-# What numbers raise that no linker writes.
-_IMPOSSIBLE = (ELFError, ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error)
 
 
 class NoTlsError(Exception):
     """The file has no TLS library's functions."""
 
 
-class UnreadableTlsError(Exception):
-    """It has, and they cannot be used; the message says why."""
-
-
 def inspect(file: BinaryIO) -> TlsLibrary:
     try:
         elf = ELFFile(file)
-        image = _Image(elf)
-        if "SSL_read" not in image or "SSL_write" not in image:
+        image = ElfImage(elf, (*_NAMES, *gnutls_library.NAMES))
+        is_openssl = "SSL_read" in image and "SSL_write" in image
+        if not is_openssl and not gnutls_library.is_gnutls(image):
             raise NoTlsError
         if elf["e_machine"] != _X86_64:
             raise UnreadableTlsError(f"its machine is {elf['e_machine']}: x86-64 alone is read")
+        if not is_openssl:
+            return gnutls_library.inspect_gnutls(image)
         layout = _layout(image)
         functions = (*_functions(image, "SSL_read", is_write=False), *_functions(image, "SSL_write", is_write=True))
         return TlsLibrary(layout, functions)
-    except _IMPOSSIBLE as error:
+    except IMPOSSIBLE as error:
         raise UnreadableTlsError(f"it is no ELF file that can be read: {error}") from error
 
 
-class _Image:
-    """Symbols and code of one file."""
-
-    def __init__(self, elf: ELFFile) -> None:
-        self._elf = elf
-        self._symbols: dict[str, tuple[int, int]] = {}  # address, bytes
-        for section in (".dynsym", ".symtab"):
-            table = elf.get_section_by_name(section)
-            if isinstance(table, SymbolTableSection) and table["sh_entsize"] == _SYMBOL.size:
-                self._read(table)
-
-    @property
-    def names(self) -> set[str]:
-        return set(self._symbols)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._symbols
-
-    def address(self, name: str) -> int:
-        return self._symbols[name][0]
-
-    def offset(self, address: int) -> int:
-        """Place in the file of a virtual address."""
-        for offset in self._elf.address_offsets(address):
-            return int(offset)
-        raise UnreadableTlsError(f"address {address:#x} is in no segment")
-
-    def code(self, name: str) -> Iterator[Instruction]:
-        address, size = self._symbols[name]
-        return self.code_at(address, size)
-
-    def code_at(self, address: int, size: int) -> Iterator[Instruction]:
-        stream = self._elf.stream
-        stream.seek(self.offset(address))
-        return iter(Decoder(64, stream.read(min(size, _MAX_FUNCTION_BYTES)), ip=address))
-
-    def _read(self, table: SymbolTableSection) -> None:
-        """Large programs have 200,000 symbols: they are gone through as bytes, not as objects."""
-        strings = self._bytes(table.stringtable)
-        places: dict[int, str] = {}
-        for name in _NAMES:
-            wanted, at = name.encode() + b"\0", -1
-            while (at := strings.find(wanted, at + 1)) >= 0:
-                places[at] = name  # also within a longer name: the linker lets them share their ends
-        if places:
-            for name_at, _, _, section, address, size in _SYMBOL.iter_unpack(self._bytes(table)):
-                if name_at in places and section and address:
-                    self._symbols.setdefault(places[name_at], (address, size))
-
-    def _bytes(self, section: Section) -> bytes:
-        self._elf.stream.seek(section["sh_offset"])
-        size = section["sh_size"]
-        return bytes(self._elf.stream.read(size - size % section["sh_entsize"] if section["sh_entsize"] else size))
-
-
-def _layout(image: _Image) -> Layout:
+def _layout(image: ElfImage) -> Layout:
     """By the two functions of the library that return what is wanted."""
     if "SSL_get_client_random" not in image or "SSL_is_server" not in image:
         raise UnreadableTlsError("it does not export SSL_get_client_random and SSL_is_server")
@@ -144,8 +81,8 @@ def _layout(image: _Image) -> Layout:
 
 def _read_bio(code: Iterator[Instruction]) -> int:
     for instruction in code:
-        if _loads(instruction, Register.RDI) and instruction.memory_displacement:
-            return _offset(instruction.memory_displacement)
+        if loads(instruction, Register.RDI) and instruction.memory_displacement:
+            return offset_in_object(instruction.memory_displacement)
     return 0
 
 
@@ -154,11 +91,11 @@ def _random(code: Iterator[Instruction]) -> tuple[int, int]:
     holder, pointer = Register.RDI, NO_STATE_POINTER
     for instruction in code:
         if instruction.mnemonic == Mnemonic.LEA and instruction.memory_base == holder:
-            return pointer, _offset(instruction.memory_displacement)
-        if _loads(instruction, Register.RDI) and pointer == NO_STATE_POINTER:
-            holder, pointer = instruction.op0_register, _offset(instruction.memory_displacement)
+            return pointer, offset_in_object(instruction.memory_displacement)
+        if loads(instruction, Register.RDI) and pointer == NO_STATE_POINTER:
+            holder, pointer = instruction.op0_register, offset_in_object(instruction.memory_displacement)
         elif instruction.mnemonic == Mnemonic.ADD and instruction.op0_register == holder != Register.RDI:
-            return pointer, _offset(instruction.immediate(1))
+            return pointer, offset_in_object(instruction.immediate(1))
     raise UnreadableTlsError("SSL_get_client_random does not say where the random is")
 
 
@@ -168,7 +105,7 @@ def _server_flag(code: Iterator[Instruction]) -> tuple[int, int]:
     for instruction in code:
         is_read = instruction.memory_base == Register.RDI and instruction.mnemonic in (Mnemonic.MOV, Mnemonic.MOVZX)
         if is_read and instruction.memory_displacement:  # since 3.2 what is at 0 tells QUIC from TLS
-            offset = _offset(instruction.memory_displacement)
+            offset = offset_in_object(instruction.memory_displacement)
             mask = 0xFF if instruction.memory_size == MemorySize.UINT8 else 0xFFFFFFFF
         elif instruction.mnemonic == Mnemonic.AND and offset >= 0:
             mask &= instruction.immediate(1)
@@ -179,28 +116,17 @@ def _server_flag(code: Iterator[Instruction]) -> tuple[int, int]:
     return offset, mask
 
 
-def _loads(instruction: Instruction, base: int) -> bool:
-    """mov disp(base),%reg of 64 bits"""
-    return instruction.code == Code.MOV_R64_RM64 and instruction.memory_base == base
-
-
-def _offset(displacement: int) -> int:
-    if not 0 < displacement <= _MAX_OFFSET:
-        raise UnreadableTlsError(f"an offset of {displacement} is no place in an object")
-    return displacement
-
-
-def _functions(image: _Image, name: str, *, is_write: bool) -> list[Function]:
+def _functions(image: ElfImage, name: str, *, is_write: bool) -> list[Function]:
     internal = _internal(image, name)
     if internal is not None:
-        place = _cheap_place(image.code_at(internal.address, _FIRST_BYTES))
+        place = cheap_place(image.code_at(internal.address, _FIRST_BYTES))
         if place is not None:
             results = tuple(image.offset(address) for address in internal.behind)
             return [Function(f"behind {name}", image.offset(place), is_write, internal.count_argument, True, results)]
     functions = []
     for public, count_argument in ((name, 0), (f"{name}_ex", 4)):
         if public in image:
-            place = _cheap_place(image.code(public))
+            place = cheap_place(image.code(public))
             offset = image.offset(image.address(public) if place is None else place)
             functions.append(Function(public, offset, is_write, count_argument, place is not None, ()))
     return functions
@@ -212,7 +138,7 @@ class _Internal(NamedTuple):
     behind: list[int]  # addresses of the instructions behind the calls of it
 
 
-def _internal(image: _Image, name: str) -> _Internal | None:
+def _internal(image: ElfImage, name: str) -> _Internal | None:
     """What `name`_ex calls first, with its own arguments, and `name` calls too."""
     if f"{name}_ex" not in image:
         return None
@@ -223,7 +149,7 @@ def _internal(image: _Image, name: str) -> _Internal | None:
     return found._replace(behind=[*found.behind, *calls]) if calls else None
 
 
-def _first_call(image: _Image, name: str) -> _Internal | None:
+def _first_call(image: ElfImage, name: str) -> _Internal | None:
     """None when anything happens to the arguments before, but that the fourth becomes the fifth.
 
     Since OpenSSL 3.4 flags come before the count when writing, and one more function lies in between.
@@ -255,13 +181,3 @@ def _moves(instruction: Instruction, to: int, source: int) -> bool:
 
 def _is_call(instruction: Instruction) -> bool:
     return instruction.mnemonic == Mnemonic.CALL and instruction.op0_kind == OpKind.NEAR_BRANCH64
-
-
-def _cheap_place(code: Iterator[Instruction]) -> int | None:
-    """The first instruction, if the kernel emulates it; behind the marker of a branch target it does as well."""
-    for instruction in code:
-        if instruction.mnemonic == Mnemonic.ENDBR64:
-            continue
-        is_push = instruction.mnemonic == Mnemonic.PUSH and instruction.op0_kind == OpKind.REGISTER
-        return instruction.ip if is_push else None
-    return None

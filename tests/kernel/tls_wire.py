@@ -33,8 +33,8 @@ class TlsWatched(Watched):
         self.tls = TlsWatch(self.loaded, form, Procfs())
         self.look()
 
-    def look(self) -> None:
-        self.tls.look_at(os.getpid())
+    def look(self, pid: int = 0) -> None:
+        self.tls.look_at(pid or os.getpid())
         while self.tls.fileno() >= 0:
             select.select([self.tls.fileno()], [], [], 30)
             self.tls.on_answer()
@@ -138,6 +138,10 @@ def exchange_of(client: Memory, server: Memory, number: int, size: int = 5) -> N
 def of_server(done: list[Exchange]) -> list[Exchange]:
     """The client is a child of this process, and so watched as well, from a moment that is not known."""
     return [exchange for exchange in done if exchange.role is Role.SERVER]
+
+
+def of_client(done: list[Exchange]) -> list[Exchange]:
+    return [exchange for exchange in done if exchange.role is Role.CLIENT]
 
 
 def ports(exchange: Exchange) -> tuple[int, int]:

@@ -44,7 +44,12 @@ STANDARD_LIBRARY_ONLY = (
     "supervisor",
 )
 # By file, what a child of its own imports: the distribution's interpreter that compiles, the inspector without rights.
-OF_CHILDREN = {"compile_child.py": {"bcc"}, "tls_library.py": {"elftools", "iced_x86"}}
+OF_CHILDREN = {
+    "compile_child.py": {"bcc"},
+    "elf_image.py": {"elftools", "iced_x86"},
+    "gnutls_library.py": {"iced_x86"},
+    "tls_library.py": {"elftools", "iced_x86"},
+}
 
 # What pure code cannot do without reaching out of the process: no clock, socket, /proc or environment.
 IMPURE_MODULES = {
