@@ -13,9 +13,20 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import measurements, sampling, spans, tls
-from tests.bench.processes import cpu_ns, memory
-from tests.bench.rounds import NGINX_TARGET, Sample, build_ping_pong, header, loads, median, ping_pong, row
+from tests.bench import fast_lane, measurements, odd_traffic, sampling, spans, tls
+from tests.bench.odd_traffic import agent_cpu_ns, wait_for_spans
+from tests.bench.processes import memory
+from tests.bench.rounds import (
+    NGINX_TARGET,
+    Sample,
+    build_ping_pong,
+    header,
+    loads,
+    median,
+    no_processor_sleeps,
+    ping_pong,
+    row,
+)
 from tests.end_to_end.accounts import read_accounts
 from tests.end_to_end.agent import Agent, running_agent
 from tests.end_to_end.sink import Sink, http_sink
@@ -50,15 +61,18 @@ class Bench:
         todo = loads(self.folder, self.nginx, self.files)
         without: dict[str, list[Sample]] = {load.name: [] for load in todo}
         with_agent: dict[str, list[Sample]] = {load.name: [] for load in todo}
-        for _ in range(rounds):
-            for load in todo:
-                without[load.name].append(load.sample())
-            with ExitStack() as ends:
-                agent, _ = self.start(ends)
-                for load in todo:
-                    with_agent[load.name].append(load.sample())
-                agent.stop()
-        print(f"\nOverhead, median of {rounds} interleaved rounds\n{header()}")
+        with no_processor_sleeps():
+            for number in range(2 * rounds):
+                if number % 4 in (0, 3):  # without, with, with, without: what drifts does so for both
+                    for load in todo:
+                        without[load.name].append(load.sample())
+                    continue
+                with ExitStack() as ends:
+                    agent, _ = self.start(ends)
+                    for load in todo:
+                        with_agent[load.name].append(load.sample())
+                    agent.stop()
+        print(f"\nOverhead, medians of {rounds} interleaved rounds (from-to); no processor sleeps\n{header()}")
         for load in todo:
             print(row(load.name, without[load.name], with_agent[load.name]))
 
@@ -122,39 +136,43 @@ class Bench:
         print(f"  {accounts.began} requests, {sink.span_count} spans arrived, lost: {accounts.losses or 'none'}")
 
 
-def agent_cpu_ns(agent: Agent) -> int:
-    return cpu_ns(agent.probe_pid) + cpu_ns(agent.exporter_pid)
-
-
-def wait_for_spans(sink: Sink, requests: int) -> None:
-    """Until they have come or stopped coming: what is lost never will."""
-    last = -1
-    deadline = time.monotonic() + 30
-    while sink.span_count < requests and sink.span_count != last and time.monotonic() < deadline:
-        last = sink.span_count
-        with sink.arrived:
-            sink.arrived.wait_for(lambda seen=last: sink.span_count > seen, timeout=1.5)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", choices=["overhead", "odd"], help="one part alone")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="only: what the hooks cost, beside those of an older commit"
+    )
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     print(f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs")
+    if arguments.against:
+        fast_lane.report(arguments.against, rounds)
+    elif arguments.only == "odd":
+        odd_traffic.report(rounds)
+    else:
+        measure(rounds, is_overhead_alone=bool(arguments.only))
+
+
+def measure(rounds: int, *, is_overhead_alone: bool) -> None:
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="otel-ebpf-bench-")))
         nginx = ends.enter_context(plain_nginx(folder / "nginx"))
         files = ends.enter_context(serving("http.server", folder / "files"))
         bench = Bench(folder, nginx, files)
+        if is_overhead_alone:
+            bench.overhead(rounds)
+            return
         bench.first_span(min(rounds, 3))
         bench.overhead(rounds)
         bench.memory()
         bench.steady()
         bench.flood()
         tls.report(folder, rounds)
-        sampling.report()
-        spans.report()
-        measurements.report()
+    odd_traffic.report(rounds)
+    sampling.report()
+    spans.report()
+    measurements.report()
 
 
 if __name__ == "__main__":

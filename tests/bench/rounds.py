@@ -2,14 +2,19 @@
 
 In:   servers, how many rounds
 Out:  one Sample for each (load, with or without the agent, round)
-Owns: the loads
+Owns: the loads; what keeps processors awake
 
-Interleaved, because the machine's speed drifts by more than the agent costs; the median of the rounds' ratios is told.
+Interleaved, because the machine's speed drifts by more than the agent costs; of the rounds' ratios the median is told, and
+how far they lie apart. No processor sleeps meanwhile, with the agent or without: to wake up takes longer than the hooks, and
+an agent that kept one awake would make the server look faster with it.
 """
 
+import os
 import statistics
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,25 +79,41 @@ def loads(folder: Path, nginx: Running, files: Running) -> list[Load]:
     ]
 
 
+_BUSY = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+
+
+@contextmanager
+def no_processor_sleeps() -> Iterator[None]:
+    """On each something runs that gives way to everything else."""
+    busy = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, and from where to where."""
+    return f"{median(ratios):6.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
 def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
 def row(name: str, without: list[Sample], with_agent: list[Sample]) -> str:
-    wall = median([on.wall_us / off.wall_us for off, on in zip(without, with_agent, strict=True)])
-    cpu = median([on.server_cpu_us / off.server_cpu_us for off, on in zip(without, with_agent, strict=True)])
-    figures = [
-        median([sample.wall_us for sample in without]),
-        median([sample.wall_us for sample in with_agent]),
-        wall,
-        median([sample.server_cpu_us for sample in without]),
-        median([sample.server_cpu_us for sample in with_agent]),
-        cpu,
-    ]
-    shown = [f"{figure:9.1f}" if at not in (2, 5) else f"{figure:7.2f}" for at, figure in enumerate(figures)]
-    return f"{name:28}" + " ".join(shown)
+    wall = [(off.wall_us, on.wall_us) for off, on in zip(without, with_agent, strict=True)]
+    cpu = [(off.server_cpu_us, on.server_cpu_us) for off, on in zip(without, with_agent, strict=True)]
+    return f"{name:28}{_columns(wall)}  {_columns(cpu)}"
+
+
+def _columns(pairs: list[tuple[float, float]]) -> str:
+    off, on = (median(list(column)) for column in zip(*pairs, strict=True))
+    return f"{off:9.1f}{on:9.1f}  {spread([one_on / one_off for one_off, one_on in pairs]):20}"
 
 
 def header() -> str:
-    pair = f"{'without':>9} {'with':>9} {'ratio':>7}"
-    return f"{'':28}{'wall µs a request':^27} {'server CPU µs a request':^27}\n{'':28}{pair} {pair}"
+    columns = f"{'without':>9}{'with':>9}  {' ratio (from-to)':20}"
+    return f"{'':28}{'wall µs a request':^40}  {'server CPU µs a request':^40}\n{'':28}{columns}  {columns}"
