@@ -299,4 +299,4 @@ def is_uprobe(fdinfo: Path) -> bool:
         text = fdinfo.read_text()
     except FileNotFoundError:
         return False
-    return "link_type:" not in text or "uprobe" in text
+    return not any(line.startswith("link_type:") and "raw_tracepoint" in line for line in text.splitlines())
