@@ -71,7 +71,7 @@ def status_document(
     everything = pipeline.ledger.total()
     document = {
         "version": __version__,
-        "hooks": pipeline.hooks.backend,
+        "hooks": pipeline.hooks.text,
         "host": _numbers(everything, *(sum(column) for column in zip((0, 0), *still_open.values(), strict=True))),
         "ring": {
             "size_bytes": ring.size_bytes,

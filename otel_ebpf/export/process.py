@@ -142,7 +142,7 @@ class Exporter:
 
     def _details(self, pipeline: Pipeline) -> dict[str, object]:
         return {
-            "hooks": pipeline.hooks.backend,
+            "hooks": pipeline.hooks.text,
             "collector": None if self._sender is None else self._sender.collector_state,
             "metrics_collector": self._metrics.collector_state if self._metrics else None,
         }

@@ -134,11 +134,12 @@ class SelfMetrics:
             "otel_ebpf.ring.usage", "By", "What waits between kernel and exporter.", [({}, ring.used_bytes)], period
         )
         yield gauge("otel_ebpf.ring.limit", "By", "OTEL_EBPF_RING_BYTES.", [({}, ring.size_bytes)], period)
-        hooks = pipeline.hooks.backend
-        attached: Labelled = ({"otel_ebpf.hooks": hooks or "none"}, 1 if hooks else 0)
-        yield gauge(
-            "otel_ebpf.hooks.attached", "{hook}", "Whether system calls are watched, and how.", [attached], period
-        )
+        hooks = pipeline.hooks
+        attached: list[Labelled] = [({"otel_ebpf.hooks": hooks.backend or "none"}, 1 if hooks.backend else 0)]
+        if hooks.tls_files:
+            attached.append(({"otel_ebpf.hooks": hooks.tls_form}, hooks.tls_files))
+        what = "How system calls are watched, and in how many files there are probes on TLS."
+        yield gauge("otel_ebpf.hooks.attached", "{hook}", what, attached, period)
         if pipeline.measuring is not None:
             count = sum(meter.series_count for meter in pipeline.measuring.meters)
             evicted = sum(meter.evicted for meter in pipeline.measuring.meters)

@@ -68,11 +68,13 @@ class TlsWatch:
         return [library for library in self._libraries.values() if library is not None]
 
     @property
-    def backend(self) -> str:
-        """How TLS is seen now, for people; empty while it is not."""
-        count = sum(bool(library.links) for library in self.libraries)
-        form = f"uprobes ({self._form.name.lower()})" if self._form is not None else ""
-        return f"{form} on {count} TLS {'library' if count == 1 else 'libraries'}" if count else ""
+    def probed_count(self) -> int:
+        """Files that have probes now."""
+        return sum(bool(library.links) for library in self.libraries)
+
+    @property
+    def form_text(self) -> str:
+        return f"uprobes ({self._form.name.lower()})" if self._form is not None else ""
 
     def fileno(self) -> int:
         """Readable when the inspector has an answer; -1 while it has nothing to do."""

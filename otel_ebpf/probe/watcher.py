@@ -192,8 +192,8 @@ class Watcher:
             ) from error
 
     def _tell_counts(self) -> None:
-        backends = (self._attachments.socket_backend, self._tls.backend)
-        hooks = Hooks(", ".join(backend for backend in backends if backend))
+        tls_files = self._tls.probed_count
+        hooks = Hooks(self._attachments.socket_backend, self._tls.form_text if tls_files else "", tls_files)
         if hooks != self._hooks:
             self._hooks = hooks
             self._send(hooks)

@@ -44,6 +44,13 @@ class Hooks:
     """How the bytes of targets are seen now; empty while nothing is attached."""
 
     backend: str
+    tls_form: str = ""  # of the probes on TLS, empty while there are none
+    tls_files: int = 0  # that have some
+
+    @property
+    def text(self) -> str:
+        files = f"{self.tls_form} in {self.tls_files} file{'' if self.tls_files == 1 else 's'} for TLS"
+        return ", ".join(part for part in (self.backend, files if self.tls_files else "") if part)
 
 
 @dataclass(frozen=True, slots=True)
