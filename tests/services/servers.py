@@ -107,6 +107,15 @@ def event_stream(folder: Path) -> Iterator[Running]:
 
 
 @contextmanager
+def odd_server(folder: Path) -> Iterator[Running]:
+    """See odd_server.py."""
+    port = free_port()
+    command = [str(VENV_BIN / "python"), "-m", "tests.services.odd_server", str(port)]
+    with serving_elsewhere(command, folder, "127.0.0.1", port) as server:
+        yield server
+
+
+@contextmanager
 def public_folder() -> Iterator[Path]:
     """For what nginx's unprivileged workers read and write: pytest's own folders are closed to them."""
     with tempfile.TemporaryDirectory(prefix="otel-ebpf-test-") as name:
