@@ -195,10 +195,18 @@ int on_tls_call(struct pt_regs *ctx) {
   return PT_REGS_IP(ctx) == entry_address(ctx) ? enter_tls(ctx) : return_from_tls(ctx);
 }
 
-int on_tls_entry(struct pt_regs *ctx) { return enter_tls(ctx); }
+// Outside of sessions a result of 1 removes the probe from the process: until commit f505005bc742 (v6.13, and stable
+// ones).
+int on_tls_entry(struct pt_regs *ctx) {
+  enter_tls(ctx);
+  return 0;
+}
 
-// Also attached to the instruction behind a call, where return probes are deadly: 1 says that no return is wanted.
-int on_tls_return(struct pt_regs *ctx) { return return_from_tls(ctx); }
+// Also attached to the instruction behind a call, where return probes are deadly.
+int on_tls_return(struct pt_regs *ctx) {
+  return_from_tls(ctx);
+  return 0;
+}
 
 // The scratch area that the program before has taken.
 static __always_inline struct scratch *taken_scratch(const struct tls_frame *frame) {
@@ -219,7 +227,7 @@ int on_tls_bytes(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, pid_tid);
   struct tls_call *call = tls_calls.lookup(&frame);
   struct scratch *scratch_area = taken_scratch(&frame);
-  if (!call || !scratch_area) return 1;
+  if (!call || !scratch_area) return 0;
   struct connection *connection = connections.lookup(&scratch_area->sock);
   if (connection) {
     struct prefix *prefix = &scratch_area->prefix;
@@ -230,25 +238,25 @@ int on_tls_bytes(struct pt_regs *ctx) {
     if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   }
   leave_tls(&frame, scratch_area);
-  return 1;
+  return 0;
 }
 
 int on_tls_heads(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
   struct scratch *scratch_area = taken_scratch(&frame);
-  if (!scratch_area) return 1;
+  if (!scratch_area) return 0;
   enum go_on go_on = read_head(scratch_area);
   if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
   leave_tls(&frame, scratch_area);
-  return 1;
+  return 0;
 }
 
 int on_tls_chunks(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
   struct scratch *scratch_area = taken_scratch(&frame);
-  if (!scratch_area) return 1;
+  if (!scratch_area) return 0;
   read_chunks(scratch_area);
   leave_tls(&frame, scratch_area);
-  return 1;
+  return 0;
 }

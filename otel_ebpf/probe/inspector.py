@@ -29,11 +29,12 @@ _UNREADABLE = "its functions could not be made out"
 
 
 class Inspector:
-    """One batch at a time: `start`, wait until `fileno` can be read, `finish`."""
+    """One batch at a time: `start`; whenever `fileno` can be read, `receive`, until it says that this was all; `finish`."""
 
     def __init__(self) -> None:
         self._child = 0
         self._answer = -1
+        self._text = b""
         self._count = 0
 
     @property
@@ -54,14 +55,22 @@ class Inspector:
         os.close(write_end)
         self._answer = read_end
 
+    def receive(self) -> bool:
+        """Never waits; True at the end of the answer, which comes line by line."""
+        part = os.read(self._answer, _MAX_ANSWER_BYTES)
+        self._text += part
+        return not part or len(self._text) > _MAX_ANSWER_BYTES
+
     def finish(self) -> list[Finding]:
         """Waits for the end of the child; one finding for each file of the batch, in its order.
 
         Fewer when the child broke down: the last one then says so, and those behind it can be asked for again.
         """
-        with os.fdopen(self._answer, "rb") as answer:
-            text = answer.read(_MAX_ANSWER_BYTES)
+        while not self.receive():
+            pass
+        os.close(self._answer)
         os.waitpid(self._child, 0)
+        text, self._text = self._text, b""
         self._child, self._answer = 0, -1
         whole_lines = text.split(b"\n")[:-1]
         found = [_decode(json.loads(line)) for line in whole_lines[: self._count]]

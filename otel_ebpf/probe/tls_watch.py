@@ -12,7 +12,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from otel_ebpf.probe.inspector import Finding, Inspector
@@ -29,6 +29,7 @@ LINGER_TICKS = 10
 _BATCH = 64  # files that one child looks into
 _LAYOUT = struct.Struct("<HHHHIHH")  # struct tls_layout
 _FILE = struct.Struct("<QI4x")  # struct executable
+Patiently = Callable[[Callable[[], list[int]]], list[int]]
 _HAS_TLS, _SWITCHES_STACKS = 1, 2  # enum mapped_file
 _STACK_SWITCHERS = (b"/greenlet/", b"_greenlet.")
 _WRITES, _COUNT_SHIFT = 1 << 8, 9
@@ -50,7 +51,15 @@ class Library:
 class TlsWatch:
     """`form` None: TLS is off, and nothing is looked at."""
 
-    def __init__(self, loaded: Loaded, form: UprobeForm | None, procfs: Procfs) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        form: UprobeForm | None,
+        procfs: Procfs,
+        patiently: Patiently = lambda attaching: attaching(),
+    ) -> None:
+        """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
+        self._patiently = patiently
         self._loaded = loaded
         self._form = form
         self._procfs = procfs
@@ -126,7 +135,9 @@ class TlsWatch:
                 self._release(mapped)
 
     def on_answer(self) -> None:
-        """What the inspector has found."""
+        """What the inspector has found, when it is all there: nobody waits for it."""
+        if not self._inspector.receive():
+            return
         findings = self._inspector.finish()
         for mapped, finding in zip(self._in_hand, findings, strict=False):
             self._remember(mapped, finding)
@@ -229,7 +240,7 @@ class TlsWatch:
             library.trouble = "it was replaced while processes run it: restart them"
             return
         try:
-            links = self._attach(library, f"/proc/self/fd/{file}")
+            links = self._patiently(lambda: self._attach(library, f"/proc/self/fd/{file}"))
         except OSError as error:
             library.trouble = f"cannot attach: {error.strerror}"
         else:

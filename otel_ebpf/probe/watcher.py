@@ -13,7 +13,8 @@ import struct
 import sys
 import time
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
@@ -57,7 +58,9 @@ class Watcher:
         self._channel = channel
         self._procfs = Procfs()
         self._attachments = Attachments(loaded.programs)
-        self._tls = TlsWatch(loaded, uprobe_form, self._procfs)
+        self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._is_attaching = False
+        self._to_look_at: dict[int, None] = {}  # meanwhile
         self._told_troubles: set[str] = set()
         self._events_fd = loaded.maps["process_events"].fd
         self._events = RingReader(self._events_fd, event_ring_bytes)
@@ -89,6 +92,7 @@ class Watcher:
         ticks, next_tick = 0, time.monotonic() + _TICK_MS / 1000
         answer = -1
         while not stop.received:
+            self._look_at_those_left()
             if self._tls.fileno() != answer:
                 answer = self._tls.fileno()
                 if answer >= 0:
@@ -169,10 +173,33 @@ class Watcher:
         if self._idle_ticks >= _IDLE_TICKS:
             self._attachments.attach_socket_program(False)
 
+    def _while_reading(self, attaching: Callable[[], list[int]]) -> list[int]:
+        """It takes ten milliseconds and more; who lives no longer than that is named meanwhile."""
+        self._is_attaching = True
+        poll = select.poll()
+        poll.register(self._events_fd, select.POLLIN)
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                attached = thread.submit(attaching)
+                while not attached.done():
+                    if poll.poll(1):
+                        self._read_events()
+                return attached.result()
+        finally:
+            self._is_attaching = False
+
+    def _look_at_those_left(self) -> None:
+        while self._to_look_at:
+            pid = next(iter(self._to_look_at))
+            del self._to_look_at[pid]
+            self._look_at(pid)
+
     def _look_at(self, pid: int) -> None:
         """It is new or has mapped a library. Last of all: a process may have ended before anybody knows who it was."""
         target = self._discovery.targets.get(pid)
-        if target is not None:
+        if self._is_attaching:
+            self._to_look_at[pid] = None
+        elif target is not None:
             self._tls.look_at(pid)
             self._write_target(pid, target.service_pid, self._tls.target_flags(pid))
 
