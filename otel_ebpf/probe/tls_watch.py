@@ -226,7 +226,7 @@ class TlsWatch:
         self._loaded.maps["tls_layouts"].update(struct.pack("<I", index), value)
 
     def _use(self, library: Library, mapped: MappedFile, pid: int) -> None:
-        if library.index < 0:
+        if library.index < 0 or pid not in self._users:  # it may have been forgotten while another one's was attached
             return
         library.users.add(pid)
         self._unused.pop(mapped, None)

@@ -172,6 +172,27 @@ def test_probes_leave_a_moment_after_the_last_process(stage: Stage, library: Pat
     assert {} == stage.maps["mapped_files"]
 
 
+def test_a_process_that_ends_while_its_library_is_attached_is_no_user_of_it(
+    stage: Stage, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is told before its own turn comes: nobody would tell it again."""
+
+    def attach(*arguments: object, **options: bool) -> list[int]:
+        stage.exit(2)
+        return stage.kernel.attach(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tls_watch, "attach", attach)
+    stage.maps_file(1, library)
+    stage.maps_file(2, library)
+    stage.settle()
+    assert stage.kernel.attached
+
+    stage.exit(1)
+    stage.wait()
+
+    assert [] == stage.kernel.attached
+
+
 def test_a_library_that_is_loaded_later_is_found(stage: Stage, library: Path) -> None:
     stage.maps_file(1, Path("/bin/true"))
     stage.settle()
