@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from otel_ebpf import __version__
 from otel_ebpf.config import SETTINGS, Settings
-from otel_ebpf.errors import AgentError, PreflightError, SettingsError, error_text
+from otel_ebpf.errors import AgentError, PreflightError, SettingsError, error_text, printable
 from otel_ebpf.otlp_settings import OtlpSettings
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.setting_values import PortRange
@@ -206,15 +206,14 @@ def _print_tls(pids: list[int]) -> None:
     if libraries:
         print("\nTLS libraries that they have loaded")
     for library in libraries:
-        path = library.path if library.path.isprintable() else repr(library.path)
-        print(f"  {'ok' if library.is_read else 'without':8}{path}: {library.detail}")
+        print(f"  {'ok' if library.is_read else 'without':8}{printable(library.path)}: {library.detail}")
 
 
 def _service_name(identity: ServiceIdentity) -> str:
     from otel_ebpf.telemetry.resource import HostFacts, resource_attributes
 
     name = str(resource_attributes(identity, HostFacts("", "", "", ""), __version__)["service.name"])
-    return name if name.isprintable() else repr(name)  # it is another user's text on this terminal
+    return printable(name)
 
 
 def _criteria(settings: Settings) -> str:

@@ -36,6 +36,11 @@ class PeerLostError(AgentError):
     exit_code = 5
 
 
+def printable(text: str) -> str:
+    """Another user's text, such as a path or a name, for a terminal: control characters are escaped."""
+    return text if text.isprintable() else repr(text)
+
+
 def error_text(error: AgentError, *hints: str) -> str:
     """What failed and the value seen; how to mend it; where to look further."""
     return "\n  ".join([f"otel-ebpf: {error.what.rstrip('.')}.", *error.remedy.splitlines(), *hints])

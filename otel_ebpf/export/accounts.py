@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from otel_ebpf import __version__
+from otel_ebpf.errors import printable
 from otel_ebpf.exchanges.ledger import (
     CONNECTIONS_FULL,
     ENDED,
@@ -150,4 +151,4 @@ def _name(pipeline: Pipeline, service_pid: int) -> str:
         return "services without an account of their own"
     service = pipeline.services.find(service_pid)
     name = service.name if service else "unknown_service"
-    return f"{name if name.isprintable() else repr(name)} (pid {service_pid})"
+    return f"{printable(name)} (pid {service_pid})"

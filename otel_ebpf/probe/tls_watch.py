@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from otel_ebpf.errors import printable
 from otel_ebpf.probe.inspector import Finding, Inspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import MappedFile, Procfs
@@ -293,8 +294,6 @@ def _cookie(library: Library, function: Function) -> int:
 
 def troubles(libraries: Iterable[Library]) -> list[str]:
     """For people: which TLS is not seen, and why."""
-    return [f"TLS of {_shown(library.path)} is not seen: {library.trouble}" for library in libraries if library.trouble]
-
-
-def _shown(path: str) -> str:
-    return path if path.isprintable() else repr(path)  # it is another user's text on this terminal
+    return [
+        f"TLS of {printable(library.path)} is not seen: {library.trouble}" for library in libraries if library.trouble
+    ]
