@@ -346,6 +346,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   if (connection && connection->state == STATE_FOREIGN) return GO_ON_WITH_NOTHING;
   if (connection && connection->flags & CONNECTION_TLS && !(connection->flags & CONNECTION_TLS_HEADER_READ)) {
     if (!is_inbound) connection->ciphertext_sent_monotonic_ns = bpf_ktime_get_ns();
+    else if (connection->role == ROLE_UNKNOWN) on_older_ciphertext(scratch_area, connection->id, pid_tid >> 32);
     return GO_ON_WITH_NOTHING;
   }
   struct prefix *prefix = &scratch_area->prefix;
@@ -355,7 +356,8 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   if (!connection) {
     if (begins_like_tls_data(prefix)) {
       // Older than the agent: whose it is, its TLS object may tell.
-      add_connection(scratch_area, sock, ROLE_UNKNOWN, descriptor_key, CONNECTION_TLS);
+      connection = add_connection(scratch_area, sock, ROLE_UNKNOWN, descriptor_key, CONNECTION_TLS);
+      if (connection) on_older_ciphertext(scratch_area, connection->id, pid_tid >> 32);
       count_for(service_pid, COUNT_TLS);
       return GO_ON_WITH_NOTHING;
     }

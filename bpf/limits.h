@@ -13,6 +13,7 @@
 #define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
 #define MAX_TLS_LAYOUTS 256
 #define MAX_TLS_CALLS 16384
+#define MAX_TLS_CIPHERTEXTS 4096  // of connections older than the agent, until each is proven
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
 #define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes

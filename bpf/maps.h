@@ -260,6 +260,16 @@ struct tls_socket {
 //   full    LRU: an object whose entry is gone cannot be told any more (COUNT_TLS_UNPROVEN)
 BPF_TABLE("lru_hash", struct tls_key, struct tls_socket, tls_sockets, MAX_CONNECTIONS);
 
+struct tls_ciphertext {
+  u64 pid;
+  u64 bytes[4];
+};
+
+// tls_ciphertexts: which socket took a piece of ciphertext that begins so.
+//   added   when a connection that is older than the agent receives, until it is proven whose it is
+//   full    LRU: it is proven by a later piece
+BPF_TABLE("lru_hash", struct tls_ciphertext, struct tls_socket, tls_ciphertexts, MAX_TLS_CIPHERTEXTS);
+
 struct tls_object {
   u64 address;
   u64 pid;

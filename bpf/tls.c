@@ -59,11 +59,24 @@ static __always_inline u64 moved_bytes(struct pt_regs *ctx, const struct tls_cal
 }
 
 #define BIO_TYPE_SOCKET 0x505
+#define BIO_TYPE_MEMORY 0x401
 #define LOWEST_ADDRESS 65536  // vm.mmap_min_addr: what is below is a number, not what a callback of the program wants
 
-// An object that reads a socket itself names it: for connections whose ClientHello was not seen.
+// What a memory BIO was last given, from its first byte: it stays there when it has been read. struct bio_buf_mem_st
+// begins with a pointer to a BUF_MEM, whose data is behind a length (crypto/bio/bss_mem.c, openssl/buffer.h).
+static __always_inline struct tls_socket *socket_of_memory(u64 memory, u32 pid) {
+  struct tls_ciphertext key = {.pid = pid};
+  u64 buffer = 0, data = 0;
+  bpf_probe_read_user(&buffer, 8, (void *)memory);
+  bpf_probe_read_user(&data, 8, (void *)(buffer + 8));
+  if (bpf_probe_read_user(key.bytes, sizeof(key.bytes), (void *)data)) return 0;
+  return tls_ciphertexts.lookup(&key);
+}
+
+// What an object reads from tells its socket, for connections whose ClientHello was not seen: the socket itself, or
+// memory with ciphertext that a socket has taken.
 static __always_inline void adopt_by_bio(u64 object, const struct tls_layout *layout, struct tls_key *key) {
-  u64 bio = 0, method = 0;
+  u64 bio = 0, method = 0, memory = 0, sock = 0, id = 0;
   u32 type = 0, descriptor = 0;
   if (!layout->read_bio || !(key->random[0] | key->random[1])) return;
   bpf_probe_read_user(&bio, 8, (void *)(object + layout->read_bio));
@@ -73,11 +86,19 @@ static __always_inline void adopt_by_bio(u64 object, const struct tls_layout *la
   } else {
     bpf_probe_read_user(&method, 8, (void *)(bio + layout->bio_method));
     bpf_probe_read_user(&type, 4, (void *)method);
-    if (type != BIO_TYPE_SOCKET || bpf_probe_read_user(&descriptor, 4, (void *)(bio + layout->bio_number))) return;
+    if (type == BIO_TYPE_MEMORY) {
+      bpf_probe_read_user(&memory, 8, (void *)(bio + layout->bio_number + 8));
+      struct tls_socket *found = socket_of_memory(memory, key->pid);
+      if (!found || found->is_conflict) return;
+      sock = found->sock;
+      id = found->connection;
+    } else if (type != BIO_TYPE_SOCKET || bpf_probe_read_user(&descriptor, 4, (void *)(bio + layout->bio_number))) {
+      return;
+    }
   }
-  u64 sock = socket_of_descriptor(descriptor);
+  if (!sock) sock = socket_of_descriptor(descriptor);
   struct connection *connection = connections.lookup(&sock);
-  if (!connection || !(connection->flags & CONNECTION_TLS)) return;
+  if (!connection || !(connection->flags & CONNECTION_TLS) || (id && connection->id != id)) return;
   u8 role = key->is_outbound ? ROLE_CLIENT : ROLE_SERVER;
   if (connection->role == ROLE_UNKNOWN) connection->role = role;
   if (connection->role == role) remember_random(key, sock, connection->id);

@@ -55,3 +55,16 @@ static __always_inline void on_hello(struct scratch *scratch_area, struct connec
   if (bpf_probe_read_user(key.random, sizeof(key.random), (void *)(prefix->address + message + RANDOM_OFFSET))) return;
   remember_random(&key, scratch_area->sock, connection->id);
 }
+
+// What an object with memory BIOs is given is what a socket took: for connections whose ClientHello was not seen, until
+// one piece has proven which.
+static __always_inline void on_older_ciphertext(struct scratch *scratch_area, u64 connection_id, u32 pid) {
+  const struct call *call = &scratch_area->call;
+  struct tls_ciphertext key = {.pid = pid};
+  if (!call->is_inbound || call->pieces || call->is_unread || call->bytes < sizeof(key.bytes)) return;
+  if (bpf_probe_read_user(key.bytes, sizeof(key.bytes), (void *)call->address)) return;
+  struct tls_socket found = {scratch_area->sock, connection_id, 0};
+  struct tls_socket *before = tls_ciphertexts.lookup(&key);
+  if (!before) tls_ciphertexts.update(&key, &found);
+  else if (before->connection != connection_id) before->is_conflict = 1;
+}

@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPSConnection
 from itertools import count
 from pathlib import Path
 
@@ -43,6 +45,34 @@ def test_each_of_200_connections_in_one_loop_has_its_own_peer(loop: str, prefix:
     spans = stage.sink.wait_for(len(results), belongs_to(prefix))
     assert PEERS == len({(result.peer_address, result.peer_port) for result in results})
     assert [] == differences(results, spans, CLIENT)
+
+
+@pytest.mark.parametrize("server_name", ["aiohttp-tls", "gunicorn-gthread-tls", "nginx-tls", "uvicorn-uvloop-tls"])
+def test_connections_that_are_older_than_the_agent(server_name: str, prefix: str, stage: Stage) -> None:
+    """Nobody saw their ClientHello. The library reads a socket, or memory with what a socket took: either tells which."""
+    server = stage.server(server_name)
+    context = ssl.create_default_context(cafile=server.authority)
+    connections = [HTTPSConnection(server.host, server.port, context=context, timeout=30) for _ in range(20)]
+    for connection in connections:
+        ask(connection, f"/{prefix}before")
+    stage.agent(OTEL_EBPF_OPEN_PORT=server.port)
+
+    own_ports = {}
+    for number, connection in enumerate(2 * connections):
+        target = f"/{prefix}{number:02}"
+        ask(connection, target)
+        own_ports[target] = connection.sock.getsockname()[1]
+
+    spans = stage.sink.wait_for(len(own_ports), belongs_to(prefix, SERVER))
+    assert own_ports == {target_of(span): span.attributes["network.peer.port"] for span in spans}
+    assert len(own_ports) == len(spans)
+    for connection in connections:
+        connection.close()
+
+
+def ask(connection: HTTPSConnection, target: str) -> None:
+    connection.request("GET", target)
+    connection.getresponse().read()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+from collections import Counter as Tally
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -109,27 +110,33 @@ def test_a_megabyte_either_way(
     close(client, server)
 
 
-def test_memory_of_a_connection_older_than_the_agent_is_not_seen_but_counted(
+def test_memory_of_a_connection_older_than_the_agent_is_told_by_its_ciphertext(
     tls_watched: TlsWatched, certificate: tuple[Path, Path]
 ) -> None:
-    """Neither its hello was seen nor does its object name a socket; the next connection is seen."""
+    """Neither its hello was seen nor does its object name a socket; what a socket took and what the object was given
+    are the same bytes. So an end is known from the first that it reads; what a client wrote before that is counted."""
     tls_watched.unwatch(os.getpid())
-    older = pair(certificate)
+    older = [pair(certificate) for _ in range(20)]
     tls_watched.watch(os.getpid())
     unproven = tls_watched.counter(Counter.TLS_UNPROVEN)
     for number in range(3):
-        exchange_of(*older, number)
-    newer = pair(certificate)
-    exchange_of(*newer, 7)
+        for client, _ in older:
+            client.send(HEAD % number)
+        for _, server in reversed(older):
+            server.receive(len(HEAD % number))
+            server.send(OK % 2 + b"ok")
+        for client, _ in older:
+            client.receive(len(OK % 2) + 2)
 
-    done = tls_watched.until(lambda done: len(done) >= 2)
+    done = tls_watched.until(lambda done: len(done) >= 100)
 
-    assert {(b"/tls/7", own_ports(newer[0])), (b"/tls/7", own_ports(newer[1]))} == {
-        (one.target, ports(one)) for one in done
-    }
-    assert 2 == len(done)
-    assert tls_watched.counter(Counter.TLS_UNPROVEN) >= unproven + 12
-    close(*older, *newer)
+    wanted = Tally((own_ports(server), b"/tls/%d" % number) for _, server in older for number in range(3))
+    wanted += Tally((own_ports(client), b"/tls/%d" % number) for client, _ in older for number in (1, 2))
+    assert wanted == Tally((ports(one), one.target) for one in done)
+    assert {(200, Outcome.COMPLETE, b"https")} == {(one.status, one.outcome, one.scheme) for one in done}
+    assert unproven + 20 == tls_watched.counter(Counter.TLS_UNPROVEN)
+    for ends in older:
+        close(*ends)
 
 
 def test_http2_is_counted_and_left_alone(tls_watched: TlsWatched, certificate: tuple[Path, Path]) -> None:
