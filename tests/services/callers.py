@@ -69,6 +69,7 @@ CALLERS = {
     "curl": Caller(python_client("curl"), is_one_process=False),
     "many-peers": Caller(python_client("many_peers"), reaches_unix_sockets=False, takes_peers=True),
     "pycurl": Caller(["/usr/bin/python3", "-m", "tests.services.clients.pycurl_client"]),
+    "curl_cffi": Caller(python_client("curl_cffi_client")),
     "pyopenssl": Caller(python_client("pyopenssl_client"), reaches_unix_sockets=False, speaks_plain_text=False),
 }
 ORDINARY_CALLERS = {name: caller for name, caller in CALLERS.items() if not caller.takes_peers}
