@@ -1,15 +1,4 @@
-// The bytes of one call: where they lie in the process's memory, and how to copy their beginning and end.
-
-// Copies the array of iovecs, so that each piece can be looked at without another read.
-static __always_inline void load_pieces(struct scratch *scratch_area, const struct call *call) {
-  u64 count = call->pieces;
-  if (count > MAX_IOVECS) count = MAX_IOVECS;
-  u64 length = count * sizeof(struct iovec);
-  // Verifier, "R2 min value is negative" (seen on 6.18): LLVM multiplies before it compares. The mask bounds the
-// product.
-  asm volatile("%0 &= 0xfff" : "+r"(length));
-  bpf_probe_read_user(scratch_area->pieces, length, (void *)call->address);
-}
+// The bytes of one call: how to copy their beginning and end. Where they lie, its backend has said.
 
 static __always_inline u64 piece_at(struct scratch *scratch_area, u64 index, u64 *length) {
   // LLVM re-derives an unclamped copy of the index unless it is masked where it cannot look.
@@ -33,12 +22,12 @@ static __always_inline void read_prefix(struct scratch *scratch_area, const stru
   }
   prefix->address = address;
   if (length >= 16) {
-    if (bpf_probe_read_user(prefix->bytes, 16, (void *)address)) return;
+    if (READ_MOVED(prefix->bytes, 16, (void *)address)) return;
     prefix->length = 16;
     return;
   }
   u32 short_length = length & 15;
-  if (!short_length || bpf_probe_read_user(prefix->bytes, short_length, (void *)address)) return;
+  if (!short_length || READ_MOVED(prefix->bytes, short_length, (void *)address)) return;
   prefix->length = short_length;
 }
 
@@ -54,8 +43,7 @@ static __always_inline u32 capture(struct scratch *scratch_area, const struct ca
   u64 wanted = call->bytes - skipped;
   if (wanted > limit) wanted = limit;
   AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
-  if (!call->pieces)
-    return bpf_probe_read_user(scratch_area->payload, wanted, (void *)(call->address + skipped)) ? 0 : wanted;
+  if (!call->pieces) return READ_MOVED(scratch_area->payload, wanted, (void *)(call->address + skipped)) ? 0 : wanted;
   // In memory and not in registers, so that every turn looks alike to the verifier.
   volatile struct captured *captured = &scratch_area->captured;
   captured->wanted = wanted;
@@ -67,7 +55,7 @@ static __always_inline u32 capture(struct scratch *scratch_area, const struct ca
     if (length > left) length = left;
     AT_MOST(length, REQUEST_CAPTURE_BYTES);
     asm volatile("%0 &= 0x1fff" : "+r"(offset));
-    if (bpf_probe_read_user(scratch_area->payload + offset, length, (void *)address)) break;
+    if (READ_MOVED(scratch_area->payload + offset, length, (void *)address)) break;
     captured->done += length;
     u64 end = captured->done - 4;
     asm volatile("%0 &= 0x1fff" : "+r"(end));
@@ -80,12 +68,12 @@ static __always_inline u32 capture(struct scratch *scratch_area, const struct ca
 static __always_inline u64 roll_tail(u64 tail, u64 address, u64 length) {
   u64 last = 0;
   if (length >= 8) {
-    bpf_probe_read_user(&last, 8, (void *)(address + length - 8));
+    READ_MOVED(&last, 8, (void *)(address + length - 8));
     return last;
   }
   u32 short_length = length & 7;
   if (!short_length) return tail;
-  bpf_probe_read_user(&last, short_length, (void *)address);
+  READ_MOVED(&last, short_length, (void *)address);
   return tail >> (8 * short_length) | last << (64 - 8 * short_length);
 }
 

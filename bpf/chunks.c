@@ -14,7 +14,7 @@ static __always_inline u32 hex_digit(u8 byte) {
 // so that the verifier sees each byte alike.
 static __always_inline void read_size_byte(struct connection *connection, u64 address) {
   u8 byte = 0;
-  bpf_probe_read_user(&byte, 1, (void *)address);
+  READ_MOVED(&byte, 1, (void *)address);
   u32 digit = hex_digit(byte), digits = connection->chunk_digits, size = connection->chunk_left;
   if (digit < 16 && digits < 7) {
     connection->chunk_left = size << 4 | digit;
@@ -46,10 +46,10 @@ static __always_inline u64 chunk_step(struct connection *connection, u64 address
     case CHUNKS_LAST:
       // The two bytes of the empty line may come one at a time; what else comes is a trailer.
       if (connection->chunk_left == 2 && length >= 2) {
-        bpf_probe_read_user(&line_end, 2, (void *)address);
+        READ_MOVED(&line_end, 2, (void *)address);
         taken = 2;
       } else {
-        bpf_probe_read_user(&line_end, 1, (void *)address);
+        READ_MOVED(&line_end, 1, (void *)address);
         line_end = connection->chunk_left == 2 ? line_end | '\n' << 8 : line_end << 8 | '\r';
         taken = 1;
       }

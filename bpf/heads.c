@@ -102,7 +102,7 @@ static __always_inline u32 capture_from(struct scratch *scratch_area, const stru
     if (length > piece_bytes - in_piece) length = piece_bytes - in_piece;
   }
   AT_MOST(length, REQUEST_CAPTURE_BYTES);
-  return bpf_probe_read_user(scratch_area->payload, length, (void *)address) ? 0 : length;
+  return READ_MOVED(scratch_area->payload, length, (void *)address) ? 0 : length;
 }
 
 // One block; what is to be done next.

@@ -85,7 +85,7 @@ static __always_inline int is_upgrade(const struct prefix *prefix) {
 static __always_inline int ends_like_head(const struct call *call) {
   u32 last = 0;
   if (call->pieces || call->is_unread || call->bytes < 18) return 0;
-  bpf_probe_read_user(&last, 4, (void *)(call->address + call->bytes - 4));
+  READ_MOVED(&last, 4, (void *)(call->address + call->bytes - 4));
   return last == END_OF_HEAD;
 }
 

@@ -11,6 +11,8 @@
 #define CPU_BITS 12  // of a connection's number; the loader passes what this host needs
 #endif
 #define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
+#define MAX_OPEN_CALLS 8192     // threads of targets that use sockets; 64 bytes each
+#define MAX_PAGE_PIECES 16      // of one call: what a pipe holds, so also what one sendfile moves at a time
 #define MAX_TLS_LAYOUTS 256
 #define MAX_TLS_CALLS 16384
 #define MAX_TLS_CIPHERTEXTS 4096  // of connections older than the agent, until each is proven

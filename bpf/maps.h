@@ -223,6 +223,37 @@ struct scratch {
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);
 
+#ifdef BY_KPROBES
+// A call on a socket that has been entered.
+struct open_call {
+  u64 sock;  // 0: none
+  u64 address;  // of the bytes, or of what says where they are
+  u64 skipped;  // bytes of the first piece
+  u64 wanted_bytes;
+  u32 kind;  // enum memory_kind
+  u32 pieces;  // how many; of a pipe, its next place
+  u32 ring_size;  // of a pipe
+  u32 is_inbound;
+  u32 service_pid;
+  u32 padding;
+};
+
+// open_calls: of each thread of a target, the call that it is in.
+//   key     the thread, in the kernel's own numbers
+//   added   with the thread's first call; it stays, without a socket, for the next one
+//   removed at the end of the thread
+//   full    the connection is given up and counted (COUNT_CALLS_UNSEEN)
+BPF_TABLE("hash", u64, struct open_call, open_calls, MAX_OPEN_CALLS);
+
+// page_places: addresses of the kernel's variables that say where its pages are described, and where they are mapped.
+//   written by the loader; zero: not known, or another architecture. Then what lies in pages is counted, not read.
+struct page_places {
+  u64 vmemmap_base;
+  u64 page_offset_base;
+};
+BPF_TABLE("array", u32, struct page_places, page_places, 1);
+#endif
+
 // tail_programs: what on_sys_exit goes on with; programs of their own, because the verifier has a bound for each.
 //   filled  by the loader, once
 enum tail_program { TAIL_CHUNKS = 0, TAIL_HEADS = 1, TAIL_PROGRAMS = 2, TAIL_BYTES = 2, TLS_TAIL_PROGRAMS = 3 };

@@ -38,9 +38,9 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
-// A target has mapped a file to run it: a library. Called at the exit of mmap().
-static __always_inline void on_mapped(struct target *target, u32 descriptor, u32 pid) {
-  u64 file = file_of_descriptor(descriptor), inode = 0, file_system = 0;
+// A target has mapped a file to run it: a library.
+static __always_inline void on_mapped(struct target *target, u64 file, u32 pid) {
+  u64 inode = 0, file_system = 0;
   if (!file) return;
   struct executable mapped = {};
   READ_FIELD(inode, file, struct file, f_inode);
@@ -72,6 +72,10 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   u32 pid = current_pid_tid() >> 32;
   struct target *target = targets.lookup(&pid);
   if (!target) return 0;
+#ifdef BY_KPROBES
+  u64 thread = bpf_get_current_pid_tgid();
+  open_calls.delete(&thread);
+#endif
   u64 signal = 0;
   u32 threads_alive = 0;
   READ_FIELD(signal, ctx->args[0], struct task_struct, signal);

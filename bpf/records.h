@@ -116,5 +116,6 @@ enum counter {
   COUNT_OLDER = 10,  // exchanges: an answer was seen whose request had begun before its connection was known
   COUNT_TLS_SEEN = 11,      // of those: whose plain text was seen
   COUNT_TLS_UNPROVEN = 12,  // calls of TLS functions whose connection could not be proven
-  COUNTERS = 13,
+  COUNT_CALLS_UNSEEN = 13,  // calls on sockets of which the return was not seen, or that found no room
+  COUNTERS = 14,
 };

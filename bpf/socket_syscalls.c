@@ -68,27 +68,7 @@ struct saved_registers {
 #define IS_COMPAT(r) ((r).pstate & 0x10)
 #endif
 
-#define MSG_OOB 1
-#define MSG_PEEK 2
-#define MSG_ERRQUEUE 0x2000
-#define ECONNRESET_RESULT -104
-#define EPIPE_RESULT -32
 #define EINPROGRESS_RESULT -115
-#define SHUT_RD 0
-#define PROT_EXEC 4
-
-static __always_inline void on_new_connection(u32 descriptor, u8 role, u64 pid_tid) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  u64 sock = socket_of_descriptor(descriptor);
-  if (!scratch_area || !sock) return;
-  struct connection *stale = connections.lookup(&sock);
-  if (stale) {
-    end_exchange(stale, END_SOCKET_GONE);
-    forget_connection(sock, stale);
-  }
-  add_connection(scratch_area, sock, role, pid_tid >> 32 << 32 | descriptor, CONNECTION_BY_ACCEPT);
-}
 
 static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
   u64 key = pid_tid >> 32 << 32 | descriptor;
@@ -97,29 +77,7 @@ static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
   u64 sock = *found;
   descriptors.delete(&key);
   struct connection *connection = connections.lookup(&sock);
-  if (!connection) return;
-  // A TCP connection ends when TCP says so: another process may hold the same socket.
-  if (connection->family != AF_UNIX && !(connection->flags & CONNECTION_RESET)) return;
-  if (is_still_open(sock)) return;
-  u8 broken = connection->flags & CONNECTION_TIMED_OUT ? END_TIMED_OUT : END_RESET;
-  end_exchange(connection, connection->flags & CONNECTION_RESET ? broken : END_CLOSED);
-  forget_connection(sock, connection);
-}
-
-// A call on a connection that moved nothing: the end of the stream, a reset, or TCP's giving up.
-static __always_inline void on_no_bytes(u32 descriptor, int is_inbound, long result) {
-  u64 sock = socket_of_descriptor(descriptor);
-  if (!sock) return;
-  struct connection *connection = connections.lookup(&sock);
-  if (!connection) return;
-  if (result < 0) {
-    int is_timed_out = is_timeout(-result) || connection->flags & CONNECTION_TIMED_OUT;
-    end_exchange(connection, is_timed_out ? END_TIMED_OUT : END_RESET);
-  } else if (is_inbound && connection->role == ROLE_CLIENT) {
-    end_exchange(connection, END_PEER_CLOSED);
-  } else if (is_inbound) {
-    connection->flags |= CONNECTION_PEER_SHUTDOWN;
-  }
+  if (connection && ends_with_close(connection) && !is_still_open(sock)) on_last_close(sock, connection);
 }
 
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
@@ -131,7 +89,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   bpf_probe_read_kernel(&registers, sizeof(registers), (void *)(ctx->args[0] + FIRST_SAVED));
   long result = ctx->args[1];
   u32 flags = 0, is_inbound = 0, pieces = 0, is_unread = 0;
-  u64 address = ARGUMENT_1(registers);
+  u64 address = ARGUMENT_1(registers), descriptor_key = (u64)pid << 32 | (u32)ARGUMENT_0(registers);
   if (IS_COMPAT(registers)) {
     count_for(target->service_pid, COUNT_COMPAT_SYSCALLS);
     return 0;
@@ -170,43 +128,38 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       break;
     case NR_accept:
     case NR_accept4:
-      if (result >= 0) on_new_connection(result, ROLE_SERVER, pid_tid);
+      if (result >= 0) on_new_connection(socket_of_descriptor(result), ROLE_SERVER, (u64)pid << 32 | (u32)result);
       return 0;
     case NR_connect:
-      if (!result || result == EINPROGRESS_RESULT) on_new_connection(ARGUMENT_0(registers), ROLE_CLIENT, pid_tid);
+      if (!result || result == EINPROGRESS_RESULT)
+        on_new_connection(socket_of_descriptor(ARGUMENT_0(registers)), ROLE_CLIENT, descriptor_key);
       return 0;
     case NR_close:
       on_close(ARGUMENT_0(registers), pid_tid);
       return 0;
     case NR_mmap:
       if (ARGUMENT_2(registers) & PROT_EXEC && (s32)ARGUMENT_4(registers) >= 0 && (result > 0 || result < -4095))
-        on_mapped(target, ARGUMENT_4(registers), pid);
+        on_mapped(target, file_of_descriptor(ARGUMENT_4(registers)), pid);
       return 0;
     case NR_io_uring_enter:
       if (result >= 0) count_for(target->service_pid, COUNT_IO_URING);
       return 0;
     case NR_shutdown:
-      // TCP tells of its own shutdowns; a Unix server that will send no more has ended its response.
-      if (!result && ARGUMENT_1(registers) != SHUT_RD) {
-        u64 sock = socket_of_descriptor(ARGUMENT_0(registers));
-        struct connection *connection = sock ? connections.lookup(&sock) : 0;
-        if (connection && connection->family == AF_UNIX && connection->role == ROLE_SERVER)
-          end_exchange(connection, END_CLOSED);
-      }
+      if (!result) on_shutdown(socket_of_descriptor(ARGUMENT_0(registers)), ARGUMENT_1(registers));
       return 0;
     default:
       return 0;
   }
-  if (flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)) return 0;
-  if (result <= 0) {
-    // A read of no bytes ends the stream, unless none were asked for; recvmsg's third argument is no length.
-    int is_end = !result && is_inbound && (pieces == (u32)-1 || ARGUMENT_2(registers));
-    if (is_end || result == ECONNRESET_RESULT || result == EPIPE_RESULT || is_timeout(-result))
-      on_no_bytes(ARGUMENT_0(registers), is_inbound, result);
-    return 0;
-  }
+  if (flags & MOVES_NO_STREAM_BYTES) return 0;
+  // recvmsg's third argument is no length.
+  u64 wanted_bytes = pieces == (u32)-1 ? 1 : ARGUMENT_2(registers);
+  if (result <= 0 && !is_end_or_break(result, is_inbound, wanted_bytes)) return 0;
   u64 sock = socket_of_descriptor(ARGUMENT_0(registers));
   if (!sock) return 0;
+  if (result <= 0) {
+    on_no_bytes(sock, is_inbound, result);
+    return 0;
+  }
   u32 zero = 0;
   struct scratch *scratch_area = scratch.lookup(&zero);
   if (!scratch_area) return 0;
@@ -222,7 +175,6 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   call->pieces = pieces;
   call->is_unread = is_unread;
   call->is_inbound = is_inbound;
-  u64 descriptor_key = (u64)pid << 32 | (u32)ARGUMENT_0(registers);
   enum go_on go_on = on_bytes(scratch_area, sock, descriptor_key, pid_tid, target->service_pid);
   if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);

@@ -50,9 +50,9 @@ static __always_inline void on_hello(struct scratch *scratch_area, struct connec
   if (call->bytes < message + RANDOM_OFFSET + 32) return;
   u8 start[8] = {};
   struct tls_key key = {.pid = pid, .is_outbound = !call->is_inbound};
-  if (bpf_probe_read_user(start, sizeof(start), (void *)(prefix->address + message))) return;
+  if (READ_MOVED(start, sizeof(start), (void *)(prefix->address + message))) return;
   if (start[0] != CLIENT_HELLO || start[4] != 3) return;
-  if (bpf_probe_read_user(key.random, sizeof(key.random), (void *)(prefix->address + message + RANDOM_OFFSET))) return;
+  if (READ_MOVED(key.random, sizeof(key.random), (void *)(prefix->address + message + RANDOM_OFFSET))) return;
   remember_random(&key, scratch_area->sock, connection->id);
 }
 

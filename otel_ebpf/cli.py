@@ -124,7 +124,7 @@ def check(settings: Settings) -> int:
     """0 when `run` could start, else the exit status that it would end with."""
     from otel_ebpf.probe import preflight
 
-    findings = preflight.examine(settings.bcc_python, Path(settings.cache_folder))
+    findings = preflight.examine(settings.bcc_python, Path(settings.cache_folder), settings.socket_backend)
     is_ready = all(finding.ok for finding in findings if finding.required)
     print("This machine")
     for finding in findings:
@@ -132,7 +132,6 @@ def check(settings: Settings) -> int:
         print(f"  {word:8}{finding.name}: {finding.detail}")
         if not finding.ok and finding.remedy:
             print(f"          {finding.remedy}")
-    print("  ok      socket backend: system calls (raw tracepoint sys_exit), the one that this version has")
     _print_export(settings)
     _print_services(settings)
     print("\n`otel-ebpf run` can start here." if is_ready else "\n`otel-ebpf run` cannot start: see MISSING above.")

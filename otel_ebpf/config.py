@@ -83,6 +83,7 @@ class Settings:
     bcc_python: str | None
     ring_bytes: int
     max_connections: int
+    socket_backend: str  # "auto", "kprobe" or "tracepoint"
     watches_tls: bool
     queue_bytes: int
     user: str
@@ -191,6 +192,13 @@ SETTINGS = (
         parse_ring_bytes,
         "8MiB",
         "Memory between kernel and exporter, a power of two. What does not fit is counted as lost",
+    ),
+    Setting(
+        "OTEL_EBPF_SOCKET_BACKEND",
+        one_of("auto", "kprobe", "tracepoint"),
+        "auto",
+        "Which hooks see sockets: `kprobe` (on what TCP and Unix sockets do), `tracepoint` (on system calls), or `auto`: the first "
+        "where the kernel allows it",
     ),
     Setting(
         "OTEL_EBPF_TLS",
@@ -498,6 +506,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         bcc_python=values["OTEL_EBPF_BCC_PYTHON"],
         ring_bytes=values["OTEL_EBPF_RING_BYTES"],
         max_connections=values["OTEL_EBPF_MAX_CONNECTIONS"],
+        socket_backend=values["OTEL_EBPF_SOCKET_BACKEND"],
         watches_tls=values["OTEL_EBPF_TLS"] == "auto",
         queue_bytes=values["OTEL_EBPF_QUEUE_BYTES"],
         user=values["OTEL_EBPF_USER"],

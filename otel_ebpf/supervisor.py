@@ -29,7 +29,9 @@ from otel_ebpf.probe.executables import find_executables
 from otel_ebpf.probe.loader import Loaded, load, load_tls
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
+from otel_ebpf.probe.programs import programs_of
 from otel_ebpf.probe.selection import Selection
+from otel_ebpf.probe.socket_hooks import SocketHooks, choose_hooks
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.probe.uprobes import UprobeForm, available_forms
 from otel_ebpf.probe.watcher import Watcher
@@ -63,16 +65,23 @@ def _run(settings: Settings, recording: OpenRecording | None) -> int:
     privileges.set_process_name("otel-ebpf-probe")
     stop = StopSignals()
     channel, exporter_pid = _fork_exporter(settings, recording)
+    hooks = None
     try:
+        hooks = choose_hooks(settings.socket_backend)
         artifact = prepare_programs(
-            program_flags(settings), cache_dir=Path(settings.cache_folder), bcc_python=settings.bcc_python
+            hooks.backend,
+            program_flags(settings),
+            cache_dir=Path(settings.cache_folder),
+            bcc_python=settings.bcc_python,
         )
-        with load(artifact) as loaded:
+        with load(artifact, programs_of(hooks.backend)) as loaded:
             form = load_tls_if_wanted(settings, artifact, loaded)
-            return _watch(settings, loaded, form, channel, exporter_pid, stop)
+            return _watch(settings, loaded, hooks, form, channel, exporter_pid, stop)
     except PeerLostError as error:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
     finally:
+        if hooks is not None:
+            hooks.close()
         channel.close()
         if settings.status_socket is not None:
             remove_status_file(settings.status_socket)
@@ -121,6 +130,7 @@ def load_tls_if_wanted(settings: Settings, artifact: Artifact, loaded: Loaded) -
 def _watch(
     settings: Settings,
     loaded: Loaded,
+    hooks: SocketHooks,
     form: UprobeForm | None,
     channel: socket.socket,
     exporter_pid: int,
@@ -129,7 +139,7 @@ def _watch(
     selection = Selection.from_settings(settings)
     own_pids = (os.getpid(), exporter_pid)
     events_bytes = _PROCESS_EVENT_PAGES * _PAGE_BYTES
-    watcher = Watcher(loaded, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
+    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
     try:
         select_ports(loaded, selection)
         for inode, device in find_executables(selection.exe_globs):
@@ -137,7 +147,7 @@ def _watch(
         _hand_over(channel, loaded)
         targets = watcher.start()
         privileges.limit_capabilities(capabilities_to_keep(effective_capabilities()))
-        _report(start_lines(settings, targets))
+        _report(start_lines(settings, hooks, targets))
         watcher.run(stop)
         deadline = time.monotonic_ns() + settings.shutdown_timeout_ns
         watcher.stop(deadline, "asked to stop")
@@ -159,10 +169,10 @@ def capabilities_to_keep(held: frozenset[str]) -> frozenset[str]:
     return PROBE_CAPABILITIES if is_split else PROBE_CAPABILITIES | {"CAP_SYS_ADMIN"}
 
 
-def start_lines(settings: Settings, targets: list[Target]) -> list[str]:
+def start_lines(settings: Settings, hooks: SocketHooks, targets: list[Target]) -> list[str]:
     """What a person wants to know once the agent works."""
     services = sorted({target.service_pid for target in targets})
-    lines = [f"watching {len(targets)} processes of {len(services)} services; hooks: raw tracepoint sys_exit"]
+    lines = [f"watching {len(targets)} processes of {len(services)} services; hooks: {hooks.text} ({hooks.why})"]
     if settings.otlp is not None:
         lines.append(f"sending spans to {settings.otlp.endpoint_for_people} by {settings.otlp.protocol}")
     if settings.metrics.otlp is not None:

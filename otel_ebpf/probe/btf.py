@@ -1,7 +1,7 @@
 """Reads a kernel's own type information (BTF): which structs it has, and where each member lies.
 
 In:   the bytes of /sys/kernel/btf/vmlinux, and the names of the structs that are wanted
-Out:  ids of those structs; members with their offsets; values of enum constants by name
+Out:  ids of those structs; members with their offsets; values of enum constants by name; parameters of functions
 Owns: nothing after it is dropped
 
 The format is fixed by Documentation/bpf/btf.rst of the kernel. Only the positions of types are kept (126,000 of them
@@ -18,7 +18,7 @@ from otel_ebpf.errors import PreflightError
 
 KIND_INT, KIND_PTR, KIND_ARRAY, KIND_STRUCT, KIND_UNION, KIND_ENUM = 1, 2, 3, 4, 5, 6
 KIND_TYPEDEF, KIND_VOLATILE, KIND_CONST, KIND_RESTRICT, KIND_FUNC_PROTO = 8, 9, 10, 11, 13
-KIND_TYPE_TAG, KIND_ENUM64 = 18, 19
+KIND_FUNC, KIND_TYPE_TAG, KIND_ENUM64 = 12, 18, 19
 
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct(
@@ -66,9 +66,9 @@ class Member(NamedTuple):
 
 
 class Btf:
-    """The types of one kernel; `structs` maps each wanted name that exists to its type id."""
+    """The types of one kernel; `structs` and `functions` map each wanted name that exists to its type id."""
 
-    def __init__(self, blob: bytes, wanted_structs: Iterable[str] = ()) -> None:
+    def __init__(self, blob: bytes, wanted_structs: Iterable[str] = (), wanted_functions: Iterable[str] = ()) -> None:
         if len(blob) < _HEADER.size:
             raise BtfError(f"it has {len(blob)} bytes, its header alone takes {_HEADER.size}")
         magic, version, _flags, header, type_at, type_bytes, string_at, string_bytes = _HEADER.unpack_from(blob)
@@ -82,11 +82,12 @@ class Btf:
         if blob[self._strings_at] or blob[self._strings_end - 1]:
             raise BtfError("its strings neither begin nor end with a zero byte")
         self.structs: dict[str, int] = {}
+        self.functions: dict[str, int] = {}
         self._enums: list[int] = []
         self._positions = array("I", [0])
-        self._scan(types_at, types_end, self._string_offsets(wanted_structs))
+        self._scan(types_at, types_end, self._string_offsets(wanted_structs), self._string_offsets(wanted_functions))
 
-    def _scan(self, at: int, end: int, wanted: dict[int, str]) -> None:
+    def _scan(self, at: int, end: int, wanted: dict[int, str], functions: dict[int, str]) -> None:
         """Notes where each type begins. The one loop over all types: everything in it is paid 126,000 times."""
         blob, positions, enums = self._blob, self._positions, self._enums
         note, unpack = positions.append, _TYPE.unpack_from
@@ -103,6 +104,8 @@ class Btf:
                     enums.append(len(positions) - 1)
             elif kind in _FIXED_TRAILER:
                 at += 12 + _FIXED_TRAILER[kind]
+                if kind == KIND_FUNC and name_offset in functions:
+                    self.functions.setdefault(functions[name_offset], len(positions) - 1)
             else:
                 raise BtfError(f"type {len(positions) - 1} has kind {kind}, which this reader does not know")
         if at != end:
@@ -184,6 +187,16 @@ class Btf:
             inner = self.resolve(member.type_id)
             if inner and self.type(inner).kind in (KIND_STRUCT, KIND_UNION):  # else: padding bits without a name
                 open_structs.append((member.bit_offset, self.members(inner)))
+
+    def parameter_count(self, function: str) -> int | None:
+        """How many a function of the kernel takes; None when it is not known."""
+        type_id = self.functions.get(function)
+        if type_id is None:
+            return None
+        prototype = self.resolve(self.type(type_id).size_or_type)
+        if not prototype or self.type(prototype).kind != KIND_FUNC_PROTO:
+            raise BtfError(f"the type of the function {function} is none of a function")
+        return self.type(prototype).element_count
 
     def enum_constants(self, names: Iterable[str]) -> dict[str, int]:
         """Values of the enum constants that this kernel has; absent ones are left out."""

@@ -1,4 +1,5 @@
-"""What processes have that hides traffic from the hooks: TLS libraries without probes, io_uring, 32-bit code.
+"""What processes have that hides traffic from the hooks: TLS libraries without probes; from those on system calls also
+io_uring and 32-bit code.
 
 In:   the targets, the time; /proc
 Out:  one frame for each service of which that has changed
@@ -35,9 +36,11 @@ class _Look:
 
 
 class HiddenTraffic:
-    def __init__(self, procfs: Procfs, read_tls: Callable[[int], set[bytes]]) -> None:
-        """`read_tls`: names of the libraries of a process whose TLS is read."""
+    def __init__(self, procfs: Procfs, read_tls: Callable[[int], set[bytes]], sees_every_call: bool = False) -> None:
+        """`read_tls`: names of the libraries of a process whose TLS is read. `sees_every_call`: the hooks on sockets
+        do, also those of io_uring and of 32-bit programs."""
         self._procfs = procfs
+        self._sees_every_call = sees_every_call
         self._read_tls = read_tls
         self._looks: dict[int, _Look] = {}  # by pid, who is due next first
         self._told: dict[int, dict[str, tuple[int, ...]]] = {}
@@ -57,9 +60,9 @@ class HiddenTraffic:
         began_ns = time.monotonic_ns()
         unread = self._procfs.tls_libraries(target.pid) - self._read_tls(target.pid)
         found = {f"tls {name.decode()}" for name in sorted(unread)[:MAX_FINDINGS]}
-        if self._procfs.has_io_uring(target.pid):
+        if not self._sees_every_call and self._procfs.has_io_uring(target.pid):
             found.add("io_uring")
-        if self._procfs.is_32_bit(target.pid):
+        if not self._sees_every_call and self._procfs.is_32_bit(target.pid):
             found.add("32-bit")
         took_ns = time.monotonic_ns() - began_ns
         due_ns = now_ns + max(_LOOK_EVERY_NS, took_ns * _IDLE_SHARE)

@@ -19,7 +19,7 @@ from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import PROGRAMS, TAIL_PROGRAMS, TLS_PROGRAMS, TLS_TAIL_PROGRAMS, ProgramRow
+from otel_ebpf.probe.programs import TAIL_PROGRAMS, TLS_PROGRAMS, TLS_TAIL_PROGRAMS, ProgramRow
 from otel_ebpf.probe.uprobes import UprobeForm
 
 _LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
@@ -50,7 +50,7 @@ class Loaded:
         self.close()
 
 
-def load(artifact: Artifact, rows: Iterable[ProgramRow] = PROGRAMS) -> Loaded:
+def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
     """All maps, and the programs of these rows, or none and an error."""
     kinds = {row.function: row.kind for row in rows}
     later = {row.function for row in TLS_PROGRAMS}
@@ -64,7 +64,7 @@ def load(artifact: Artifact, rows: Iterable[ProgramRow] = PROGRAMS) -> Loaded:
             if program.name in later:
                 continue
             if program.name not in kinds:
-                raise ProbeError(f"no row of PROGRAMS says of which kind the program {program.name} is")
+                raise ProbeError(f"no row of probe/programs.py says of which kind the program {program.name} is")
             loaded.programs[program.name] = _load_program(program, kinds[program.name], loaded.maps)
         _fill_tails(loaded, "tail_programs", TAIL_PROGRAMS)
     except BaseException:

@@ -18,7 +18,8 @@ from otel_ebpf.probe import bpf, cache, kernel_features
 from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.compiler import identify_bcc
 from otel_ebpf.probe.kernel_types import headers_release
-from otel_ebpf.probe.programs import PROGRAMS
+from otel_ebpf.probe.programs import LASTING_PROGRAMS, SOCKET_PROGRAMS, SocketBackend
+from otel_ebpf.probe.socket_hooks import AUTO, choose_hooks
 from otel_ebpf.probe.uprobes import UprobeForm, available_forms
 
 OLDEST_KERNEL = (5, 10)
@@ -48,6 +49,7 @@ class Host:
     root: Path = Path("/")
     bcc_python: str | None = None
     cache_dir: Path | None = cache.DEFAULT_FOLDER
+    socket_backend: str = AUTO
 
     def read(self, path: str) -> str | None:
         """None when the file is not there or may not be read."""
@@ -57,8 +59,10 @@ class Host:
             return None
 
 
-def examine(bcc_python: str | None = None, cache_dir: Path | None = cache.DEFAULT_FOLDER) -> list[Finding]:
-    host = Host(bcc_python=bcc_python, cache_dir=cache_dir)
+def examine(
+    bcc_python: str | None = None, cache_dir: Path | None = cache.DEFAULT_FOLDER, socket_backend: str = AUTO
+) -> list[Finding]:
+    host = Host(bcc_python=bcc_python, cache_dir=cache_dir, socket_backend=socket_backend)
     return [finding for check in CHECKS for finding in check(host)]
 
 
@@ -105,7 +109,7 @@ def bpf_maps(host: Host) -> list[Finding]:
 
 
 def raw_tracepoints(host: Host) -> list[Finding]:
-    names = [row.attach_to for row in PROGRAMS if row.attach_to]
+    names = [row.attach_to for row in (*SOCKET_PROGRAMS[SocketBackend.TRACEPOINT], *LASTING_PROGRAMS) if row.attach_to]
     refused = kernel_features.try_raw_tracepoints(names)
     remedy = "A kernel with CONFIG_BPF_EVENTS=y, CONFIG_FTRACE=y and tracepoints is needed."
     return [
@@ -167,9 +171,21 @@ def optional_hooks(host: Host) -> list[Finding]:
             tracing is not None,
             False,
             f"mounted at /{tracing}" if tracing else "not mounted, or not visible",
-            "Not needed now; `mount -t tracefs tracefs /sys/kernel/tracing` mounts it.",
+            "Kprobes need it; `mount -t tracefs tracefs /sys/kernel/tracing` mounts it.",
         ),
     ]
+
+
+def socket_backend(host: Host) -> list[Finding]:
+    """Kprobes are really made, and removed again."""
+    if lacking_rights(effective_capabilities()) is not None:
+        return [Finding("socket backend", False, False, "not known without root", _AS_ROOT)]
+    try:
+        hooks = choose_hooks(host.socket_backend)
+    except AgentError as error:
+        return [Finding("socket backend", False, True, error.what, error.remedy)]
+    hooks.close()
+    return [Finding("socket backend", True, True, f"{hooks.text}: {hooks.why}")]
 
 
 def uprobes(host: Host) -> list[Finding]:
@@ -232,6 +248,7 @@ CHECKS: tuple[Callable[[Host], list[Finding]], ...] = (
     bpf_maps,
     raw_tracepoints,
     optional_hooks,
+    socket_backend,
     uprobes,
     restrictions,
     container,

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from otel_ebpf.errors import AgentError, PreflightError, ProbeError
 from otel_ebpf.probe.artifact import Artifact, decode, encode
-from otel_ebpf.probe.programs import PROGRAMS, TLS_PROGRAMS, Source, read_source
+from otel_ebpf.probe.programs import TLS_PROGRAMS, SocketBackend, Source, programs_of, read_source
 
 _DONE, _FAILED = b"+", b"-"
 _ERRORS: dict[str, type[AgentError]] = {"PreflightError": PreflightError, "ProbeError": ProbeError}
 
 
 def prepare_programs(
+    backend: SocketBackend,
     flags: Mapping[str, int | str],
     *,
     cache_dir: Path | None,
@@ -30,14 +31,15 @@ def prepare_programs(
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """From the cache or compiled for this kernel. `cache_dir` None keeps nothing; `progress` runs in the child."""
-    artifact = prepare_in_child(read_source(), flags, cache_dir=cache_dir, bcc_python=bcc_python, progress=progress)
+    source = read_source(backend)
+    artifact = prepare_in_child(source, flags, cache_dir=cache_dir, bcc_python=bcc_python, progress=progress)
     found, expected = (
         {program.name for program in artifact.programs},
-        {row.function for row in (*PROGRAMS, *TLS_PROGRAMS)},
+        {row.function for row in (*programs_of(backend), *TLS_PROGRAMS)},
     )
     if found != expected:
         names = ", ".join(sorted(found ^ expected))
-        raise ProbeError(f"bpf/ and the table PROGRAMS do not have the same programs: {names}", "This is a defect.")
+        raise ProbeError(f"bpf/ and probe/programs.py do not have the same programs: {names}", "This is a defect.")
     return artifact
 
 

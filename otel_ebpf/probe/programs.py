@@ -8,6 +8,7 @@ bcc rewrites map calls only in the text that it is given, so the fragments are j
 messages name the real file. Headers (types, sizes, map declarations) are included as usual.
 """
 
+import enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +19,64 @@ BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
 HEADERS = ("records.h", "limits.h", "maps.h")
 
+
+class SocketBackend(enum.Enum):
+    """Which hooks see the bytes of sockets. The value is the word for it in OTEL_EBPF_SOCKET_BACKEND."""
+
+    TRACEPOINT = "tracepoint"
+    KPROBE = "kprobe"
+
+
+class ProgramRow(NamedTuple):
+    function: str  # its name in C
+    kind: int  # BPF_PROG_TYPE_*
+    attach_to: str  # name of the raw tracepoint; "" for what is attached elsewhere, or that another one goes on with
+
+
+def _kprobes(*functions: str) -> tuple[ProgramRow, ...]:
+    return tuple(ProgramRow(function, BPF_PROG_TYPE_KPROBE, "") for function in functions)
+
+
+# Attached as long as the agent runs.
+LASTING_PROGRAMS = (
+    ProgramRow("on_inet_sock_set_state", BPF_PROG_TYPE_RAW_TRACEPOINT, "inet_sock_set_state"),
+    ProgramRow("on_process_exec", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exec"),
+    ProgramRow("on_process_fork", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_fork"),
+    ProgramRow("on_process_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exit"),
+)
+
+SOCKET_PROGRAMS = {
+    SocketBackend.TRACEPOINT: (
+        ProgramRow("on_sys_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sys_exit"),
+        ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
+        ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
+    ),
+    # Which function of the kernel each one is for: see probe/kprobes.py.
+    SocketBackend.KPROBE: (
+        *_kprobes("on_tcp_send", "on_tcp_receive", "on_tcp_send_page", "on_splice_read", "on_moved"),
+        *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
+        *_kprobes("on_tcp_connect", "on_unix_connect", "on_accepted"),
+        *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap", "on_heads", "on_chunks"),
+    ),
+}
+
+# Uprobes on TLS libraries: loaded as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
+TLS_PROGRAMS = _kprobes(
+    *("on_tls_call", "on_tls_entry", "on_tls_return"),
+    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks"),
+)
+
+# Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
+TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
+TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_bytes": 2}
+
+
 # A fragment may use what stands before it.
-FRAGMENTS = (
+_FRAGMENTS = (
     "targets.c",
     "emit.c",
     "sockets.c",
+    "{memory}",
     "capture.c",
     "chunks.c",
     "tls_hello.c",
@@ -31,39 +85,23 @@ FRAGMENTS = (
     "tls.c",
     "tcp_states.c",
     "processes.c",
-    "socket_syscalls.c",
+    "socket_events.c",
+    "{hooks}",
 )
+_OF_BACKEND = {
+    SocketBackend.TRACEPOINT: {"memory": "user_memory.c", "hooks": "socket_syscalls.c"},
+    SocketBackend.KPROBE: {"memory": "iterators.c", "hooks": "socket_kprobes.c"},
+}
+_FIRST_LINE = {SocketBackend.TRACEPOINT: "", SocketBackend.KPROBE: "#define BY_KPROBES 1\n"}
 
 
-class ProgramRow(NamedTuple):
-    function: str  # its name in C
-    kind: int  # BPF_PROG_TYPE_*
-    attach_to: str  # name of the raw tracepoint; "" for a program that another one goes on with
+def programs_of(backend: SocketBackend) -> tuple[ProgramRow, ...]:
+    """All that are loaded at the start."""
+    return SOCKET_PROGRAMS[backend] + LASTING_PROGRAMS
 
 
-PROGRAMS = (
-    ProgramRow("on_sys_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sys_exit"),
-    ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
-    ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
-    ProgramRow("on_inet_sock_set_state", BPF_PROG_TYPE_RAW_TRACEPOINT, "inet_sock_set_state"),
-    ProgramRow("on_process_exec", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exec"),
-    ProgramRow("on_process_fork", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_fork"),
-    ProgramRow("on_process_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sched_process_exit"),
-)
-
-# Uprobes on TLS libraries: loaded as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
-TLS_PROGRAMS = (
-    ProgramRow("on_tls_call", BPF_PROG_TYPE_KPROBE, ""),
-    ProgramRow("on_tls_entry", BPF_PROG_TYPE_KPROBE, ""),
-    ProgramRow("on_tls_return", BPF_PROG_TYPE_KPROBE, ""),
-    ProgramRow("on_tls_bytes", BPF_PROG_TYPE_KPROBE, ""),
-    ProgramRow("on_tls_heads", BPF_PROG_TYPE_KPROBE, ""),
-    ProgramRow("on_tls_chunks", BPF_PROG_TYPE_KPROBE, ""),
-)
-
-# Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
-TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
-TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_bytes": 2}
+def fragments_of(backend: SocketBackend) -> tuple[str, ...]:
+    return tuple(name.format(**_OF_BACKEND[backend]) for name in _FRAGMENTS)
 
 
 class Source(NamedTuple):
@@ -85,12 +123,13 @@ def bpf_folder(package: Path = Path(__file__).parent.parent) -> Path:
     )
 
 
-def read_source(folder: Path | None = None) -> Source:
-    """All fragments in order, after the headers."""
+def read_source(backend: SocketBackend, folder: Path | None = None) -> Source:
+    """All fragments of this backend in order, after the headers."""
     folder = folder or bpf_folder()
     includes = "".join(f'#include "{name}"\n' for name in HEADERS)
-    parts = [f'#line 1 "{name}"\n{_read(folder / name)}\n' for name in FRAGMENTS]
-    return Source(includes + "".join(parts), folder, "\0".join(_read(folder / name) for name in HEADERS))
+    parts = [f'#line 1 "{name}"\n{_read(folder / name)}\n' for name in fragments_of(backend)]
+    headers_text = "\0".join(_read(folder / name) for name in HEADERS)
+    return Source(_FIRST_LINE[backend] + includes + "".join(parts), folder, headers_text)
 
 
 def _read(path: Path) -> str:

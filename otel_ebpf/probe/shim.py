@@ -11,6 +11,7 @@ The C side may ask what this kernel has, and reads bitfields by hand:
     HAVE_sock, HAVE_sock_sk_shutdown                1 when the struct or member exists, else undefined
     BITFIELD_sock_x_OFFSET, BITFIELD_sock_x_BITS    bit offset from the start of the struct, and width
     ENUM_TCP_LISTEN                                 value of the enum constant, else undefined
+    PARAMETERS_tcp_recvmsg                          how many the function takes, else undefined
 To use one more member, name it in its row of STRUCTS; for one more struct, add a row.
 """
 
@@ -66,9 +67,21 @@ STRUCTS = (
     StructRow("iovec", "linux/uio.h", "iov_base iov_len"),
     StructRow("user_msghdr", "linux/socket.h", ""),
     StructRow("linux_binprm", "linux/binfmts.h", "file"),
+    StructRow("iov_iter", "linux/uio.h", "iter_type? type? iov_offset kvec nr_segs"),
+    StructRow("msghdr", "linux/socket.h", "msg_iter msg_flags"),
+    StructRow("bio_vec", "linux/bvec.h", "bv_page bv_len bv_offset"),
+    StructRow("pipe_inode_info", "linux/pipe_fs_i.h", "head ring_size bufs"),
+    StructRow("pipe_buffer", "linux/pipe_fs_i.h", "page offset len"),
+    StructRow("page", "linux/mm_types.h", "flags"),
+    StructRow("vm_area_struct", "linux/mm_types.h", "vm_file vm_flags"),
 )
 
-ENUM_CONSTANTS = ("TCP_ESTABLISHED", "TCP_CLOSE", "TCP_LISTEN")
+ENUM_CONSTANTS = (
+    *("TCP_ESTABLISHED", "TCP_CLOSE", "TCP_LISTEN"),
+    *("ITER_UBUF", "ITER_IOVEC", "ITER_KVEC", "ITER_BVEC"),
+)
+
+FUNCTIONS = ("tcp_recvmsg",)
 
 _BASIC_TYPES = """#pragma once
 typedef unsigned char u8, __u8, uint8_t; typedef signed char s8, __s8, int8_t;
@@ -108,7 +121,7 @@ _EMPTY = (
 
 
 def read_btf(blob: bytes) -> Btf:
-    return Btf(blob, (row.name for row in STRUCTS))
+    return Btf(blob, (row.name for row in STRUCTS), FUNCTIONS)
 
 
 def shim_headers(btf: Btf, kernel_release: str, structs: Iterable[StructRow] = STRUCTS) -> dict[str, str]:
@@ -116,9 +129,11 @@ def shim_headers(btf: Btf, kernel_release: str, structs: Iterable[StructRow] = S
     wanted = {row.name: row.names for row in structs}
     enums = btf.enum_constants(ENUM_CONSTANTS)
     enum_lines = "".join(f"#define ENUM_{name} {value}\n" for name, value in enums.items())
+    counts = {name: btf.parameter_count(name) for name in FUNCTIONS}
+    function_lines = "".join(f"#define PARAMETERS_{name} {count}\n" for name, count in counts.items() if count)
     # bcc names kconfig.h first of all on its command line: what stands there is known everywhere.
     headers = {
-        "include/linux/kconfig.h": _BASIC_TYPES + StructWriter(btf, wanted).text() + enum_lines,
+        "include/linux/kconfig.h": _BASIC_TYPES + StructWriter(btf, wanted).text() + enum_lines + function_lines,
         "include/linux/version.h": _VERSION.format(*_version_numbers(kernel_release)),
         "include/asm/page.h": f"#pragma once\n#define PAGE_SIZE {os.sysconf('SC_PAGESIZE')}UL\n",
     }

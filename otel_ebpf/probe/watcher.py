@@ -24,6 +24,7 @@ from otel_ebpf.probe.identity import identify
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import Procfs
+from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.probe.tls_watch import MAX_LIBRARIES, TARGET_EXCLUDED, TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -47,6 +48,7 @@ class Watcher:
     def __init__(
         self,
         loaded: Loaded,
+        hooks: SocketHooks,
         discovery: Discovery,
         channel: socket.socket,
         own_pids: Iterable[int],
@@ -57,7 +59,7 @@ class Watcher:
         self._discovery = discovery
         self._channel = channel
         self._procfs = Procfs()
-        self._attachments = Attachments(loaded.programs)
+        self._attachments = Attachments(loaded, hooks)
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._is_attaching = False
         self._to_look_at: dict[int, None] = {}  # meanwhile
@@ -66,7 +68,7 @@ class Watcher:
         self._events = RingReader(self._events_fd, event_ring_bytes)
         self._counters = CounterReading((0,) * len(Counter))
         self._ledger = LedgerWatch(loaded.maps["ledger"])
-        self._hidden = HiddenTraffic(self._procfs, self._tls.read_names)
+        self._hidden = HiddenTraffic(self._procfs, self._tls.read_names, hooks.sees_every_call)
         self._hooks = Hooks("")
         self._idle_ticks = 0
         for pid in own_pids:
@@ -155,7 +157,7 @@ class Watcher:
                 self._maps["targets"].delete(_PID.pack(change.pid))
                 self._tls.forget(change.pid)
         if self._discovery.targets:
-            self._attachments.attach_socket_program(True)
+            self._attachments.attach_socket_programs(True)
         for change in changes:
             if isinstance(change, Identity):
                 identity = identify(change.service_pid, self._procfs)
@@ -171,7 +173,7 @@ class Watcher:
         """Not at once: processes that live for a moment come one after the other."""
         self._idle_ticks = 0 if self._discovery.targets else self._idle_ticks + 1
         if self._idle_ticks >= _IDLE_TICKS:
-            self._attachments.attach_socket_program(False)
+            self._attachments.attach_socket_programs(False)
 
     def _while_reading(self, attaching: Callable[[], list[int]]) -> list[int]:
         """It takes ten milliseconds and more; who lives no longer than that is named meanwhile."""

@@ -104,6 +104,7 @@ class Counter(IntEnum):
     OLDER = 10
     TLS_SEEN = 11
     TLS_UNPROVEN = 12
+    CALLS_UNSEEN = 13
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from otel_ebpf.export.inputs import LiveInputs, RecordingInputs
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.probe.programs import SocketBackend, programs_of
+from otel_ebpf.probe.socket_hooks import choose_hooks
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.records.recording import EntryKind, RecordingWriter
 from otel_ebpf.telemetry.resource import HostFacts
@@ -123,8 +125,10 @@ def expected_facts(expected: tuple) -> dict[str, object]:
 def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags: dict[str, int | str] = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}
-        with load(prepare_programs(flags, cache_dir=Path(folder))) as loaded:
-            watched = Watched(loaded)
+        hooks = choose_hooks(SocketBackend.TRACEPOINT.value)
+        artifact = prepare_programs(hooks.backend, flags, cache_dir=Path(folder))
+        with load(artifact, programs_of(hooks.backend)) as loaded:
+            watched = Watched(loaded, hooks)
             for case in CASES:
                 if not names or case.name in names:
                     print(make(case, watched, Path(folder)))

@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -8,28 +9,39 @@ import pytest
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.socket_hooks import AUTO, SocketHooks, choose_hooks
 from otel_ebpf.probe.uprobes import available_forms
 from tests.kernel.tls_wire import TlsWatched
 from tests.kernel.wire import RING_PAGES, Watched, Wire
 
+FLAGS = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}
+
 
 @pytest.fixture(scope="session")
-def own_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    flags = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}
+def hooks() -> Iterator[SocketHooks]:
+    """What the agent would choose here, or what OTEL_EBPF_SOCKET_BACKEND asks the tests for."""
+    hooks = choose_hooks(os.environ.get("OTEL_EBPF_SOCKET_BACKEND", AUTO))
+    yield hooks
+    hooks.close()
+
+
+@pytest.fixture(scope="session")
+def own_artifact(hooks: SocketHooks, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("cache")
     folder.chmod(0o700)
-    return prepare_programs(flags, cache_dir=folder)
+    return prepare_programs(hooks.backend, FLAGS, cache_dir=folder)
 
 
 @pytest.fixture(scope="session")
-def loaded_programs(own_artifact: Artifact) -> Iterator[Loaded]:
-    with load(own_artifact) as loaded:
+def loaded_programs(hooks: SocketHooks, own_artifact: Artifact) -> Iterator[Loaded]:
+    with load(own_artifact, programs_of(hooks.backend)) as loaded:
         yield loaded
 
 
 @pytest.fixture(scope="session")
-def watched_programs(loaded_programs: Loaded) -> Iterator[Watched]:
-    watched = Watched(loaded_programs)
+def watched_programs(hooks: SocketHooks, loaded_programs: Loaded) -> Iterator[Watched]:
+    watched = Watched(loaded_programs, hooks)
     yield watched
     watched.close()
 
@@ -58,9 +70,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module", params=list(available_forms()), ids=lambda form: form.name.lower())
-def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact) -> Iterator[TlsWatched]:
+def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[TlsWatched]:
     """Older kernels have fewer forms."""
-    watched = TlsWatched(own_artifact, request.param)
+    watched = TlsWatched(own_artifact, hooks, request.param)
     yield watched
     watched.close()
 

@@ -12,8 +12,9 @@ from otel_ebpf.probe.compiler import compile_source, identify_bcc
 from otel_ebpf.probe.kernel_types import KernelTypes, find_kernel_types
 from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import prepare_in_child, prepare_programs
-from otel_ebpf.probe.programs import PROGRAMS, Source
+from otel_ebpf.probe.programs import SocketBackend, Source, programs_of
 from tests.kernel.fragments import GETPPID, SMALL, program
+from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
 from tests.services.processes import is_alive, wait_until
 from tests.unit.probe.btf_blob import small_kernel
 
@@ -35,14 +36,16 @@ def test_a_program_compiles_to_maps_and_code_that_name_each_other():
     assert set(maps) == {name for _, name in compiled.map_references}
 
 
-def test_the_agents_own_programs_are_verified_by_this_kernel(tmp_path: Path):
-    artifact = prepare_programs(AGENT_FLAGS, cache_dir=tmp_path / "cache")
+@pytest.mark.parametrize("backend", SocketBackend)
+def test_the_agents_own_programs_are_verified_by_this_kernel(backend: SocketBackend, tmp_path: Path):
+    """Also those for kprobes, where the kernel has none: they are of the kind that uprobes are."""
+    artifact = prepare_programs(backend, AGENT_FLAGS, cache_dir=tmp_path / "cache")
 
-    with load(artifact) as loaded:
-        assert {row.function for row in PROGRAMS} == set(loaded.programs)
+    with load(artifact, programs_of(backend)) as loaded:
+        assert {row.function for row in programs_of(backend)} == set(loaded.programs)
         for fd in loaded.programs.values():
             verified = bpf.program_info(fd).verified_instructions
-            assert verified is None or 0 < verified < 1_000_000
+            assert verified is None or 0 < verified < MOST_INSTRUCTIONS
 
 
 def test_no_kernel_headers_are_needed(tmp_path: Path):
@@ -54,7 +57,10 @@ sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import prepare_programs
-with load(prepare_programs({AGENT_FLAGS!r}, cache_dir=Path({str(tmp_path / "cache")!r}))) as loaded:
+from otel_ebpf.probe.programs import SocketBackend, programs_of
+backend = SocketBackend.TRACEPOINT
+artifact = prepare_programs(backend, {AGENT_FLAGS!r}, cache_dir=Path({str(tmp_path / "cache")!r}))
+with load(artifact, programs_of(backend)) as loaded:
     print(len(loaded.programs))
 """
     hide = "mkdir -p /lib/modules && mount -t tmpfs none /lib/modules && mount -t tmpfs none /usr/src"
@@ -62,7 +68,7 @@ with load(prepare_programs({AGENT_FLAGS!r}, cache_dir=Path({str(tmp_path / "cach
 
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    assert (0, f"{len(PROGRAMS)}\n") == (done.returncode, done.stdout), done.stderr
+    assert (0, f"{len(programs_of(SocketBackend.TRACEPOINT))}\n") == (done.returncode, done.stdout), done.stderr
 
 
 def test_without_btf_and_headers_nothing_is_compiled(tmp_path: Path):

@@ -15,7 +15,7 @@ from otel_ebpf.probe.artifact import Artifact, MapSpec
 from otel_ebpf.probe.cached_compiler import prepare
 from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import PROGRAMS
+from otel_ebpf.probe.programs import LASTING_PROGRAMS
 from tests.kernel.fragments import GETPPID, SMALL, SMALL_ROWS, program
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -125,7 +125,7 @@ def test_a_refusal_leaves_no_map_behind(artifact: Artifact):
     """The maps are made before the programs."""
     before = open_descriptors()
 
-    with pytest.raises(ProbeError, match="no row of PROGRAMS"):
+    with pytest.raises(ProbeError, match="no row of probe/programs"):
         load(artifact, ())
 
     assert before == open_descriptors()
@@ -208,7 +208,7 @@ def test_this_kernel_has_what_the_agent_needs():
     assert kernel_features.try_ring_buffer() is None
     assert kernel_features.try_mapped_array() is None
     assert kernel_features.try_lru_hash() is None
-    assert {} == kernel_features.try_raw_tracepoints([row.attach_to for row in PROGRAMS if row.attach_to])
+    assert {} == kernel_features.try_raw_tracepoints([row.attach_to for row in LASTING_PROGRAMS])
 
 
 def test_a_tracepoint_that_does_not_exist_is_named():
@@ -258,7 +258,10 @@ sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import prepare_programs
-loaded = load(prepare_programs({{"CPU_BITS": 12}}, cache_dir=Path({str(tmp_path / "cache")!r})))
+from otel_ebpf.probe.programs import SocketBackend, programs_of
+backend = SocketBackend.TRACEPOINT
+artifact = prepare_programs(backend, {{"CPU_BITS": 12}}, cache_dir=Path({str(tmp_path / "cache")!r}))
+loaded = load(artifact, programs_of(backend))
 fields = dict(line.split(":") for line in open("/proc/self/status"))
 print(fields["VmRSS"].split()[0])
 assert not {{"hashlib", "subprocess", "otel_ebpf.probe.btf", "otel_ebpf.probe.cache"}} & set(sys.modules)
@@ -273,7 +276,7 @@ def test_the_limit_of_locked_memory_is_raised_where_it_may_be():
     """Needed before 5.11; without CAP_SYS_RESOURCE it stays, and newer kernels do not mind."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 
-    opened = load(Artifact((), (), prepare(SMALL, {"PID": 1, "GETPPID": 1}, cache_dir=None).compiler))
+    opened = load(Artifact((), (), prepare(SMALL, {"PID": 1, "GETPPID": 1}, cache_dir=None).compiler), ())
 
     opened.close()
     assert resource.getrlimit(resource.RLIMIT_MEMLOCK) in ((soft, hard), (resource.RLIM_INFINITY,) * 2)

@@ -15,6 +15,8 @@ from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.loader import load, load_tls
 from otel_ebpf.probe.procfs import Procfs
+from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TlsWatch
 from otel_ebpf.probe.uprobes import UprobeForm
 from tests.kernel.wire import Watched
@@ -26,10 +28,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 class TlsWatched(Watched):
     """This process with its libssl, in one form."""
 
-    def __init__(self, artifact: Artifact, form: UprobeForm) -> None:
-        self.loaded = load(artifact)
+    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
+        self.loaded = load(artifact, programs_of(hooks.backend))
         load_tls(artifact, self.loaded, form)
-        super().__init__(self.loaded)
+        super().__init__(self.loaded, hooks)
         self.tls = TlsWatch(self.loaded, form, Procfs())
         self.look()
 

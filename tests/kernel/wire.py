@@ -16,6 +16,7 @@ from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records.decode import Buffer, decode_record
 from otel_ebpf.records.kinds import Counter, Record
@@ -44,13 +45,13 @@ def summary(exchange: Exchange) -> Expected:
 class Watched:
     """The programs, attached to this process alone."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, hooks: SocketHooks) -> None:
         self.maps = loaded.maps
         self.ring = RingReader(loaded.maps["records"].fd, RING_PAGES * os.sysconf("SC_PAGESIZE"))
         self.progress = ProgressTable(loaded.maps["progress"].fd)
-        self.attachments = Attachments(loaded.programs)
+        self.attachments = Attachments(loaded, hooks)
         self.attachments.attach_lasting()
-        self.attachments.attach_socket_program(True)
+        self.attachments.attach_socket_programs(True)
         self.watch(os.getpid())
         self.fresh()
 

@@ -3,8 +3,11 @@ import pytest
 from otel_ebpf.config import Settings
 from otel_ebpf.errors import PreflightError
 from otel_ebpf.probe.discovery import Target
+from otel_ebpf.probe.programs import SocketBackend
+from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.supervisor import capabilities_to_keep, require_rights, start_lines
 
+HOOKS = SocketHooks(SocketBackend.TRACEPOINT, "there is nothing else")
 SPLIT = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID"})
 
 
@@ -28,18 +31,18 @@ def test_the_probe_keeps_sys_admin_only_where_it_stands_for_others():
 def test_the_start_says_how_to_try_it_when_nothing_is_there_to_watch():
     settings, _ = Settings.from_environ({})
 
-    assert any("curl" in line for line in start_lines(settings, []))
-    assert not any("curl" in line for line in start_lines(settings, [Target(7, 7, "it listens", 1)]))
+    assert any("curl" in line for line in start_lines(settings, HOOKS, []))
+    assert not any("curl" in line for line in start_lines(settings, HOOKS, [Target(7, 7, "it listens", 1)]))
 
 
 def test_the_start_names_the_collector_of_each_signal():
     settings, _ = Settings.from_environ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
 
     for path in ("v1/traces", "v1/metrics"):
-        assert any(f"http://c:4318/{path}" in line for line in start_lines(settings, []))
+        assert any(f"http://c:4318/{path}" in line for line in start_lines(settings, HOOKS, []))
 
 
 def test_the_start_says_where_prometheus_scrapes():
     settings, _ = Settings.from_environ({"OTEL_EBPF_PROMETHEUS_PORT": "9464"})
 
-    assert "Prometheus scrapes any address, port 9464, /metrics" in start_lines(settings, [])
+    assert "Prometheus scrapes any address, port 9464, /metrics" in start_lines(settings, HOOKS, [])

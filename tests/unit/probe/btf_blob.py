@@ -10,6 +10,7 @@ import struct
 Member = tuple[str, int, int] | tuple[str, int, int, int]  # name, type id, bit offset, bits of a bitfield
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, CONST, ENUM64 = 1, 2, 3, 4, 5, 6, 8, 10, 19
+FUNC, FUNC_PROTO = 12, 13
 SIGNED = 1 << 24
 
 
@@ -50,6 +51,13 @@ class BtfBlob:
         for constant, value in constants.items():
             rows += struct.pack("=III", self._string(constant), value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF)
         return self._add(name, ENUM64, len(constants), 8, rows, kind_flag=True)
+
+    def function(self, name: str, parameters: dict[str, int]) -> int:
+        """One that returns an int, type 1."""
+        rows = b"".join(
+            struct.pack("=II", self._string(parameter), type_id) for parameter, type_id in parameters.items()
+        )
+        return self._add(name, FUNC, 0, self._add("", FUNC_PROTO, len(parameters), 1, rows))
 
     def other(self, kind: int) -> int:
         """A type of any kind, without what should follow it."""

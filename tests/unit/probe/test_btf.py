@@ -51,6 +51,18 @@ def test_only_structs_that_exist_are_found():
     assert {"sock", "sock_common", "files_struct", "packed_struct"} == set(Btf(small_kernel().build(), STRUCTS).structs)
 
 
+def test_how_many_parameters_a_function_takes_is_told_of_those_that_are_there():
+    blob = BtfBlob()
+    number = blob.integer("int", 4)
+    blob.function("other", {"a": number})
+    blob.function("tcp_recvmsg", {"sk": number, "msg": number, "len": number})
+    btf = Btf(blob.build(), (), ("tcp_recvmsg", "no_such_function"))
+
+    assert 3 == btf.parameter_count("tcp_recvmsg")
+    assert btf.parameter_count("no_such_function") is None
+    assert btf.parameter_count("other") is None, "nobody has asked for it"
+
+
 def test_enum_constants_are_found_by_name_whatever_their_width_and_sign():
     """Documentation/bpf/btf.rst 2.2.6 and 2.2.19: enum has 32 bits a value, enum64 two times 32."""
     btf = Btf(small_kernel().build(), ())

@@ -74,6 +74,17 @@ def test_each_finding_has_the_processes_that_it_was_made_in(proc: FakeProc, tmp_
     assert [Hidden(7, {"tls libssl.so.3": (7, 8), "io_uring": (8,), "32-bit": (9,)})] == found
 
 
+def test_from_hooks_that_see_every_call_only_tls_hides_anything(proc: FakeProc, tmp_path: Path):
+    old = tmp_path / "old"
+    old.write_bytes(b"\x7fELF\x01\x01\x01")
+    proc.add(FakeProcess(7, libraries=(LIBSSL,), has_io_uring=True))
+    proc.add(FakeProcess(8, executable=str(old)))
+
+    found = HiddenTraffic(Procfs(str(proc.root)), nothing_read, sees_every_call=True).look(targets_of(proc, 7), 0)
+
+    assert [Hidden(7, {"tls libssl.so.3": (7,)})] == found
+
+
 def test_a_library_whose_tls_is_read_hides_nothing(proc: FakeProc):
     proc.add(FakeProcess(7, libraries=(LIBSSL, "/usr/lib/libgnutls.so.30")))
     proc.add(FakeProcess(8, libraries=(LIBSSL,)))

@@ -3,7 +3,20 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.errors import ProbeError
-from otel_ebpf.probe.programs import FRAGMENTS, HEADERS, PROGRAMS, bpf_folder, read_source
+from otel_ebpf.probe.kprobes import KPROBES
+from otel_ebpf.probe.programs import (
+    HEADERS,
+    SOCKET_PROGRAMS,
+    TAIL_PROGRAMS,
+    SocketBackend,
+    bpf_folder,
+    fragments_of,
+    programs_of,
+    read_source,
+)
+
+TRACEPOINT = SocketBackend.TRACEPOINT
+FRAGMENTS = fragments_of(TRACEPOINT)
 
 
 def folder_of_fragments(folder: Path) -> Path:
@@ -15,7 +28,7 @@ def folder_of_fragments(folder: Path) -> Path:
 
 def test_fragments_are_joined_in_order_each_under_its_own_name(tmp_path: Path):
     """A compiler's message then names the file and line that one can open."""
-    source = read_source(folder_of_fragments(tmp_path / "bpf"))
+    source = read_source(TRACEPOINT, folder_of_fragments(tmp_path / "bpf"))
 
     lines = source.text.splitlines()
     places = [lines.index(f'#line 1 "{name}"') for name in FRAGMENTS]
@@ -27,10 +40,10 @@ def test_fragments_are_joined_in_order_each_under_its_own_name(tmp_path: Path):
 def test_a_changed_header_makes_another_source(tmp_path: Path):
     """Headers are included, not joined: the text alone would look the same to the cache."""
     folder = folder_of_fragments(tmp_path / "bpf")
-    before = read_source(folder)
+    before = read_source(TRACEPOINT, folder)
     (folder / HEADERS[0]).write_text("// changed\n")
 
-    after = read_source(folder)
+    after = read_source(TRACEPOINT, folder)
 
     assert before.text == after.text
     assert before != after
@@ -41,7 +54,7 @@ def test_a_missing_fragment_is_named(tmp_path: Path):
     (folder / FRAGMENTS[1]).unlink()
 
     with pytest.raises(ProbeError, match=FRAGMENTS[1]):
-        read_source(folder)
+        read_source(TRACEPOINT, folder)
 
 
 def test_sources_are_found_inside_an_installed_package(tmp_path: Path):
@@ -65,13 +78,22 @@ def test_a_package_without_sources_is_refused_with_both_places(tmp_path: Path):
 
 def test_every_source_file_of_the_project_is_listed_once():
     """A fragment that nobody joins would be dead without anyone noticing."""
-    listed = [*HEADERS, *FRAGMENTS]
+    for backend in SocketBackend:
+        assert len(set(fragments_of(backend))) == len(fragments_of(backend))
+    listed = {*HEADERS, *(name for backend in SocketBackend for name in fragments_of(backend))}
 
-    assert sorted(set(listed)) == sorted(listed)
     assert sorted(listed) == sorted(path.name for path in bpf_folder().iterdir() if path.suffix in (".c", ".h"))
 
 
-def test_every_program_of_the_table_is_in_the_source():
-    text = read_source().text
+@pytest.mark.parametrize("backend", SocketBackend)
+def test_every_program_of_the_table_is_in_the_source(backend: SocketBackend):
+    text = read_source(backend).text
 
-    assert [] == [row.function for row in PROGRAMS if f"int {row.function}(" not in text]
+    assert [] == [row.function for row in programs_of(backend) if f"int {row.function}(" not in text]
+
+
+def test_every_kprobe_has_its_programs():
+    """And there is no program that none of them runs."""
+    run = {name for row in KPROBES for name in (row.program, row.program_at_return) if name}
+
+    assert {row.function for row in SOCKET_PROGRAMS[SocketBackend.KPROBE]} == run | set(TAIL_PROGRAMS)
