@@ -250,7 +250,8 @@ int on_tls_bytes(struct pt_regs *ctx) {
   struct scratch *scratch_area = taken_scratch(&frame);
   if (!call || !scratch_area) return 0;
   struct connection *connection = connections.lookup(&scratch_area->sock);
-  if (connection) {
+  // The address is the process's word for it, and READ_MOVED may be able to read the kernel as well.
+  if (connection && (s64)scratch_area->call.address >= 0) {
     struct prefix *prefix = &scratch_area->prefix;
     read_prefix(scratch_area, &scratch_area->call, prefix);
     enum go_on go_on = on_plain_bytes(scratch_area, connection, &scratch_area->call, prefix, pid_tid, call->service_pid,

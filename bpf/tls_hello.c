@@ -62,7 +62,7 @@ static __always_inline void on_older_ciphertext(struct scratch *scratch_area, u6
   const struct call *call = &scratch_area->call;
   struct tls_ciphertext key = {.pid = pid};
   if (!call->is_inbound || call->pieces || call->is_unread || call->bytes < sizeof(key.bytes)) return;
-  if (bpf_probe_read_user(key.bytes, sizeof(key.bytes), (void *)call->address)) return;
+  if (READ_MOVED(key.bytes, sizeof(key.bytes), (void *)call->address)) return;
   struct tls_socket found = {scratch_area->sock, connection_id, 0};
   struct tls_socket *before = tls_ciphertexts.lookup(&key);
   if (!before) tls_ciphertexts.update(&key, &found);

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.end_to_end.bpf_objects import loaded_programs, programs_held_by
+from tests.end_to_end.hooks import SOCKET_BACKEND
 from tests.end_to_end.sink import Sink
 from tests.services.processes import VENV_BIN, children_of, environment, wait_until
 
@@ -99,6 +100,8 @@ def agent_environment(sink: Sink | None, folder: Path, settings: dict[str, str])
         OTEL_EBPF_SHUTDOWN_TIMEOUT="20s",  # what was seen arrives on a busy machine, too; it ends once all is sent
     )
     env.pop("PYTHONPATH")  # as installed, not as in this checkout
+    if SOCKET_BACKEND in os.environ:
+        env[SOCKET_BACKEND] = os.environ[SOCKET_BACKEND]
     if sink is not None:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = sink.endpoint
         env["OTEL_EXPORTER_OTLP_PROTOCOL"] = sink.protocol

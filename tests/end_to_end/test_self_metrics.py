@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import Metric as Family
 
 from tests.end_to_end.accounts import read_accounts
+from tests.end_to_end.hooks import hooks_in_use
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.test_load import logged_requests, wait_until_quiet
 from tests.end_to_end.test_metrics import attributes, points
@@ -87,7 +88,7 @@ def test_the_agent_tells_of_its_own_parts(prefix: str, stage: Stage) -> None:
     families = wait_until(exported, "all spans are exported")
     assert {"": 20, "queue_full": 0} == numbers(families, "otel_sdk_processor_span_processed", "error_type")
     assert {"": 0} == numbers(families, "otel_sdk_processor_span_queue_size")
-    assert {"raw tracepoint sys_exit": 1} == numbers(families, "otel_ebpf_hooks_attached", "otel_ebpf_hooks")
+    assert {hooks_in_use(): 1} == numbers(families, "otel_ebpf_hooks_attached", "otel_ebpf_hooks")
     records = numbers(families, "otel_ebpf_records", "otel_ebpf_record_kind")
     assert 20 == records["request"]
     assert {"": 8 << 20} == numbers(families, "otel_ebpf_ring_limit_bytes")
