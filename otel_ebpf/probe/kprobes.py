@@ -10,7 +10,6 @@ twice as many places as processors. An event that nothing is attached to costs n
 """
 
 import contextlib
-import itertools
 import os
 import struct
 from collections.abc import Collection, Mapping
@@ -25,7 +24,7 @@ MAX_OPEN_CALLS = 4096  # KRETPROBE_MAXACTIVE_MAX
 _TRACING_FOLDERS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BLACKLIST = Path("/sys/kernel/debug/kprobes/blacklist")
 _GROUP = "otel_ebpf_"
-_serial_numbers = itertools.count(1)
+_groups: set[str] = set()  # of this process
 _PERF_TYPE_TRACEPOINT = 2
 PAGE_SYMBOLS = ("vmemmap_base", "page_offset_base")  # on x86-64
 _PAGE_PLACES = struct.Struct("<QQ")  # struct page_places
@@ -62,6 +61,7 @@ KPROBES = (
 
 class _Event(NamedTuple):
     name: str
+    form: str  # p for an entry; r for a return, and how many calls may be open
     function: str  # of the kernel
     program: str
 
@@ -73,24 +73,28 @@ class KprobeEvents:
         self._folder = folder
         self._symbols = symbols
         self._events: list[_Event] = []
-        self._group = f"{_GROUP}{os.getpid()}_{next(_serial_numbers)}"
+        self._group = f"{_GROUP}{os.getpid()}_{os.urandom(4).hex()}"
+        _groups.add(self._group)
 
     def make(self, row: Kprobe) -> None:
         """For its return before for its entry."""
         if row.program_at_return:
-            at_return = _Event(f"{row.function}_returns", row.function, row.program_at_return)
-            self._make(row, f"r{MAX_OPEN_CALLS}", at_return)
-        self._make(row, "p", _Event(row.function, row.function, row.program))
+            name, form = f"{row.function}_returns", f"r{MAX_OPEN_CALLS}"
+            self._make_or_explain(row, _Event(name, form, row.function, row.program_at_return))
+        self._make_or_explain(row, _Event(row.function, "p", row.function, row.program))
 
-    def _make(self, row: Kprobe, form: str, event: _Event) -> None:
+    def _make_or_explain(self, row: Kprobe, event: _Event) -> None:
         try:
-            _write(self._folder, f"{form}:{self._group}/{event.name} {event.function}")
+            self._make(event)
         except OSError as error:
             why = why_refused(row.function, error, self._symbols)
             if why != NO_SUCH_FUNCTION or row.is_needed:
                 raise ProbeError(f"no kprobe on {row.function}: {why}", _INSTEAD) from error
         else:
             self._events.append(event)
+
+    def _make(self, event: _Event) -> None:
+        _write(self._folder, f"{event.form}:{self._group}/{event.name} {event.function}")
 
     def attach(self, loaded: Loaded) -> list[int]:
         """To all or none. To returns first: of a call that is entered the return is then seen. To be closed from the last."""
@@ -108,7 +112,10 @@ class KprobeEvents:
         return attached
 
     def _attach(self, event: _Event, program: int) -> int:
-        number = int((self._folder / "events" / self._group / event.name / "id").read_text())
+        path = self._folder / "events" / self._group / event.name / "id"
+        if not path.exists():
+            self._make(event)  # an agent that sees other processes than this one took it for abandoned
+        number = int(path.read_text())
         perf_event = bpf.perf_event_open(_PERF_TYPE_TRACEPOINT, number, cpu=0)
         try:
             bpf.attach_to_perf_event(perf_event, program)
@@ -178,11 +185,13 @@ def addresses_of(symbols: Collection[str], kallsyms: Path = _KALLSYMS) -> dict[s
 
 
 def remove_abandoned_events(folder: Path) -> None:
-    """Of agents that were killed. What another agent is attached to the kernel does not remove."""
+    """Of agents that were killed; in a container the next one may have their number. The kernel removes none that is in use."""
     for line in (folder / "kprobe_events").read_text().splitlines():
         group, _, name = line.split()[0].partition(":")[2].partition("/")
         pid = group.removeprefix(_GROUP).partition("_")[0]
-        if group.startswith(_GROUP) and pid.isdigit() and not Path("/proc", pid).exists():
+        if group in _groups or not group.startswith(_GROUP) or not pid.isdigit():
+            continue
+        if int(pid) == os.getpid() or not Path("/proc", pid).exists():
             with contextlib.suppress(OSError):
                 _write(folder, f"-:{group}/{name}")
 

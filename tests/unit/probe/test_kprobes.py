@@ -103,11 +103,24 @@ def test_a_function_that_must_not_be_probed_is_told_from_one_that_is_not_there(t
 def test_what_a_killed_agent_has_left_is_removed_and_nothing_else(tracing: Path):
     """Another agent's, and those of other programs, stay."""
     dead = 2**22 + 1  # above what pid_max can be
-    kept = [f"p:otel_ebpf_{os.getpid()}_1/tcp_close tcp_close", "p:kprobes/mine tcp_close", "r:otel_ebpf_x/y tcp_close"]
+    KprobeEvents(tracing, {}).make(Kprobe("tcp_connect", "on_tcp_connect"))
+    mine = lines_of(tracing)
+    kept = [
+        f"p:otel_ebpf_{os.getppid()}_1/tcp_close tcp_close",
+        "p:kprobes/other tcp_close",
+        "r:otel_ebpf_x/y tcp_close",
+    ]
     left = [f"r4096:otel_ebpf_{dead}_1/tcp_sendmsg_returns tcp_sendmsg", f"p:otel_ebpf_{dead}_2/tcp_close tcp_close"]
-    (tracing / "kprobe_events").write_text("\n".join(kept + left) + "\n")
+    before = [
+        f"p:otel_ebpf_{os.getpid()}_1/tcp_close tcp_close"
+    ]  # a container's first process has the same number again
+    (tracing / "kprobe_events").write_text("\n".join(mine + kept + left + before) + "\n")
 
     remove_abandoned_events(tracing)
 
-    removed = [f"-:otel_ebpf_{dead}_1/tcp_sendmsg_returns", f"-:otel_ebpf_{dead}_2/tcp_close"]
-    assert kept + left + removed == lines_of(tracing)
+    removed = [
+        f"otel_ebpf_{dead}_1/tcp_sendmsg_returns",
+        f"otel_ebpf_{dead}_2/tcp_close",
+        f"otel_ebpf_{os.getpid()}_1/tcp_close",
+    ]
+    assert mine + kept + left + before + [f"-:{name}" for name in removed] == lines_of(tracing)
