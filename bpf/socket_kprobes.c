@@ -204,7 +204,7 @@ int on_unix_shutdown(struct pt_regs *ctx) {
   return 0;
 }
 
-// perf_event_mmap(struct vm_area_struct *): a mapping is in place.
+// uprobe_mmap(struct vm_area_struct *): a mapping of a file is in place. (perf_event_mmap cannot be probed on 5.10.)
 int on_mmap(struct pt_regs *ctx) {
   u64 area = PT_REGS_PARM1(ctx), file = 0;
   u64 flags = 0;

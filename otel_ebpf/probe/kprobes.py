@@ -55,7 +55,7 @@ KPROBES = (
     Kprobe("unix_stream_connect", "on_unix_connect"),
     Kprobe("unix_release", "on_unix_release"),
     Kprobe("unix_shutdown", "on_unix_shutdown"),
-    Kprobe("perf_event_mmap", "on_mmap"),
+    Kprobe("uprobe_mmap", "on_mmap", is_needed=False),  # without uprobes there is nothing to do on TLS libraries
 )
 
 
