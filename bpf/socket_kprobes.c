@@ -173,7 +173,7 @@ int on_unix_connect(struct pt_regs *ctx) {
 
 // security_sock_graft(struct sock *, struct socket *): what accept() returns gets its socket, of whatever family.
 // Unlike the functions around it, it never waits.
-int on_accepted(struct pt_regs *ctx) {
+int on_accept(struct pt_regs *ctx) {
   u64 sock = PT_REGS_PARM1(ctx);
   if (current_target()) on_new_connection(sock, ROLE_SERVER, sock);
   return 0;

@@ -47,7 +47,7 @@ KPROBES = (
     Kprobe("tcp_splice_read", "on_splice_read", "on_moved"),
     Kprobe("tcp_connect", "on_tcp_connect"),
     Kprobe("tcp_close", "on_tcp_close"),
-    Kprobe("security_sock_graft", "on_accepted"),
+    Kprobe("security_sock_graft", "on_accept"),
     Kprobe("unix_stream_sendmsg", "on_unix_send", "on_moved"),
     Kprobe("unix_stream_recvmsg", "on_unix_receive", "on_moved"),
     Kprobe("unix_stream_sendpage", "on_unix_send_page", "on_moved", is_needed=False),  # until Linux 6.5

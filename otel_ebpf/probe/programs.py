@@ -55,7 +55,7 @@ SOCKET_PROGRAMS = {
     SocketBackend.KPROBE: (
         *_kprobes("on_tcp_send", "on_tcp_receive", "on_tcp_send_page", "on_splice_read", "on_moved"),
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
-        *_kprobes("on_tcp_connect", "on_unix_connect", "on_accepted"),
+        *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
         *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap", "on_heads", "on_chunks"),
     ),
 }
