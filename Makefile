@@ -5,7 +5,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check fuzz format bench soak demo kafka-tier collector jaeger setup-check setup-test setup-kafka setup-fuzz python
+.PHONY: help setup run test check fuzz format bench soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,7 +51,7 @@ demo: setup-test ## a small shop, watched: services, visitors, agent, collector 
 jaeger: setup-test ## build the Jaeger that the tests and the demo use; prints its path
 	@$(VENV)/python -m tools.go_build tests/jaeger
 
-setup-check setup-test setup-kafka setup-fuzz: setup-%: python
+setup-check setup-vm setup-test setup-kafka setup-fuzz: setup-%: python
 	@$(PYTHON) tools/setup.py $*
 
 # The one thing that setup.py cannot install: what it runs on.

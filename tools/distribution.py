@@ -1,6 +1,6 @@
 """Installs what this checkout needs from the distribution: Debian 12, Ubuntu 24.04 and what is like them.
 
-In:   what for: `run`, `check`, `test`, `kafka` or `fuzz`
+In:   what for: `run`, `check`, `test`, `vm`, `kafka` or `fuzz`
 Out:  the packages are there, or SetupError with the command to run by hand
 Owns: the table of packages
 
@@ -10,6 +10,7 @@ elsewhere). apt is asked only when something is missing, because its lists may b
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from pathlib import Path
 # Programs that root finds but another user's PATH often lacks.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/go/bin"])
 POLICY = Path("/usr/sbin/policy-rc.d")
+VIRTIOFSD = (
+    "/usr/lib/qemu/virtiofsd",
+    "/usr/libexec/virtiofsd",
+)  # a part of QEMU up to 7.2, a package of its own since
 
 
 class SetupError(Exception):
@@ -33,15 +38,43 @@ def has_program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name, path=SEARCH_PATH) is not None
 
 
+def is_static(program: str) -> Callable[[], bool]:
+    """It runs where no library is, and so names no loader."""
+    return lambda: Path(program).exists() and b"/ld-linux" not in Path(program).read_bytes()
+
+
 RUN = {"python3-bpfcc": has_module("bcc"), "python3-venv": has_module("ensurepip")}
 CHECK = {
     "python3-venv": has_module("ensurepip"),
     "gcc": has_program("gcc"),
     "libc6-dev": Path("/usr/include/stdio.h").exists,
 }
-TEST = {
+
+
+def has_virtiofsd() -> bool:
+    """True, too, where it comes with QEMU's package and has none of its own."""
+    try:
+        codename = platform.freedesktop_os_release().get("VERSION_CODENAME")
+    except OSError:
+        codename = None
+    return codename in ("bullseye", "bookworm", "jammy") or any(Path(path).exists() for path in VIRTIOFSD)
+
+
+# What tests/vm boots other kernels with.
+VM = {
     **RUN,
     **CHECK,
+    "busybox-static": is_static("/bin/busybox"),
+    "cpio": has_program("cpio"),
+    "debian-archive-keyring": Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists,
+    "kmod": has_program("depmod"),
+    "lz4": has_program("lz4"),
+    "qemu-system-x86": has_program("qemu-system-x86_64"),
+    "virtiofsd": has_virtiofsd,
+    "zstd": has_program("zstd"),
+}
+TEST = {
+    **VM,
     "ca-certificates": Path("/etc/ssl/certs/ca-certificates.crt").exists,
     "curl": has_program("curl"),
     "gnutls-bin": has_program("gnutls-serv"),
@@ -54,7 +87,7 @@ TEST = {
     "wrk": has_program("wrk"),
 }
 KAFKA = {**TEST, "default-jre-headless": has_program("java"), "maven": has_program("mvn")}
-NEEDED = {"run": RUN, "check": CHECK, "test": TEST, "fuzz": CHECK, "kafka": KAFKA}
+NEEDED = {"run": RUN, "check": CHECK, "vm": VM, "test": TEST, "fuzz": CHECK, "kafka": KAFKA}
 
 AGAIN = ("-o", "Acquire::Retries=3")  # a mirror may fail to answer once
 

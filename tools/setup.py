@@ -1,7 +1,7 @@
 """Makes this checkout ready: distribution packages, then .venv with this package in it.
 
-In:   what for: `run`, `check` (adds what tests without root need), `test` (adds the servers and clients of all tests),
-      `kafka` (adds what Apache Kafka needs to `test`) or `fuzz` (adds the fuzzer to `check`)
+In:   what for: `run`, `check` (adds what tests without root need), `vm` (adds what boots other kernels), `test` (adds the
+      servers and clients of all tests), `kafka` (adds what Apache Kafka needs to `test`) or `fuzz` (adds the fuzzer to `check`)
 Out:  .venv/bin/otel-ebpf; exit 0, or 1 with the command to run by hand
 Owns: .venv and the stamp in it
 
@@ -27,6 +27,7 @@ STAMP = VENV / ".installed"
 EXTRAS = {
     "run": "",
     "check": "[test]",
+    "vm": "[test]",
     "test": "[test]",
     "kafka": "[test]",
     "fuzz": "[test,fuzz]",

@@ -9,7 +9,6 @@ release, build and types, the architecture. Which bcc compiled is known only aft
 checked when the entry is read.
 """
 
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -62,14 +61,12 @@ def _compile(
 ) -> Artifact:
     from otel_ebpf.probe.compiler import compile_source  # here: a warm start does not need it, and saves 20 ms
 
-    report(f"compiling the probes for {os.uname().release}")
+    report(f"compiling the probes for {types.kernel.release}")
     return compile_source(source.text, cflags, types, bcc_python=bcc_python)
 
 
 def _key(source: Source, cflags: list[str], types: KernelTypes, bcc_python: str | None) -> str:
-    uname = os.uname()
-    kernel = f"{uname.release}\0{uname.version}\0{uname.machine}"
-    texts = (source.text, source.headers_text, "\0".join(cflags), bcc_python or "", kernel)
+    texts = (source.text, source.headers_text, "\0".join(cflags), bcc_python or "", "\0".join(types.kernel))
     generators = [Path(__file__).with_name(name).read_bytes() for name in _GENERATORS]
     return cache.cache_key([*(text.encode() for text in texts), *generators, types.evidence])
 

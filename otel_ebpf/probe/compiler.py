@@ -54,7 +54,7 @@ def compile_source(
         job = {"text": prologue_for_headers(types.headers) + text, "cflags": list(cflags)}
         result = _run_child(job, {}, bcc_python, timeout_seconds)
     else:
-        with header_folder(shim_headers(read_btf(types.btf), os.uname().release)) as folder:
+        with header_folder(shim_headers(read_btf(types.btf), types.kernel.release)) as folder:
             environment = {"BCC_KERNEL_SOURCE": str(folder)}
             result = _run_child({"text": text, "cflags": list(cflags)}, environment, bcc_python, timeout_seconds)
     if result.status:

@@ -20,11 +20,23 @@ MODULES_FOLDER = Path("/lib/modules")
 _RELEASE = re.compile(r'^#define UTS_RELEASE "([^"]*)"', re.MULTILINE)
 
 
+class KernelName(NamedTuple):
+    """As uname tells it; the version has the number and date of the build."""
+
+    release: str
+    version: str
+    machine: str
+
+
+RUNNING = KernelName(os.uname().release, os.uname().version, os.uname().machine)
+
+
 class KernelTypes(NamedTuple):
-    """Exactly one of the two is set."""
+    """Exactly one of the first two is set."""
 
     btf: bytes | None
     headers: Path | None  # the build folder
+    kernel: KernelName = RUNNING
 
     @property
     def evidence(self) -> bytes:
@@ -45,7 +57,7 @@ def find_kernel_types(btf_path: Path = BTF_PATH, modules_folder: Path = MODULES_
         raise PreflightError(
             f"cannot read the kernel's type information {btf_path}: {error.strerror}", "Run as root."
         ) from error
-    running = os.uname().release
+    running = RUNNING.release
     build = modules_folder / running / "build"
     found = headers_release(build)
     if found == running:

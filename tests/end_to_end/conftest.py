@@ -10,6 +10,7 @@ import pytest
 
 from tests.end_to_end.sink import http_sink
 from tests.end_to_end.stage import Stage
+from tests.services.bytecode import bytecode_folder
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +21,7 @@ def _needs_root() -> None:
 @pytest.fixture(scope="session")
 def bytecode_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for the whole run: a start compiles once, tests of the cache itself use another."""
-    folder = tmp_path_factory.mktemp("bytecode")
-    folder.chmod(0o700)
-    return folder
+    return bytecode_folder(tmp_path_factory)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.ring import RingReader
 
 RING_PAGES = 256
+FLAGS = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}  # of the programs that most tests share
 LONGEST_WAIT_SECONDS = 30.0  # only a failure waits for so long
 BOTH = (Role.SERVER, Role.CLIENT)
 
