@@ -1,11 +1,11 @@
 # Each target calls the real thing. All work as root, with or without sudo on the machine; without root, `run`, `test`,
-# `bench`, `soak` and `demo` ask sudo. `make help` lists them.
+# `test-kernels`, `bench`, `soak` and `demo` ask sudo. `make help` lists them.
 SHELL := /bin/bash
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test check fuzz format bench soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
+.PHONY: help setup run test test-kernels check fuzz format bench soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +29,9 @@ format: setup-check ## write the formatting that `check` asks for
 
 test: setup-test ## all tests: kernel and end-to-end ones too; a missing part is a failure
 	@$(AS_ROOT) env OTEL_EBPF_TESTS=all $(VENV)/python -m pytest $(PYTEST_ARGS)
+
+test-kernels: setup-test ## the kernel tests on Debian's 5.10, 6.1 and 6.12 and on this host's; KERNELS='6.1 6.12-cloud'
+	@$(AS_ROOT) $(VENV)/python -m tests.vm.all_kernels $(KERNELS)
 
 fuzz: setup-fuzz ## look for input that breaks the parsers; FUZZ_ARGS='--seconds 600 http1'
 	@$(VENV)/python -m tests.fuzz $(FUZZ_ARGS)

@@ -21,6 +21,8 @@ from tests.unit.probe.btf_blob import small_kernel
 FLAGS = {"PID": os.getpid(), "GETPPID": GETPPID}
 AGENT_FLAGS = {"CPU_BITS": 12}
 
+pytestmark = pytest.mark.compiles
+
 
 def test_a_program_compiles_to_maps_and_code_that_name_each_other():
     """Sizes are the kernel's own: bcc's ring buffer of 4 pages has 4 pages of bytes, no key and no value."""

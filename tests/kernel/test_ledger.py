@@ -275,6 +275,7 @@ def test_32_bit_calls_are_counted_for_their_service(hooks: SocketHooks, watched:
     assert hooks.sees_every_call == (counts_of(watched, pid)[Counter.COMPAT_SYSCALLS] < 5)
 
 
+@pytest.mark.compiles
 def test_services_beyond_the_ledgers_room_are_counted_together(hooks: SocketHooks, tmp_path: Path):
     """Room for two: one is the shared entry, which the probe makes first, the other goes to who counts first."""
     tmp_path.chmod(0o700)

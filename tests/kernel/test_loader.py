@@ -250,6 +250,7 @@ for finding in examine(cache_dir=None):
     assert "True" == rows["bcc"][0]
 
 
+@pytest.mark.compiles
 def test_the_process_that_stays_is_small(tmp_path: Path):
     """It holds the programs for as long as the agent runs; compiling, hashing and BTF were a child's work."""
     script = f"""
