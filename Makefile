@@ -1,11 +1,11 @@
 # Each target calls the real thing. All work as root, with or without sudo on the machine; without root, `run`, `test`,
-# `test-kernels`, `bench`, `soak` and `demo` ask sudo. `make help` lists them.
+# `test-kernels`, `bench`, `bench-vm`, `soak` and `demo` ask sudo. `make help` lists them.
 SHELL := /bin/bash
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test test-kernels check fuzz format bench soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
+.PHONY: help setup run test test-kernels check fuzz format bench bench-vm soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,9 @@ fuzz: setup-fuzz ## look for input that breaks the parsers; FUZZ_ARGS='--seconds
 
 bench: setup-test ## what the agent costs, side by side with none
 	@$(AS_ROOT) $(VENV)/python -m tests.bench $(BENCH_ARGS)
+
+bench-vm: setup-test ## the same counted in instructions, on Linux 6.1 in an emulator; BENCH_ARGS='--hooks kprobe --only start'
+	@$(AS_ROOT) $(VENV)/python -m tests.vm.bench $(BENCH_ARGS)
 
 soak: setup-test ## an hour of steady load and of outages; SOAK_ARGS='--seconds 60 steady spool memory'
 	@$(AS_ROOT) $(VENV)/python -m tests.soak $(SOAK_ARGS)

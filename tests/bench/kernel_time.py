@@ -19,6 +19,7 @@ from tests.end_to_end.bpf_objects import (
     BPF_PROG_GET_FD_BY_ID,
     INFO_BYTES,
     bpf,
+    loaded_programs,
     programs_held_by,
 )
 
@@ -49,6 +50,11 @@ class KernelTime:
         """Of all programs that these processes hold; the host's calls are in it, too."""
         found = [_runs(program_id) for program_id in programs_held_by(list(pids))]
         return Runs(sum(runs.ns for runs in found), sum(runs.count for runs in found))
+
+    def by_program(self, *pids: int) -> dict[str, Runs]:
+        """The same, by the first 15 letters of their names."""
+        names = loaded_programs()
+        return {names[program_id]: _runs(program_id) for program_id in programs_held_by(list(pids))}
 
 
 def _runs(program_id: int) -> Runs:
