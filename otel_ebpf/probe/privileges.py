@@ -12,6 +12,7 @@ import ctypes
 import os
 import pwd
 import struct
+import time
 from collections.abc import Iterable
 
 from otel_ebpf.errors import AgentError
@@ -27,6 +28,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+
+_THREAD_LEAVES_S = 5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # The kernel refuses some options when an unused argument is not zero in all its 64 bits.
@@ -98,7 +101,10 @@ def user_and_group(user: str) -> tuple[int, int]:
 
 
 def _require_one_thread(what: str) -> None:
-    count = int(_status()["Threads"])
+    """The kernel counts one that has been joined until it has left."""
+    deadline = time.monotonic() + _THREAD_LEAVES_S
+    while (count := int(_status()["Threads"])) != 1 and time.monotonic() < deadline:
+        time.sleep(0.001)
     if count != 1:
         raise AgentError(f"cannot {what}: {count} threads run already, and each has rights of its own")
 

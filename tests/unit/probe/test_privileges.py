@@ -147,7 +147,20 @@ def test_dropping_works_where_the_bounding_set_cannot_be_changed() -> None:
     assert status["NoNewPrivs"] == "1"
 
 
-def test_nothing_is_dropped_while_another_thread_would_keep_it() -> None:
+def test_a_thread_that_is_about_to_leave_is_waited_for() -> None:
+    """One that was joined is counted by the kernel for a moment longer."""
+
+    def limit() -> str:
+        threading.Timer(0.05, lambda: None).start()
+        privileges.limit_capabilities([])
+        return status_of()["Threads"]
+
+    assert in_child(limit) == "1"
+
+
+def test_nothing_is_dropped_while_another_thread_would_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileges, "_THREAD_LEAVES_S", 0.01)
+
     def drop() -> list[str]:
         done = threading.Event()
         thread = threading.Thread(target=done.wait)
