@@ -14,6 +14,16 @@ static __always_inline u64 chunk_payload(const struct connection *connection) {
   return connection->chunk_payload_bytes - (to_come > 2 ? to_come - 2 : 0);
 }
 
+// Of a connection that is told early: when the socket had taken what was handed over last, 0: it may not have yet.
+static __always_inline u64 sent_at(const struct connection *connection) {
+  u64 sent = *(const volatile u64 *)&connection->sent_monotonic_ns;
+  return sent >= connection->response_last_monotonic_ns ? sent : 0;
+}
+
+static __always_inline int is_told_early(const struct connection *connection) {
+  return connection->flags & CONNECTION_TOLD_EARLY && connection->response_last_monotonic_ns;
+}
+
 static __always_inline void fill_record(struct record *record, const struct connection *connection, u8 kind, u8 reason,
                                         u64 now) {
   record->kind = kind;
@@ -35,6 +45,11 @@ static __always_inline void fill_record(struct record *record, const struct conn
   record->response_bytes = connection->response_bytes;
   record->request_last_monotonic_ns = connection->request_last_monotonic_ns;
   record->response_last_monotonic_ns = connection->response_last_monotonic_ns;
+  if (is_told_early(connection)) {
+    u64 sent = sent_at(connection);
+    if (sent) record->response_last_monotonic_ns = sent;
+    else record->flags |= FLAG_UNSENT;
+  }
   record->total_bytes = 0;
   record->local_port = connection->local_port;
   record->remote_port = connection->remote_port;
@@ -78,7 +93,12 @@ static __always_inline void write_progress(const struct connection *connection, 
   progress_slot->lost_count = connection->lost;
   progress_slot->lost = connection->flags & CONNECTION_UNREPORTED ? 1 : 0;
   progress_slot->request_last_monotonic_ns = connection->request_last_monotonic_ns;
-  progress_slot->response_last_monotonic_ns = connection->response_last_monotonic_ns;
+  u64 response_last = connection->response_last_monotonic_ns;
+  if (is_told_early(connection)) {
+    u64 sent = sent_at(connection);
+    response_last = sent ? sent : response_last | PROGRESS_UNSENT;
+  }
+  progress_slot->response_last_monotonic_ns = response_last;
   *(volatile u64 *)progress_slot->tail = *(u64 *)connection->tail;
   progress_slot->request_bytes = connection->request_bytes;
   progress_slot->response_bytes = connection->response_bytes;

@@ -95,8 +95,8 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   int is_in_chunks = connection->chunks_state >= CHUNKS_SIZE && connection->chunks_state < CHUNKS_ENDED;
   int is_in_body = is_in_chunks && (connection->chunk_payload_bytes || connection->chunks_state != CHUNKS_SIZE);
   count_for(service_pid, COUNT_BEGAN);
-  connection->flags &=
-      CONNECTION_BY_ACCEPT | CONNECTION_TLS | CONNECTION_TLS_SEEN | (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
+  connection->flags &= CONNECTION_BY_ACCEPT | CONNECTION_TLS | CONNECTION_TLS_SEEN | CONNECTION_TOLD_EARLY |
+                       (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
   connection->state = STATE_REQUEST;
   connection->position++;
   connection->pid = pid_tid >> 32;
@@ -114,6 +114,11 @@ static __always_inline void begin_exchange(struct connection *connection, const 
     connection->chunks_state = CHUNKS_OFF;
     connection->chunk_payload_bytes = 0;
   }
+}
+
+// Bytes have moved since the last record; or when the bytes that it told of were sent is not told yet.
+static __always_inline int is_end_untold(const struct connection *connection) {
+  return connection->flags & (CONNECTION_UNTOLD | CONNECTION_TOLD_EARLY);
 }
 
 // A further response begins behind one that was only counted: says how far that one came, and when.
@@ -135,8 +140,7 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
       connection->state = STATE_FOREIGN;
       return;
     }
-    if (connection->state == STATE_RESPONSE && connection->flags & CONNECTION_UNTOLD)
-      end_exchange(connection, END_NEXT_REQUEST);
+    if (connection->state == STATE_RESPONSE && is_end_untold(connection)) end_exchange(connection, END_NEXT_REQUEST);
     begin_exchange(connection, call, pid_tid, service_pid, now);
     report->kind = RECORD_REQUEST;
     return;
@@ -189,7 +193,7 @@ static __always_inline void on_response_bytes(struct scratch *scratch_area, stru
     connection->state = STATE_FOREIGN;
     return;
   }
-  if (is_beginning && connection->state == STATE_RESPONSE && connection->flags & CONNECTION_UNTOLD)
+  if (is_beginning && connection->state == STATE_RESPONSE && is_end_untold(connection))
     tell_response_end(scratch_area, connection, now);
   connection->response_bytes += call->bytes;
   connection->response_last_monotonic_ns = now;

@@ -35,6 +35,7 @@ enum connection_flag {
   CONNECTION_TLS = 1024,             // what crosses the socket is ciphertext: see tls.c
   CONNECTION_TLS_HEADER_READ = 2048, // so far the header of its first record
   CONNECTION_TLS_SEEN = 4096,        // its plain text has been seen
+  CONNECTION_TOLD_EARLY = 8192,      // its responses are told before the socket has taken them: see go_tls.c
 };
 
 struct connection {
@@ -64,6 +65,7 @@ struct connection {
   u64 chunk_payload_bytes;
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
   u64 ciphertext_sent_monotonic_ns;  // of a TLS connection: when its socket last took bytes
+  u64 sent_monotonic_ns;  // with CONNECTION_TOLD_EARLY: when what was told had been sent, if later than that
   u8 tail[8];
   u8 local_address[16];
   u8 remote_address[16];
@@ -327,13 +329,29 @@ struct tls_call {
   u16 is_write;
   u16 scratch;  // that its programs use
   u32 service_pid;
-  u32 padding;
+  u32 is_told_early;  // what it writes is told as it is entered
 };
 
 // tls_calls: functions that have been entered.
 //   removed at their return
 //   full    LRU: threads that were killed inside leave theirs behind
 BPF_TABLE("lru_hash", struct tls_frame, struct tls_call, tls_calls, MAX_TLS_CALLS);
+
+struct goroutine {
+  u64 address;
+  u64 pid;
+};
+
+struct go_write {
+  u64 sock;
+  u64 connection;
+  u64 entered_monotonic_ns;
+};
+
+// go_writes: what goroutines of servers have begun to write. In whichever thread they end it.
+//   removed when it has been sent
+//   full    LRU: the exchange ends when the next request is read, or with its connection
+BPF_TABLE("lru_hash", struct goroutine, struct go_write, go_writes, MAX_TLS_CALLS);
 
 // tls_scratches: for uprobes, which can interrupt one another on one CPU.
 //   full    the connection is given up and counted (COUNT_TLS_UNPROVEN)

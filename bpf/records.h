@@ -35,6 +35,7 @@ enum record_flag {
   FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
   FLAG_CHUNKS_TRAILER = 32,     // a trailer came behind the last chunk, or in the same call a further response
   FLAG_TLS = 64,                // the plain text of a TLS connection
+  FLAG_UNSENT = 128,            // `response_last`: when it was handed over, not when it was sent: see go_tls.c
 };
 
 struct record {
@@ -66,6 +67,7 @@ struct record {
 
 // How far the newest exchange of a connection has come, in memory that user space maps: nothing here can be lost.
 // Slot: connection % PROGRESS_SLOTS. Written: times first, then bytes, then `ended`; read in the opposite order.
+#define PROGRESS_UNSENT (1ull << 63)  // in the time, and no flag, so that both change at once
 struct progress {
   u64 connection;
   u32 position;
@@ -74,7 +76,7 @@ struct progress {
   u8 lost_count;  // of the connection, as in struct record
   u8 flags;  // FLAG_CHUNKS_*
   u64 response_bytes;
-  u64 response_last_monotonic_ns;
+  u64 response_last_monotonic_ns;  // with PROGRESS_UNSENT: see FLAG_UNSENT
   u64 request_bytes;
   u64 request_last_monotonic_ns;
   u8 tail[8];

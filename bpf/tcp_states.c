@@ -31,6 +31,7 @@ static __always_inline void on_listen(u64 sock) {
 
 // Its last bytes have left and the library has not returned yet: only then what it wrote counts.
 static __always_inline int is_in_tls_write(const struct connection *connection) {
+  if (is_told_early(connection)) return !sent_at(connection);
   u64 sent = connection->ciphertext_sent_monotonic_ns;
   return sent > connection->request_last_monotonic_ns && sent > connection->response_last_monotonic_ns;
 }

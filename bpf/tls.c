@@ -20,6 +20,11 @@
 static u64 (*attach_cookie)(void *ctx) = (void *)174;  // bpf_get_attach_cookie, newer than bcc's headers
 static u64 (*entry_address)(void *ctx) = (void *)173;  // bpf_get_func_ip
 
+// What a program at an instruction that is no return ends with. In a session, 1: a return probe is set otherwise.
+// Elsewhere 0: before commit f505005bc742 ("bpf: Force uprobe bpf program to always return 0", v6.13) 1 removed the
+// probe.
+static __always_inline int no_return_wanted(struct pt_regs *ctx) { return attach_cookie(ctx) >> 63; }
+
 static __always_inline struct tls_frame frame_at_return(struct pt_regs *ctx, u64 pid_tid) {
   struct tls_frame frame = {pid_tid, PT_REGS_SP(ctx)};
   return frame;
@@ -166,6 +171,24 @@ static __always_inline void lose_connection(struct connection *connection, u32 s
   count_for(service_pid, COUNT_TLS_UNPROVEN);
 }
 
+// Plain text of a connection, for on_tls_bytes. Returns the scratch area that tells of it.
+static __always_inline struct scratch *hand_over(struct tls_call *call, struct connection *connection, u64 sock,
+                                                 u64 bytes) {
+  struct scratch *scratch_area = claim_scratch(call);
+  if (!scratch_area) {
+    lose_connection(connection, call->service_pid);
+    return 0;
+  }
+  scratch_area->sock = sock;
+  struct call *moved = &scratch_area->call;
+  moved->address = call->buffer;
+  moved->bytes = bytes;
+  moved->pieces = 0;
+  moved->is_unread = 0;
+  moved->is_inbound = !call->is_write;
+  return scratch_area;
+}
+
 // At the return of a function, or behind its call: what it moved is known. Returns the scratch area that says so.
 static __always_inline struct scratch *on_tls_result(struct pt_regs *ctx, struct tls_call *call, u64 pid_tid) {
   u64 bytes = moved_bytes(ctx, call), sock = 0;
@@ -185,39 +208,28 @@ static __always_inline struct scratch *on_tls_result(struct pt_regs *ctx, struct
     tls_objects.update(&object, &owner);
     count_for(call->service_pid, COUNT_TLS_SEEN);
   }
-  struct scratch *scratch_area = is_proven ? claim_scratch(call) : 0;
-  if (!scratch_area) {
-    lose_connection(connection, call->service_pid);
-    return 0;
-  }
-  scratch_area->sock = sock;
-  struct call *moved = &scratch_area->call;
-  moved->address = call->buffer;
-  moved->bytes = bytes;
-  moved->pieces = 0;
-  moved->is_unread = 0;
-  moved->is_inbound = !call->is_write;
-  return scratch_area;
+  if (is_proven) return hand_over(call, connection, sock, bytes);
+  lose_connection(connection, call->service_pid);
+  return 0;
 }
 
-static __always_inline int return_from_tls(struct pt_regs *ctx) {
+static __always_inline void return_from_tls(struct pt_regs *ctx) {
   u64 pid_tid = current_pid_tid();
   struct tls_frame frame = frame_at_return(ctx, pid_tid);
   struct tls_call *call = tls_calls.lookup(&frame);
-  if (!call) return 1;
+  if (!call) return;
   struct scratch *scratch_area = on_tls_result(ctx, call, pid_tid);
   if (scratch_area) tls_tail_programs.call(ctx, TAIL_BYTES);
   leave_tls(&frame, scratch_area);
-  return 1;
 }
 
 // Linux 6.13 and later: a uprobe session asks at entry whether the return is wanted.
 int on_tls_call(struct pt_regs *ctx) {
-  return PT_REGS_IP(ctx) == entry_address(ctx) ? enter_tls(ctx) : return_from_tls(ctx);
+  if (PT_REGS_IP(ctx) == entry_address(ctx)) return enter_tls(ctx);
+  return_from_tls(ctx);
+  return 0;
 }
 
-// Outside of sessions a result of 1 removes the probe from the process: until commit f505005bc742 (v6.13, and stable
-// ones).
 int on_tls_entry(struct pt_regs *ctx) {
   enter_tls(ctx);
   return 0;
@@ -226,7 +238,7 @@ int on_tls_entry(struct pt_regs *ctx) {
 // Also attached to the instruction behind a call, where return probes are deadly.
 int on_tls_return(struct pt_regs *ctx) {
   return_from_tls(ctx);
-  return 0;
+  return no_return_wanted(ctx);
 }
 
 // The scratch area that the program before has taken.
@@ -238,6 +250,7 @@ static __always_inline struct scratch *taken_scratch(const struct tls_frame *fra
 // What is written has left when the library's own call on the socket has: it may come to its return much later, when
 // the peer, woken by the bytes, takes its CPU. What it only encrypts, for its caller to send, counts from its return.
 static __always_inline u64 moved_at(const struct tls_call *call, const struct connection *connection) {
+  if (call->is_told_early) return call->entered_monotonic_ns;
   u64 sent = connection->ciphertext_sent_monotonic_ns;
   return call->is_write && sent >= call->entered_monotonic_ns ? sent : bpf_ktime_get_ns();
 }
@@ -248,7 +261,7 @@ int on_tls_bytes(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, pid_tid);
   struct tls_call *call = tls_calls.lookup(&frame);
   struct scratch *scratch_area = taken_scratch(&frame);
-  if (!call || !scratch_area) return 0;
+  if (!call || !scratch_area) return no_return_wanted(ctx);
   struct connection *connection = connections.lookup(&scratch_area->sock);
   // The address is the process's word for it, and READ_MOVED may be able to read the kernel as well.
   if (connection && (s64)scratch_area->call.address >= 0) {
@@ -260,25 +273,25 @@ int on_tls_bytes(struct pt_regs *ctx) {
     if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   }
   leave_tls(&frame, scratch_area);
-  return 0;
+  return no_return_wanted(ctx);
 }
 
 int on_tls_heads(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
   struct scratch *scratch_area = taken_scratch(&frame);
-  if (!scratch_area) return 0;
+  if (!scratch_area) return no_return_wanted(ctx);
   enum go_on go_on = read_head(scratch_area);
   if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
   leave_tls(&frame, scratch_area);
-  return 0;
+  return no_return_wanted(ctx);
 }
 
 int on_tls_chunks(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
   struct scratch *scratch_area = taken_scratch(&frame);
-  if (!scratch_area) return 0;
+  if (!scratch_area) return no_return_wanted(ctx);
   read_chunks(scratch_area);
   leave_tls(&frame, scratch_area);
-  return 0;
+  return no_return_wanted(ctx);
 }

@@ -204,7 +204,7 @@ SETTINGS = (
         "OTEL_EBPF_TLS",
         one_of("auto", "off"),
         "auto",
-        "Whether TLS is read, by uprobes on the OpenSSL or GnuTLS that targets have mapped: `auto` or `off`",
+        "Whether TLS is read, by uprobes on the OpenSSL or GnuTLS that targets have mapped, and in Go programs: `auto` or `off`",
     ),
     Setting("OTEL_EBPF_MAX_CONNECTIONS", integer(1, 4_000_000), "16384", "Open connections followed at once"),
     Setting(

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/go/bin", "/usr/lib/go/bin"])
@@ -54,20 +55,42 @@ def fetched_toolchain(go: str) -> str:
     return str(home / "bin" / "go")
 
 
-def build(module: Path) -> Path:
+@dataclass(frozen=True)
+class Kind:
+    """How a program is built; as it stands here it is static, at a fixed place."""
+
+    toolchain: str = ""  # like go1.21.13, which is fetched as a module; else what is installed
+    is_pie: bool = False
+    has_c: bool = False  # linked with C code, by the C compiler's linker
+
+    def environment(self) -> dict[str, str]:
+        toolchain = {"GOTOOLCHAIN": self.toolchain} if self.toolchain else {}
+        return {"CGO_ENABLED": "1" if self.has_c else "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", **toolchain}
+
+    def options(self) -> list[str]:
+        mode = ["-buildmode=pie"] if self.is_pie else []
+        return ["-trimpath", f"-ldflags=-s -w{' -linkmode=external' if self.has_c else ''}", *mode]
+
+
+PLAIN = Kind()
+
+
+def build(module: Path, kind: Kind = PLAIN) -> Path:
     """Written beside its name, then renamed: a build that was cut short leaves nothing that looks whole."""
     go = find_go()
+    environment = {**os.environ, **kind.environment()}
     sources = sorted(path for path in module.iterdir() if path.suffix in (".go", ".mod", ".sum"))
-    what = hashlib.sha256(subprocess.run([go, "version"], capture_output=True, check=True).stdout)
+    what = hashlib.sha256(subprocess.run([go, "version"], env=environment, capture_output=True, check=True).stdout)
+    if kind != PLAIN:
+        what.update(repr(kind).encode() + b"\0")
     for source in sources:
         what.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     program = cache_folder() / f"{module.name}-{what.hexdigest()[:16]}"
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         partial = program.with_suffix(f".{os.getpid()}.tmp")
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
         package = "." if any(path.suffix == ".go" for path in sources) else "tool"
-        command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(partial), package]
+        command = [go, "build", "-mod=readonly", *kind.options(), "-o", str(partial), package]
         for is_last in (False, False, True):  # modules are fetched on the way, and a server may fail to answer once
             if not subprocess.run(command, cwd=module, env=environment, check=is_last).returncode:
                 break

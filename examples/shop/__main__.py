@@ -113,12 +113,11 @@ Agent -> collector ({endpoint}) -> Jaeger. Where to look:
   sudo OTEL_EBPF_STATUS_SOCKET={folder}/status.sock {VENV_BIN}/otel-ebpf status
 Jaeger built from its module has no web page, only the interface behind it. A released one shows the same spans.
 What to see:
-  - spans of four services, none of them changed: what they serve and what they call
+  - spans of five services, none of them changed: what they serve and what they call
   - routes: /items/7 and /items/8 are GET /items/{{id}}
   - one trace from nginx to the service behind it, by the traceparent that the visitor sent and nginx handed on
   - errors where a payment was declined, and item 40, which is slow
-  - visits over TLS, as nginx serves them: url.scheme is https
-  - what cannot be seen: Go's own TLS is not read, so payments are missing; `status` counts such connections
+  - what goes over TLS, as if it did not: visits that nginx serves, payments between Go programs; url.scheme is https
 Ctrl-C ends all of it.""")
 
 

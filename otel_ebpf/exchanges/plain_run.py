@@ -27,9 +27,10 @@ from otel_ebpf.records.progress import Progress
 # Looking up a member of an enumeration takes longer than what is done with it.
 _ROLE_BY_CONNECTION = int(RecordFlag.ROLE_BY_CONNECTION)
 _TLS = int(RecordFlag.TLS)
+_UNSENT = int(RecordFlag.UNSENT)
 _ROLE_BY_REQUEST = Inferred.ROLE_BY_REQUEST
 _NOTHING = Inferred.NOTHING
-_REQUEST, _RESPONSE = int(Kind.REQUEST), int(Kind.RESPONSE)
+_REQUEST, _RESPONSE, _END = int(Kind.REQUEST), int(Kind.RESPONSE), int(Kind.END)
 _SERVER, _CLIENT, _COMPLETE, _ALL_KNOWN = Role.SERVER, Role.CLIENT, Outcome.COMPLETE, Unknown.NOTHING
 
 
@@ -57,6 +58,7 @@ class PlainRun:
         "_body_bytes",
         "_first",
         "_head",
+        "_is_unsent",
         "_response",
         "_response_bytes",
         "_response_head",
@@ -81,6 +83,7 @@ class PlainRun:
         self._body_bytes = 0  # that the response's head promises
         self._response_bytes = 0
         self._response_last_ns = 0
+        self._is_unsent = False  # all is there, and the kernel has not said yet when it was sent
 
     @classmethod
     def begin(cls, first: Record, extra: int, head: Head = None) -> Optional["PlainRun"]:
@@ -128,7 +131,7 @@ class PlainRun:
         if record.kind != _RESPONSE or record.request_bytes != self._first.total_bytes:
             return None
         if self._response is not None:
-            return self._advance(record.response_bytes, record.response_last_monotonic_ns)
+            return self.advance(record)
         if not isinstance(head, ResponseHead):
             head = parse_response_head(record.payload)
         if head is None or head.is_interim or record.response_bytes != record.total_bytes:
@@ -138,19 +141,21 @@ class PlainRun:
             return None
         self._response, self._response_head, self._body_bytes = record, head, framing
         self.lost = record.lost
+        self._is_unsent = bool(record.flags & _UNSENT)
         return self._advance(record.response_bytes, record.at_monotonic_ns)
 
     def advance(self, progress: Progress | Record) -> list[Exchange] | None:
         """As `feed`, by what the kernel has counted."""
         if progress.request_bytes != self._first.total_bytes:
             return None
-        if progress.response_bytes == self._response_bytes:
+        if progress.response_bytes == self._response_bytes and not self._is_unsent:
             return []
-        return (
-            None
-            if self._response is None
-            else self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
-        )
+        if self._response is None:
+            return None
+        self._is_unsent = bool(progress.flags & _UNSENT)
+        if self._is_unsent and isinstance(progress, Record) and progress.kind == _END:
+            return None  # nobody will say
+        return self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
 
     def would_guess(self, progress: Progress) -> bool:
         """See Run."""
@@ -170,7 +175,7 @@ class PlainRun:
                     0,
                     False,
                     self.lost,
-                    0,
+                    _UNSENT if self._is_unsent else 0,
                     self._response_bytes,
                     self._response_last_ns,
                     self._first.total_bytes,
@@ -189,7 +194,7 @@ class PlainRun:
         if self.is_settled or left < 0:
             return None
         self._response_bytes, self._response_last_ns = response_bytes, last_ns
-        if left:
+        if left or self._is_unsent:
             return []
         self.is_settled = True
         (

@@ -4,6 +4,8 @@ In:   records of responses and what the kernel has counted, both since the run b
 Out:  final responses in their order, whole or still open
 Owns: the reader of responses, and whether what the kernel says of chunks is about the one in hand
 
+What was handed over to be sent is read at once, and ends when it has been sent: until then its times are those of the
+handing over.
 An end is read from the framing, or from what the kernel says of chunks. Where neither tells it, it is inferred and marked
 so. Where a whole response may have gone by unseen, the place in the stream is lost: nothing is guessed.
 """
@@ -41,6 +43,7 @@ class Responses:
         "_requests",
         "_seen_count",
         "_tail",
+        "_unsent_ns",
         "has_overlapped",
         "reader",
     )
@@ -57,6 +60,7 @@ class Responses:
         self._begins_with_head = True
         self._doubted: Response | None = None  # what the kernel says of chunks may not be of this one
         self._tail = b""
+        self._unsent_ns = 0  # what was handed over then, or later, has not been sent; 0: all has
 
     @property
     def finals(self) -> list[Response]:
@@ -85,6 +89,7 @@ class Responses:
         self._meet_beginning(record)
         self._tail = record.tail
         self._read(record)
+        self._unsent_ns = record.response_last_monotonic_ns if record.flags & RecordFlag.UNSENT else 0
 
     def advance(self, progress: Progress | Record) -> None:
         """The kernel has counted so many bytes, and may have followed the chunks among them."""
@@ -93,6 +98,7 @@ class Responses:
             self._is_in_flight = False
         self._tail = progress.tail
         self.reader.skip_to(progress.response_bytes, progress.response_last_monotonic_ns)
+        self._learn_sent(progress)
         message = self.reader.open_message
         if message is None or message.framing != CHUNKED:
             return
@@ -105,6 +111,19 @@ class Responses:
         elif self._are_chunks_followed:
             self._are_chunks_followed = False  # given up: what was counted until then is not the size
             message.body_bytes = None
+
+    def is_unsent(self, response: Response) -> bool:
+        return 0 < self._unsent_ns <= response.last_ns
+
+    def _learn_sent(self, progress: Progress | Record) -> None:
+        last_ns = progress.response_last_monotonic_ns
+        if progress.flags & RecordFlag.UNSENT:
+            self._unsent_ns = last_ns
+        elif self._unsent_ns and progress.response_bytes >= self.reader.offset:
+            for message in self.reader.messages:
+                if self.is_unsent(message):
+                    message.last_ns = last_ns
+            self._unsent_ns = 0
 
     def go_on(self, reported_count: int, record: Record) -> None:
         """The client has not waited: `record` begins a further position. The first final ones are needed no longer."""
@@ -137,9 +156,10 @@ class Responses:
             _complete(message, Inferred.RESPONSE_END_BY_LAST_CHUNK)
             message.is_late = message.is_late or self.awaited_count > 0
 
-    def end(self, reason: EndReason) -> None:
+    def end(self, reason: EndReason, at_ns: int) -> None:
         """No more will come."""
         self.believe_last_chunk(is_over=True)
+        self._end_unsent(reason, at_ns)
         message = self.reader.open_message
         if message is None:
             return
@@ -149,6 +169,17 @@ class Responses:
             _complete(message, Inferred.RESPONSE_END_BY_NEXT_REQUEST)
         elif is_closed and message.framing == UNTIL_CLOSE:
             _complete(message, Inferred.RESPONSE_END_BY_CLOSE)
+
+    def _end_unsent(self, reason: EndReason, at_ns: int) -> None:
+        for message in self.reader.messages:
+            if not self.is_unsent(message):
+                continue
+            if reason == EndReason.NEXT_REQUEST:
+                message.last_ns = at_ns
+                message.inferred |= Inferred.RESPONSE_END_BY_NEXT_REQUEST
+            else:
+                message.is_complete, message.body_bytes = False, None  # how much of it has left is not known
+        self._unsent_ns = 0
 
     @property
     def have_broken_off(self) -> bool:

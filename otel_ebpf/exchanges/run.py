@@ -212,7 +212,7 @@ class Run:
         """No more will come, since at_ns or before (`is_late`): reports what is left, as far as it was seen."""
         self._flags |= flags
         self._requests.reader.take_cut_head()
-        self._responses.end(reason)
+        self._responses.end(reason, at_ns)
         outcome = outcome_of(self._positions.newest.role, reason, self._flags)
         has_broken_off = not self.is_unpaired and self._responses.have_broken_off
         responses = self._responses.finals[: self._paired_count]
@@ -240,7 +240,8 @@ class Run:
         while self._reported < min(len(responses), len(requests), self._paired_count):
             response = responses[self._reported]
             is_partial = bool(unread_bytes(requests[self._reported]))
-            if not response.is_complete or (is_partial and is_request_awaited):
+            is_whole = response.is_complete and not self._responses.is_unsent(response)
+            if not is_whole or (is_partial and is_request_awaited):
                 break
             outcome = Outcome.UNKNOWN if response.is_abandoned else Outcome.COMPLETE
             exchange = self._exchange(self._reported, response, outcome, response.last_ns)

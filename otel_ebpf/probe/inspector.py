@@ -1,7 +1,7 @@
 """Looks into files that targets have mapped, for a TLS library, in a process of its own.
 
 In:   open files, in batches
-Out:  for each its TlsLibrary, or why its TLS cannot be read, or None when it holds none
+Out:  for each its TlsLibrary or GoTls, or why its TLS cannot be read, or None when it holds none
 Owns: the forked child, while it works
 
 What a container brings as its library is nothing that root should parse. The child gives up its capabilities first,
@@ -16,12 +16,15 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import astuple
+from typing import Any
 
 from otel_ebpf.probe import privileges
-from otel_ebpf.probe.tls_functions import Function, Layout, TlsLibrary
+from otel_ebpf.probe.tls_functions import Function, GoTls, Layout, TlsLibrary
 
-Finding = TlsLibrary | str | None
-_MARKS = b"SSL_read\0", b"gnutls_record_recv\0"
+Finding = TlsLibrary | GoTls | str | None
+_GO_MARK = b"\0crypto/tls.(*Conn).Write\0"
+_MARKS = _GO_MARK, b"SSL_read\0", b"gnutls_record_recv\0"
+_GO = "go"  # begins the answer for a Go program
 _MAX_SECONDS = 20
 _MAX_MEMORY_BYTES = 512 << 20
 _MAX_ANSWER_BYTES = 1 << 20
@@ -81,9 +84,11 @@ class Inspector:
             self.finish()
 
 
-def _decode(row: list[object] | str | None) -> Finding:
+def _decode(row: list[Any] | str | None) -> Finding:
     if row is None or isinstance(row, str):
         return row
+    if row[0] == _GO:
+        return GoTls(*row[1:])
     layout, functions = row
     assert isinstance(layout, list)
     assert isinstance(functions, list)
@@ -99,7 +104,7 @@ def _work(write_end: int, files: Sequence[int]) -> None:
     status = 1
     try:
         from otel_ebpf.probe.elf_image import UnreadableTlsError  # here: the parent needs none
-        from otel_ebpf.probe.tls_library import NoTlsError, inspect
+        from otel_ebpf.probe.tls_library import NoTlsError
 
         privileges.limit_capabilities(())
         resource.setrlimit(resource.RLIMIT_CPU, (_MAX_SECONDS, _MAX_SECONDS))
@@ -109,10 +114,8 @@ def _work(write_end: int, files: Sequence[int]) -> None:
             for file in files:
                 row: object = None
                 try:
-                    if _has_mark(file):
-                        with open(os.dup(file), "rb") as opened:
-                            library = inspect(opened)
-                        row = [list(astuple(library.layout)), [astuple(function) for function in library.functions]]
+                    if mark := _mark(file):
+                        row = _go_row(file) if mark == _GO_MARK else _row(file)
                 except NoTlsError:
                     row = None
                 except UnreadableTlsError as error:
@@ -127,8 +130,23 @@ def _work(write_end: int, files: Sequence[int]) -> None:
         os._exit(status)
 
 
-def _has_mark(file: int) -> bool:
-    """Most files hold no such name: they are not parsed at all."""
+def _row(file: int) -> list[object]:
+    from otel_ebpf.probe import tls_library
+
+    with open(os.dup(file), "rb") as opened:
+        library = tls_library.inspect(opened)
+    return [list(astuple(library.layout)), [astuple(function) for function in library.functions]]
+
+
+def _go_row(file: int) -> list[object]:
+    from otel_ebpf.probe import go_library
+
+    with open(os.dup(file), "rb") as opened:
+        return [_GO, *astuple(go_library.inspect(opened))]
+
+
+def _mark(file: int) -> bytes:
+    """Most files hold no such name: they are not parsed at all. A Go program is read as one, whatever it has linked."""
     with contextlib.suppress(ValueError, OSError), mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(mark) >= 0 for mark in _MARKS)
-    return False
+        return next((mark for mark in _MARKS if content.find(mark) >= 0), b"")
+    return b""

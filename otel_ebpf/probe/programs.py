@@ -63,6 +63,7 @@ SOCKET_PROGRAMS = {
 # Uprobes on TLS libraries: loaded as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
 TLS_PROGRAMS = _kprobes(
     *("on_tls_call", "on_tls_entry", "on_tls_return"),
+    *("on_go_write", "on_go_written", "on_go_read"),
     *("on_tls_bytes", "on_tls_heads", "on_tls_chunks"),
 )
 
@@ -83,6 +84,7 @@ _FRAGMENTS = (
     "http1.c",
     "heads.c",
     "tls.c",
+    "go_tls.c",
     "tcp_states.c",
     "processes.c",
     "socket_events.c",

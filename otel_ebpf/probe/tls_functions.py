@@ -39,3 +39,13 @@ class Function:
 class TlsLibrary:
     layout: Layout
     functions: tuple[Function, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoTls:
+    """crypto/tls in a Go program: places in its file, see go_library.py."""
+
+    version: str  # of Go
+    write: int
+    written: int
+    read: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from otel_ebpf.probe.inspector import Finding, Inspector
 from otel_ebpf.probe.procfs import MappedFile, Procfs
-from otel_ebpf.probe.tls_functions import TlsLibrary
+from otel_ebpf.probe.tls_functions import GoTls, TlsLibrary
 
 _MAX_FILES = 4096
 _BATCH = 64
@@ -36,7 +36,7 @@ def survey(pids: Iterable[int], procfs: Procfs) -> list[SurveyedLibrary]:
         for mapped, finding in _inspected(files[at : at + _BATCH], procfs):
             if finding is not None:
                 path = os.fsdecode(mapped.path)
-                found.append(SurveyedLibrary(path, isinstance(finding, TlsLibrary), _detail(finding)))
+                found.append(SurveyedLibrary(path, not isinstance(finding, str), _detail(finding)))
     return found
 
 
@@ -51,9 +51,11 @@ def _inspected(files: list[tuple[MappedFile, int]], procfs: Procfs) -> list[tupl
     return found
 
 
-def _detail(finding: TlsLibrary | str) -> str:
+def _detail(finding: TlsLibrary | GoTls | str) -> str:
     if isinstance(finding, str):
         return f"not read: {finding}"
+    if isinstance(finding, GoTls):
+        return f"crypto/tls of Go {finding.version}: probes where the kernel emulates the instruction: 1 to 2 us a call"
     slow = [function.name for function in finding.functions if not function.is_emulated]
     if slow:
         return f"probes on {' and '.join(slow)}, which the kernel has to single-step: 10 us and more a call"

@@ -19,7 +19,7 @@ from otel_ebpf.errors import printable
 from otel_ebpf.probe.inspector import Finding, Inspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import MappedFile, Procfs
-from otel_ebpf.probe.tls_functions import Function, TlsLibrary
+from otel_ebpf.probe.tls_functions import Function, GoTls, TlsLibrary
 from otel_ebpf.probe.uprobes import Place, UprobeForm, attach, close_all
 
 TARGET_EXCLUDED = 1
@@ -41,8 +41,8 @@ class Library:
     """A file with TLS functions."""
 
     path: str
-    index: int
-    functions: tuple[Function, ...]
+    found: TlsLibrary | GoTls | None  # None: it is not read
+    index: int = -1  # of its layout; a Go program needs none
     users: set[int] = field(default_factory=set)
     links: list[int] = field(default_factory=list)
     has_returns: bool = True
@@ -204,12 +204,14 @@ class TlsWatch:
         if not users:
             self._unused[mapped] = 0  # the last one ended while the file was looked into; the next has it at once
         path = os.fsdecode(mapped.path)
-        if isinstance(finding, str) or not self._free_indexes:
-            self._libraries[mapped] = Library(path, -1, (), trouble=finding if isinstance(finding, str) else "too many")
+        if isinstance(finding, str) or (isinstance(finding, TlsLibrary) and not self._free_indexes):
+            self._libraries[mapped] = Library(path, None, trouble=finding if isinstance(finding, str) else "too many")
             return
-        library = Library(path, self._free_indexes.pop(), finding.functions)
+        library = Library(path, finding)
         self._libraries[mapped] = library
-        self._write_layout(library.index, finding)
+        if isinstance(finding, TlsLibrary):
+            library.index = self._free_indexes.pop()
+            self._write_layout(library.index, finding)
         for pid in users:
             self._use(library, mapped, pid)
 
@@ -227,11 +229,12 @@ class TlsWatch:
         self._loaded.maps["tls_layouts"].update(struct.pack("<I", index), value)
 
     def _use(self, library: Library, mapped: MappedFile, pid: int) -> None:
-        if library.index < 0 or pid not in self._users:  # it may have been forgotten while another one's was attached
+        found = library.found
+        if found is None or pid not in self._users:  # it may have been forgotten while another one's was attached
             return
         library.users.add(pid)
         self._unused.pop(mapped, None)
-        needs_other_form = pid in self._switchers and library.has_returns
+        needs_other_form = isinstance(found, TlsLibrary) and pid in self._switchers and library.has_returns
         if library.links and not needs_other_form:
             return
         if needs_other_form:
@@ -250,7 +253,27 @@ class TlsWatch:
         finally:
             os.close(file)
 
+    def _attach_go(self, found: GoTls, path: str) -> list[int]:
+        """Programs that say themselves that no return is wanted, whatever the form: it would end a Go program."""
+        programs, form = self._loaded.programs, self._form
+        assert form is not None
+        places = {"on_go_written": found.written, "on_go_write": found.write, "on_go_read": found.read}
+        links: list[int] = []
+        try:
+            for name, offset in places.items():
+                links += attach(form, programs[name], path, [Place(offset, 0)])
+        except BaseException:
+            close_all(links)
+            raise
+        return links
+
     def _attach(self, library: Library, path: str) -> list[int]:
+        if isinstance(library.found, GoTls):
+            return self._attach_go(library.found, path)
+        assert library.found is not None
+        return self._attach_library(library, library.found, path)
+
+    def _attach_library(self, library: Library, found: TlsLibrary, path: str) -> list[int]:
         """Where stacks are switched, what a function moved is read behind its calls, as far as these are known.
 
         Return probes that are not a session's are set in every process that has the library, watched or not, and would
@@ -258,8 +281,8 @@ class TlsWatch:
         """
         programs, form = self._loaded.programs, self._form
         assert form is not None
-        entries = [Place(function.offset, _cookie(library, function)) for function in library.functions]
-        are_results_known = all(function.result_offsets for function in library.functions)
+        entries = [Place(function.offset, _cookie(library, function)) for function in found.functions]
+        are_results_known = all(function.result_offsets for function in found.functions)
         has_returns = library.has_returns and (form is UprobeForm.SESSION or not are_results_known)
         links: list[int] = []
         try:
@@ -270,7 +293,7 @@ class TlsWatch:
                     links += attach(form, programs["on_tls_return"], path, entries, at_return=True)
                 links += attach(form, programs["on_tls_entry"], path, entries)
             if not has_returns:
-                results = [Place(offset, 0) for function in library.functions for offset in function.result_offsets]
+                results = [Place(offset, 0) for function in found.functions for offset in function.result_offsets]
                 if results:
                     links += attach(form, programs["on_tls_return"], path, results)
         except BaseException:

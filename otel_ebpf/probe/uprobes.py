@@ -22,6 +22,7 @@ _PMU = Path("/sys/bus/event_source/devices/uprobe")
 _PERF_RETURN = 1  # bit 0 of config, by format/retprobe
 _NOTHING = bytes.fromhex("b700000000000000 9500000000000000")  # r0 = 0; exit
 _EXECUTABLE_BYTES = 4096
+_IN_SESSION = 1 << 63
 
 
 class UprobeForm(enum.Enum):
@@ -53,7 +54,9 @@ def available_forms() -> Iterator[UprobeForm]:
 
 
 def attach(form: UprobeForm, program: int, path: str, places: Sequence[Place], *, at_return: bool = False) -> list[int]:
-    """All places or none."""
+    """All places or none. What is attached as a session sees so by its cookie: no_return_wanted in bpf/tls.c."""
+    if form is UprobeForm.SESSION:
+        places = [place._replace(cookie=place.cookie | _IN_SESSION) for place in places]
     if form is not UprobeForm.PERF:
         return [bpf.link_uprobes(program, form.value, path, places, at_return=at_return)]
     links: list[int] = []

@@ -142,9 +142,9 @@ class Watcher:
             self._events.produced,
         )
         for event in events:
-            if event.kind == ProcessEventKind.MAPPED:
-                self._look_at(event.pid)
             self._apply(self._discovery.on_event(event))
+            if event.kind in (ProcessEventKind.MAPPED, ProcessEventKind.EXEC):
+                self._look_at(event.pid)
             if event.kind == ProcessEventKind.EXEC and self._discovery.is_selected_by_program(event.pid):
                 self.know_executable(event.executable_inode, event.executable_device)
 

@@ -36,6 +36,7 @@ class RecordFlag(IntFlag):
     CHUNKS_ENDED = 16
     CHUNKS_TRAILER = 32
     TLS = 64
+    UNSENT = 128
 
 
 class Record(NamedTuple):

@@ -7,8 +7,10 @@ on an idle connection is noticed without a record, and without a system call.
 import mmap
 from typing import NamedTuple
 
-from otel_ebpf.records.layouts import PROGRESS, PROGRESS_SLOTS
+from otel_ebpf.records.kinds import RecordFlag
+from otel_ebpf.records.layouts import PROGRESS, PROGRESS_SLOTS, PROGRESS_UNSENT
 
+_UNSENT = int(RecordFlag.UNSENT)
 PROGRESS_TABLE_BYTES = PROGRESS.size * PROGRESS_SLOTS
 
 
@@ -19,7 +21,7 @@ class Progress(NamedTuple):
     ended: int
     is_lost: bool
     lost_count: int
-    flags: int  # RecordFlag.CHUNKS_*
+    flags: int  # RecordFlag.CHUNKS_*, RecordFlag.UNSENT
     response_bytes: int
     response_last_monotonic_ns: int
     request_bytes: int
@@ -58,8 +60,10 @@ class ProgressTable:
             first = fields
         if fields[0] != connection or fields[1] < position:
             return None
-        _, newest, ended, lost, lost_count, flags, *counted = fields
-        return Progress(newest, ended, lost != 0, lost_count, flags, *counted)
+        _, newest, ended, lost, lost_count, flags, response_bytes, response_last_ns, *counted = fields
+        if response_last_ns & PROGRESS_UNSENT:
+            flags, response_last_ns = flags | _UNSENT, response_last_ns & ~PROGRESS_UNSENT
+        return Progress(newest, ended, lost != 0, lost_count, flags, response_bytes, response_last_ns, *counted)
 
     def close(self) -> None:
         if isinstance(self._map, mmap.mmap):

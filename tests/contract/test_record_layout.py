@@ -119,6 +119,12 @@ def test_sizes_are_the_same(name: str, tmp_path: Path):
     assert getattr(layouts, name) == int(printed)
 
 
+def test_the_mark_of_a_time_at_which_nothing_was_sent_is_the_same(tmp_path: Path):
+    printed = run_c(tmp_path, f'{TYPES}#include "records.h"\nint main(void) {{ printf("%llu\\n", PROGRESS_UNSENT); }}')
+
+    assert int(printed) == layouts.PROGRESS_UNSENT
+
+
 def test_the_ledger_has_a_place_for_each_counter(tmp_path: Path):
     printed = run_c(tmp_path, f'{TYPES}#include "records.h"\nint main(void) {{ printf("%d\\n", COUNTERS); }}')
 

@@ -14,7 +14,8 @@ from tests.end_to_end.agent import Agent, running_agent
 from tests.end_to_end.sink import Sink
 from tests.services.callers import Calling, calling
 from tests.services.plan import Call
-from tests.services.servers import Running, go_serving, proxying, serving
+from tests.services.servers import Running, go_serving, go_tls_serving, proxying, serving
+from tools.go_build import Kind
 
 
 @dataclass
@@ -36,6 +37,9 @@ class Stage:
     def go_server(self, kind: str) -> Running:
         """On `ipv4`, `ipv6` or a `unix` socket."""
         return self.ends.enter_context(go_serving(kind, self.new_folder(kind)))
+
+    def go_tls_server(self, kind: Kind, **env: str) -> Running:
+        return self.ends.enter_context(go_tls_serving(self.new_folder("go-tls"), kind, **env))
 
     def proxy(self, behind: Running, *, keep_alive: bool) -> Running:
         """nginx in front of a running server."""

@@ -33,6 +33,8 @@ WANTED = {
     ("cart", "client", "GET"),
     ("orders", "server", "POST /orders"),
     ("orders", "client", "DELETE"),
+    ("orders", "client", "POST"),
+    ("payments", "server", "POST /payments"),
 }
 
 
@@ -62,7 +64,8 @@ def seen(backend: Jaeger) -> set[tuple[str, str, str]]:
 
 
 def test_demo_shows_the_shop_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Its services are in Jaeger with what they serve and call. Visits are spans of nginx, one for one, in plain text and over TLS."""
+    """Its services are in Jaeger with what they serve and call. Visits are spans of nginx, one for one, in plain text and over TLS;
+    payments between Go programs too."""
     port, jaeger_port, log = free_ports(PORTS_OF_THE_SHOP), free_port(), tmp_path / "demo.log"
     backend = Jaeger("", "", f"http://127.0.0.1:{jaeger_port}")
     for build in (collector_program, jaeger_program):  # which may take minutes

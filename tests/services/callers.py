@@ -9,7 +9,7 @@ A client is started first and told to send later, so that a test can make it a t
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from tests.services.plan import Call
 from tests.services.processes import CHECKOUT, VENV_BIN, end, environment
 from tests.services.servers import GO_HTTP, SERVICES, Running, program
-from tools.go_build import build
+from tools.go_build import PLAIN, Kind, build
 
 SECONDS_FOR_ALL_CALLS = 60
 
@@ -65,7 +65,7 @@ CALLERS = {
     "httpx": Caller(python_client("httpx_client")),
     "aiohttp": Caller(python_client("aiohttp_client"), reaches_unix_sockets=False),
     "node": Caller(["node", str(SERVICES / "node_client.js")]),
-    "go": Caller(["go_http", "call"], speaks_tls=False),
+    "go": Caller(["go_http", "call"]),
     "curl": Caller(python_client("curl"), is_one_process=False),
     "many-peers": Caller(python_client("many_peers"), reaches_unix_sockets=False, takes_peers=True),
     "pycurl": Caller(["/usr/bin/python3", "-m", "tests.services.clients.pycurl_client"]),
@@ -123,9 +123,11 @@ def calling(
     keep_alive: bool = True,
     curl: str = "",
     tls_version: str = "",
+    go: Kind = PLAIN,
+    env: Mapping[str, str] | None = None,
     **more: object,
 ) -> Iterator[Calling]:
-    """`tls_version`: the highest, as `TLSv1.2`; `more` is for the client alone."""
+    """`tls_version`: the highest, as `TLSv1.2`; `go`: how its client is built; `more` is for the client alone."""
     folder.mkdir(parents=True, exist_ok=True)
     plan: dict[str, Any] = {
         "host": where.host,
@@ -140,7 +142,7 @@ def calling(
     }
     command = list(CALLERS[name].command)
     if name == "go":
-        command[0] = str(build(GO_HTTP))
+        command[0] = str(build(GO_HTTP, go))
     elif name == "node":
         command[0] = program("node")
     elif name == "curl":
@@ -151,7 +153,7 @@ def calling(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment(**(env or {})),
         cwd=CHECKOUT,
         start_new_session=True,
     )

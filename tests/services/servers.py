@@ -19,7 +19,7 @@ from tests.services.certificates import session_certificates
 from tests.services.plan import SIZES, Call, all_calls, file_calls
 from tests.services.processes import CHECKOUT, VENV_BIN, environment, free_port, running
 from tools.distribution import SEARCH_PATH
-from tools.go_build import build
+from tools.go_build import PLAIN, Kind, build
 
 GO_HTTP = CHECKOUT / "tests" / "services" / "go_http"
 SERVICES = CHECKOUT / "tests" / "services"
@@ -196,6 +196,10 @@ def node(*, tls: bool = False) -> Callable[[int, Path], list[str]]:
     return lambda port, _: [program("node"), service, str(port), *(certificate_files() if tls else ())]
 
 
+def go_server(network: str, address: str, *certificate: str, kind: Kind = PLAIN) -> list[str]:
+    return [str(build(GO_HTTP, kind)), "serve", network, address, *certificate]
+
+
 def certificate_files() -> list[str]:
     made = session_certificates()
     return [made.certificate, made.key]
@@ -225,7 +229,8 @@ SERVERS = {
     "uvicorn-asyncio-h11": Server(uvicorn("--loop=asyncio", "--http=h11")),
     "aiohttp": Server(aiohttp()),
     "node": Server(node()),
-    "go": Server(lambda port, _: [str(build(GO_HTTP)), "serve", "tcp", f"127.0.0.1:{port}"]),
+    "go": Server(lambda port, _: go_server("tcp", f"127.0.0.1:{port}")),
+    "go-tls": Server(lambda port, _: go_server("tcp", f"127.0.0.1:{port}", *certificate_files()), speaks_tls=True),
     "nginx-tls": Server(tls_nginx, reads_bodies=False, speaks_tls=True),
     "gunicorn-sync-tls": Server(gunicorn("--worker-class=sync", tls=True), keeps_alive=False, speaks_tls=True),
     "gunicorn-gthread-tls": Server(gunicorn("--worker-class=gthread", "--threads=4", tls=True), speaks_tls=True),
@@ -261,13 +266,13 @@ def calls_for(server: str, prefix: str) -> list[Call]:
 
 @contextmanager
 def serving_elsewhere(
-    command: list[str], folder: Path, host: str, port: int, unix_socket: str = ""
+    command: list[str], folder: Path, host: str, port: int, unix_socket: str = "", authority: str = "", **env: str
 ) -> Iterator[Running]:
     """Any command, on an address of IPv6 or on a Unix socket."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
-    with running(command, unix_socket or (host, port), log=log) as process:
-        yield Running(process, host, port, unix_socket, log)
+    with running(command, unix_socket or (host, port), log=log, env=environment(**env)) as process:
+        yield Running(process, host, port, unix_socket, log, authority)
 
 
 @contextmanager
@@ -280,10 +285,6 @@ def proxying(folder: Path, behind: Running, *, keep_alive: bool, workers: int = 
         text = nginx.configuration(public, [f"127.0.0.1:{port}"], locations, workers=workers, upstream=upstream)
         with serving_elsewhere(nginx_command(public, text), folder, "127.0.0.1", port) as process:
             yield process
-
-
-def go_server(network: str, address: str) -> list[str]:
-    return [str(build(GO_HTTP)), "serve", network, address]
 
 
 @contextmanager
@@ -300,4 +301,13 @@ def go_serving(kind: str, folder: Path) -> Iterator[Running]:
     port = free_port(socket.AF_INET6 if kind == "ipv6" else socket.AF_INET)
     address = f"[{host}]:{port}" if kind == "ipv6" else f"{host}:{port}"
     with serving_elsewhere(go_server("tcp", address), folder, host, port) as server:
+        yield server
+
+
+@contextmanager
+def go_tls_serving(folder: Path, kind: Kind, **env: str) -> Iterator[Running]:
+    port = free_port()
+    command = go_server("tcp", f"127.0.0.1:{port}", *certificate_files(), kind=kind)
+    authority = session_certificates().authority
+    with serving_elsewhere(command, folder, "127.0.0.1", port, authority=authority, **env) as server:
         yield server

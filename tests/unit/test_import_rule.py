@@ -48,6 +48,8 @@ OF_CHILDREN = {
     "compile_child.py": {"bcc"},
     "elf_image.py": {"elftools", "iced_x86"},
     "gnutls_library.py": {"iced_x86"},
+    "go_image.py": {"elftools", "iced_x86"},
+    "go_library.py": {"iced_x86"},
     "tls_library.py": {"elftools", "iced_x86"},
 }
 

@@ -51,10 +51,14 @@ func answer(response http.ResponseWriter, request *http.Request) {
 	}
 }
 
-func serve(network, address string) error {
+// serve speaks TLS, HTTP/1 or 2 as its client chooses, when it is given a certificate and its key.
+func serve(network, address string, certificate ...string) error {
 	listener, err := net.Listen(network, address)
 	if err != nil {
 		return err
+	}
+	if len(certificate) == 2 {
+		return http.ServeTLS(listener, http.HandlerFunc(answer), certificate[0], certificate[1])
 	}
 	return http.Serve(listener, http.HandlerFunc(answer))
 }

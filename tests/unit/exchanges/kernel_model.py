@@ -89,8 +89,13 @@ class Chunks:
 class Connection:
     """Calls in, exchanges out; `now_ms` is the time of the next call."""
 
-    def __init__(self, role: Role = Role.SERVER, assembler: Assembler | None = None) -> None:
+    def __init__(
+        self, role: Role = Role.SERVER, assembler: Assembler | None = None, *, is_told_early: bool = False
+    ) -> None:
+        """`is_told_early`: responses are told when they are handed over, and `sent` says when they have been sent."""
         self.role = role
+        self._is_told_early = is_told_early
+        self._sent_ns = 0
         self.assembler = assembler or Assembler()
         self.exchanges: list[Exchange] = []
         self.records: list[Record] = []
@@ -119,6 +124,12 @@ class Connection:
     def response(self, data: bytes, *, at_ms: int | None = None, uncopied: int = 0) -> "Connection":
         return self._move(OF_RESPONSE, data, at_ms, uncopied)
 
+    def sent(self, *, at_ms: int | None = None) -> "Connection":
+        """What was handed over last."""
+        self._tick(at_ms)
+        self._sent_ns = self.now_ms * MS
+        return self
+
     def end(self, reason: EndReason, *, at_ms: int | None = None, flags: int = 0) -> "Connection":
         self._tick(at_ms)
         self._flags |= flags
@@ -143,19 +154,32 @@ class Connection:
     def progress(self, connection: int, position: int) -> Progress | None:
         if position > self._position:
             return None
+        unsent, response_last_ns = self._response_end
         return Progress(
             self._position,
             self._ended,
             self.is_lost,
             self.lost,
-            self._chunk_flags,
+            self._chunk_flags | unsent,
             self._bytes[1],
-            self._last_ns[1],
+            response_last_ns,
             self._bytes[0],
             self._last_ns[0],
             self._tail,
             self._chunk_payload_bytes,
         )
+
+    @property
+    def _response_end(self) -> tuple[int, int]:
+        """The flag that says it is not known, and what is known of it."""
+        handed_over_ns = self._last_ns[1]
+        if not self._is_told_early or not handed_over_ns:
+            return 0, handed_over_ns
+        return (0, self._sent_ns) if self._sent_ns >= handed_over_ns else (RecordFlag.UNSENT, handed_over_ns)
+
+    @property
+    def _is_end_untold(self) -> bool:
+        return self._is_untold or self._is_told_early
 
     @property
     def _chunk_flags(self) -> int:
@@ -189,7 +213,7 @@ class Connection:
             if not is_beginning:
                 self._state = FOREIGN
                 return
-            if self._state == RESPONSE and self._is_untold:
+            if self._state == RESPONSE and self._is_end_untold:
                 self.end(EndReason.NEXT_REQUEST, at_ms=self.now_ms)
             self._state = REQUEST
             self._position += 1
@@ -234,7 +258,7 @@ class Connection:
             self.end(EndReason.NOT_HTTP, at_ms=self.now_ms)
             self._state = FOREIGN
             return
-        if is_beginning and self._state == RESPONSE and self._is_untold:
+        if is_beginning and self._state == RESPONSE and self._is_end_untold:
             self._send(Kind.END, b"", 0, EndReason.NEXT_RESPONSE)
         self._count(OF_RESPONSE, total)
         self._tail = (self._tail + data)[-8:] if total == len(data) else bytes(8)
@@ -302,13 +326,14 @@ class Connection:
         """`left` bytes of the call are told of by a later record."""
         self._is_untold = False
         counted = [self._bytes[0] - (left if of == OF_REQUEST else 0), self._bytes[1] - (left if of else 0)]
+        unsent, response_last_ns = self._response_end
         record = Record(
             kind,
             self.lost,
             self.role,
             2,
             reason,
-            self._flags | self._chunk_flags,
+            self._flags | self._chunk_flags | unsent,
             len(payload),
             41,
             42,
@@ -317,7 +342,8 @@ class Connection:
             7,
             self.now_ms * MS,
             *counted,
-            *self._last_ns,
+            self._last_ns[0],
+            response_last_ns,
             total,
             8080,
             50000,

@@ -341,14 +341,14 @@ def pieces(draw: st.DrawFn, data: bytes) -> list[bytes]:
 @given(st.data())
 def test_however_the_bytes_are_cut_into_calls_the_exchanges_are_the_same(data: st.DataObject):
     """Never a wrong one: each is what was sent, in order, or it is missing."""
-    connection, sent = Connection(), []
+    connection, sent = Connection(is_told_early=data.draw(st.booleans())), []
     for _ in range(data.draw(st.integers(1, 4))):
         request, response, expected = data.draw(exchanges_on_the_wire())
         sent.append(expected)
         for piece in pieces(data.draw, request):
             connection.request(piece)
         for piece in pieces(data.draw, response):
-            connection.response(piece)
+            connection.response(piece).sent()
     connection.wait(300).end(EndReason.CLOSED)
 
     assert sent == [(exchange.method, exchange.target, exchange.status) for exchange in connection.exchanges]
@@ -362,10 +362,12 @@ def test_whatever_moves_every_run_is_an_exchange_or_a_counted_loss(
 ):
     """Pieces of HTTP and of anything else, in any order: nothing raises, nothing is counted twice."""
     pieces_of_http = [GET, OK, CHUNKED_HEAD, b"5\r\nhello\r\n", b"0\r\n\r\n", GET[:9], GET[9:], GET + GET, OK + OK]
-    connection = Connection(data.draw(st.sampled_from(Role)))
+    connection = Connection(data.draw(st.sampled_from(Role)), is_told_early=data.draw(st.booleans()))
     for is_request, noise in calls:
         piece = data.draw(st.sampled_from([noise, *pieces_of_http]))
         (connection.request if is_request else connection.response)(piece)
+        if data.draw(st.booleans()):
+            connection.sent()
     connection.wait(300).end(reason)
     connection.assembler.end_all(connection.progress)
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from otel_ebpf.probe import tls_watch
+from otel_ebpf.probe import go_library, tls_watch
 from otel_ebpf.probe.procfs import MappedFile, Procfs
+from otel_ebpf.probe.tls_functions import GoTls
 from otel_ebpf.probe.tls_watch import LINGER_TICKS, TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
 from otel_ebpf.probe.uprobes import Place, UprobeForm
 from tests.unit.probe.tls_libraries import system_library
+
+NAMES = ("on_tls_call", "on_tls_entry", "on_tls_return", "on_go_write", "on_go_written", "on_go_read")
 
 
 class Map(dict[bytes, bytes]):
@@ -118,7 +121,7 @@ def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     kernel, processes = Kernel(), Processes()
     monkeypatch.setattr(tls_watch, "attach", kernel.attach)
     maps = {"tls_layouts": Map(), "mapped_files": Map()}
-    programs = {name: name for name in ("on_tls_call", "on_tls_entry", "on_tls_return")}
+    programs = {name: name for name in NAMES}
     loaded: Any = SimpleNamespace(maps=maps, programs=programs)
     before = len(os.listdir("/proc/self/fd"))
     made = Stage(kernel, processes, TlsWatch(loaded, request.param, processes), maps)
@@ -353,3 +356,25 @@ def test_more_libraries_than_there_is_room_for_are_told(
 
     assert [] == troubles(stage.watch.libraries)
     assert {other.stat().st_ino} == {one.inode for one in stage.kernel.attached}
+
+
+def go_program(path: Path, monkeypatch: pytest.MonkeyPatch, found: GoTls) -> Path:
+    path.write_bytes(b"\0crypto/tls.(*Conn).Write\0")
+    monkeypatch.setattr(go_library, "inspect", lambda file: found)
+    return path
+
+
+def test_a_go_program_has_probes_within_its_functions_and_none_at_a_return(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no layout; with it gone, so are they."""
+    stage.maps_file(7, go_program(tmp_path / "shop", monkeypatch, GoTls("1.26", 10, 20, 40)))
+    stage.settle()
+
+    places = {one.program: [place.offset for place in one.places] for one in stage.kernel.attached}
+    assert {"on_go_write": [10], "on_go_written": [20], "on_go_read": [40]} == places
+    assert {False} == {one.at_return for one in stage.kernel.attached}
+    assert {} == stage.maps["tls_layouts"]
+    stage.exit(7)
+    stage.wait()
+    assert [] == stage.kernel.attached

@@ -47,3 +47,16 @@ def test_all_places_of_a_file_are_one_attachment_where_the_kernel_can(monkeypatc
 
     assert 1 == len(links)
     assert [(5, UprobeForm.MULTI.value, "/lib/libssl.so.3", places, True)] == calls
+
+
+def test_a_session_is_told_by_the_cookie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs say whether a return is wanted; those of other forms have to say nothing."""
+    calls: list[list[Place]] = []
+    monkeypatch.setattr(
+        bpf, "link_uprobes", lambda program, form, path, places, *, at_return: calls.append(places) or 3
+    )
+
+    attach(UprobeForm.SESSION, 5, "/srv/shop", [Place(10, 1)])
+    attach(UprobeForm.MULTI, 5, "/srv/shop", [Place(10, 1)])
+
+    assert [[Place(10, 1 << 63 | 1)], [Place(10, 1)]] == calls
