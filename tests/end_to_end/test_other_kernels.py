@@ -17,7 +17,6 @@ from tests.vm.suites import run_tests
 KERNEL = "6.1-cloud"
 SECONDS_FOR_A_COMMAND = 120
 SECONDS_FOR_THE_TESTS = 600
-FEWEST_TESTS = 500
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +70,26 @@ def test_nothing_is_left_of_a_guest_that_does_not_end(kernel: Kernel, monkeypatc
     assert set(children_of(os.getpid())) <= before
 
 
-@pytest.mark.parametrize("backend", SocketBackend, ids=lambda backend: backend.value)
-def test_the_kernel_tests_pass_on_linux_6_1(backend: SocketBackend):
+# This host's hooks are tested on this host: there it is enough that the older verifier takes their programs, and that they read.
+@pytest.mark.parametrize(
+    ("backend", "tests", "fewest"),
+    [
+        (SocketBackend.KPROBE, ["tests/kernel"], 500),
+        (
+            SocketBackend.TRACEPOINT,
+            [
+                "tests/kernel/test_exchanges_on_the_wire.py",
+                "tests/kernel/test_other_ways.py",
+                "tests/kernel/test_tls.py",
+            ],
+            70,
+        ),
+    ],
+    ids=["kprobe", "tracepoint"],
+)
+def test_the_kernel_tests_pass_on_linux_6_1(backend: SocketBackend, tests: list[str], fewest: int):
     """Those that compile something of their own take too long there. One of them says that the hooks are those asked for."""
-    outcome = run_tests(KERNEL, backend, ["tests/kernel", "-m", "not compiles"], timeout_seconds=SECONDS_FOR_THE_TESTS)
+    outcome = run_tests(KERNEL, backend, [*tests, "-m", "not compiles"], timeout_seconds=SECONDS_FOR_THE_TESTS)
 
     assert (0, 0) == (outcome.failed, outcome.skipped), outcome.said
-    assert outcome.passed >= FEWEST_TESTS, outcome.said
+    assert outcome.passed >= fewest, outcome.said
