@@ -142,8 +142,8 @@ def _watch(
     watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
     try:
         select_ports(loaded, selection)
-        for inode, device in find_executables(selection.exe_globs):
-            watcher.know_executable(inode, device)
+        for (inode, device), path in find_executables(selection.exe_globs).items():
+            watcher.know_executable(inode, device, os.fsencode(path))
         _hand_over(channel, loaded)
         targets = watcher.start()
         privileges.limit_capabilities(capabilities_to_keep(effective_capabilities()))

@@ -148,11 +148,10 @@ class Discovery:
     def targets(self) -> Mapping[int, Target]:
         return self._targets
 
-    def is_selected_by_program(self, pid: int) -> bool:
-        """Whether every process of this executable is to be watched."""
-        if pid not in self._targets or not self._selection.exe_globs:
-            return False
-        return self._selection.reason_by_program(-1, self._procfs.executable(pid)) is not None
+    def selected_program(self, pid: int) -> bytes | None:
+        """Where its executable is, if every process of it is to be watched."""
+        path = self._procfs.executable(pid) if pid in self._targets and self._selection.exe_globs else None
+        return path if self._selection.reason_by_program(-1, path) is not None else None
 
     def scan(self) -> list[Target]:
         """All targets of this moment; the way to begin."""
@@ -203,6 +202,8 @@ class Discovery:
         if pid not in self._targets and not event.is_target and judge.reason(pid) is None:
             return []
         target = judge.target(pid)
+        if target is None and event.is_target and pid not in self._targets and judge.snapshot.stat(pid) is None:
+            return [Remove(pid), Identity(pid), Gone(pid)]  # over already: what the event tells of it is all there is
         if target is None:
             return self._forget(pid) or [Remove(pid)]
         changes = self._keep(target)

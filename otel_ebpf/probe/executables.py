@@ -1,7 +1,7 @@
 """Which files the globs of OTEL_EBPF_AUTO_TARGET_EXE name already, so that even their first process is known at exec.
 
 In:   globs, the file system
-Out:  (inode, device) of each file, as the kernel numbers them
+Out:  the path of each file, by its (inode, device) as the kernel numbers them
 Owns: the bound of the search
 
 What is not found here (a relative name outside the usual folders, a file that comes later, one in a container) is learnt
@@ -18,8 +18,10 @@ _MAX_FILES = 256  # a glob
 _MINOR_BITS = 20  # of a device number inside the kernel, include/linux/kdev_t.h
 
 
-def find_executables(globs: Iterable[str]) -> set[tuple[int, int]]:
-    return {key for pattern in globs for path in _files(pattern) if (key := _key(path)) is not None}
+def find_executables(globs: Iterable[str]) -> dict[tuple[int, int], str]:
+    return {
+        key: os.path.realpath(path) for pattern in globs for path in _files(pattern) if (key := _key(path)) is not None
+    }
 
 
 def _files(pattern: str) -> Iterator[str]:

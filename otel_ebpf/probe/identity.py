@@ -1,13 +1,16 @@
 """The facts that name a service, read from /proc of the process that leads it.
 
-In:   a process number
+In:   a process number; for a process that has ended since, the kernel's word of its exec
 Out:  ServiceIdentity, raw and within bounds; None when the process is gone
 Owns: the bounds, and what is read of a foreign environment: two variables, nothing else
 """
 
+import os
+import time
+
 from otel_ebpf.probe.procfs import ListeningPorts, Procfs
 from otel_ebpf.records.frames import MAX_PORTS, cut_arguments, cut_environ
-from otel_ebpf.records.kinds import ServiceIdentity
+from otel_ebpf.records.kinds import ProcessEvent, ServiceIdentity
 
 VARIABLES = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
 _ENVIRON_BYTES = 1 << 20  # of /proc/PID/environ that are looked through
@@ -36,6 +39,23 @@ def identify(pid: int, procfs: Procfs, passwd_path: str = "/etc/passwd") -> Serv
     after = procfs.stat(pid)
     # The number may have been given to another process while its files were read.
     return identity if after is not None and after.start_ticks == before.start_ticks else None
+
+
+def identify_as_told(event: ProcessEvent, executable: bytes) -> ServiceIdentity:
+    """Of a process that ended before it could be looked at. `executable`: where the file is that it ran, b"" if unknown."""
+    return ServiceIdentity(
+        pid=event.pid,
+        # When this was heard: as good as its start to tell it from others that had or will have the same number.
+        start_ticks=int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")),
+        command=event.command,
+        executable=executable[:_PATH_BYTES],
+        argv=(),
+        environ={},
+        working_directory=b"",
+        container_id="",
+        listening_ports=(),
+        owner="",
+    )
 
 
 def _owner(pid: int, procfs: Procfs, passwd_path: str) -> str:

@@ -20,7 +20,7 @@ from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove, Target
 from otel_ebpf.probe.hidden import HiddenTraffic
-from otel_ebpf.probe.identity import identify
+from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import Procfs
@@ -38,6 +38,7 @@ _SETTLE_S = 5.0  # at the start, for the TLS of what runs already
 _SWEEP_TICKS = 30
 _IDLE_TICKS = 2
 TARGET = struct.Struct("<II")  # struct target
+_MAX_EXECUTABLES = 1024  # as in the kernel
 _PID = struct.Struct("<I")
 _EXECUTABLE = struct.Struct("<QI4x")  # struct executable
 
@@ -63,6 +64,7 @@ class Watcher:
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._is_attaching = False
         self._to_look_at: dict[int, None] = {}  # meanwhile
+        self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
         self._told_troubles: set[str] = set()
         self._events_fd = loaded.maps["process_events"].fd
         self._events = RingReader(self._events_fd, event_ring_bytes)
@@ -119,9 +121,12 @@ class Watcher:
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
 
-    def know_executable(self, inode: int, device: int) -> None:
+    def know_executable(self, inode: int, device: int, path: bytes) -> None:
         """Its processes are targets from their exec on."""
         self._maps["executables"].update(_EXECUTABLE.pack(inode, device), bytes(4))
+        self._executables[inode, device] = path
+        while len(self._executables) > _MAX_EXECUTABLES:
+            del self._executables[next(iter(self._executables))]
 
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
@@ -142,14 +147,18 @@ class Watcher:
             self._events.produced,
         )
         for event in events:
-            self._apply(self._discovery.on_event(event))
+            self._apply(self._discovery.on_event(event), event)
             if event.kind in (ProcessEventKind.MAPPED, ProcessEventKind.EXEC):
                 self._look_at(event.pid)
-            if event.kind == ProcessEventKind.EXEC and self._discovery.is_selected_by_program(event.pid):
-                self.know_executable(event.executable_inode, event.executable_device)
+            path = self._discovery.selected_program(event.pid) if event.kind == ProcessEventKind.EXEC else None
+            if path is not None:
+                self.know_executable(event.executable_inode, event.executable_device, path)
 
-    def _apply(self, changes: Sequence[Change]) -> None:
-        """The kernel first: a new process may send its first request within milliseconds. Who it is can come later."""
+    def _apply(self, changes: Sequence[Change], event: ProcessEvent | None = None) -> None:
+        """The kernel first: a new process may send its first request within milliseconds. Who it is can come later.
+
+        `event`: what the changes rest on.
+        """
         for change in changes:
             if isinstance(change, Add):
                 self._watch(change)
@@ -161,6 +170,9 @@ class Watcher:
         for change in changes:
             if isinstance(change, Identity):
                 identity = identify(change.service_pid, self._procfs)
+                if identity is None and event is not None and event[:2] == (ProcessEventKind.EXEC, change.service_pid):
+                    program = event.executable_inode, event.executable_device
+                    identity = identify_as_told(event, self._executables.get(program, b""))
                 if identity is not None:
                     self._send(identity)
             elif isinstance(change, Gone):

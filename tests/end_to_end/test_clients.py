@@ -1,6 +1,8 @@
 """Every client of the table as the target: N calls are N CLIENT spans, each equal to what the client itself says."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,31 @@ def test_process_that_lives_for_one_call_is_seen(prefix: str, tmp_path: Path, st
     spans = stage.sink.wait_for(len(results), belongs_to(prefix))
     assert [] == differences(results, spans, CLIENT)
     assert len(results) == len({span.resource["process.pid"] for span in spans})
+
+
+def test_process_that_is_over_before_anybody_looks_is_named_by_its_executable(
+    prefix: str, tmp_path: Path, stage: Stage
+) -> None:
+    own_curl = tmp_path / "bin" / "curl-of-another-name"
+    own_curl.parent.mkdir()
+    shutil.copy2(program("curl"), own_curl)
+    server = stage.server("go")
+    agent = stage.agent(OTEL_EBPF_AUTO_TARGET_EXE=own_curl)
+    first = stage.client("curl", server, [make_call(f"{prefix}first", "GET", 200, 1000)], curl=str(own_curl)).send()
+    stage.sink.wait_for(len(first), belongs_to(prefix))  # sockets are seen from the first target on
+
+    os.kill(agent.probe_pid, signal.SIGSTOP)
+    try:
+        results = stage.client("curl", server, all_calls(prefix)[:2], curl=str(own_curl)).send()
+    finally:
+        os.kill(agent.probe_pid, signal.SIGCONT)
+
+    results = [*first, *results]
+    spans = stage.sink.wait_for(len(results), belongs_to(prefix))
+    assert [] == differences(results, spans, CLIENT)
+    assert len(results) == len({span.resource["process.pid"] for span in spans})
+    named = {(span.resource["service.name"], span.resource["process.executable.path"]) for span in spans}
+    assert {("curl-of-another-name", str(own_curl))} == named
 
 
 @pytest.mark.parametrize("behind", ["tcp", "unix"])

@@ -319,6 +319,14 @@ def test_a_program_asked_for_by_its_path_is_watched_from_its_exec_on(proc: FakeP
     assert [] == found.on_event(exec_event(51))
 
 
+def test_a_target_that_is_over_before_it_is_looked_at_is_named_all_the_same(proc: FakeProc) -> None:
+    """The kernel has watched it from its exec on, so there are records of it."""
+    found = discovery(proc, Selection(exe_globs=("*/curl",)))
+
+    assert [Remove(4_000_000), Identity(4_000_000), Gone(4_000_000)] == found.on_event(exec_event(4_000_000, 1))
+    assert {} == services(found)
+
+
 def test_a_leader_that_runs_another_program_renews_its_identity(proc: FakeProc) -> None:
     nginx(proc, workers=0)
     found = discovery(proc)

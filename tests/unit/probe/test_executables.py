@@ -19,8 +19,15 @@ def test_a_name_is_looked_for_in_the_usual_folders():
     assert {os.stat("/bin/sh").st_ino} == inodes("*/sh") == inodes("sh")
 
 
+def test_a_file_has_the_path_that_its_processes_are_said_to_run(tmp_path: Path):
+    (tmp_path / "python3.99").touch()
+    (tmp_path / "python3").symlink_to("python3.99")
+
+    assert [f"{tmp_path}/python3.99"] == list(find_executables([f"{tmp_path}/python*"]).values())
+
+
 def test_what_is_not_there_is_nothing(tmp_path: Path):
-    assert set() == find_executables([f"{tmp_path}/none", "no-such-program-anywhere"])
+    assert {} == find_executables([f"{tmp_path}/none", "no-such-program-anywhere"])
 
 
 def test_a_device_has_the_number_that_the_kernel_uses():

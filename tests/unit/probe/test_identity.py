@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from otel_ebpf.probe.identity import identify
+from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.records.frames import decode_frame, encode_frame
+from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
+from otel_ebpf.telemetry.resource import HostFacts, resource_attributes
 from tests.unit.probe.fake_proc import FakeProc, FakeProcess
 
 
@@ -49,6 +51,19 @@ def test_the_owner_of_a_process_with_other_files_is_a_number(tmp_path: Path) -> 
 
     assert identity is not None
     assert identity.owner == "33"
+
+
+def test_what_has_ended_is_named_by_what_the_kernel_told_of_its_exec() -> None:
+    event = ProcessEvent(ProcessEventKind.EXEC, 50, 0, 0, 1, b"a-name-of-15-by", 7, 8)
+    named = identify_as_told(event, b"/opt/bin/a-name-of-15-bytes-and-more")
+    attributes = resource_attributes(named, HostFacts("host", "", "", ""), "1")
+
+    assert decode_frame(encode_frame(named)) == named
+    assert attributes["process.pid"] == 50
+    assert attributes["process.executable.path"] == "/opt/bin/a-name-of-15-bytes-and-more"
+    assert attributes["service.name"] == "a-name-of-15-bytes-and-more"
+    assert "process.owner" not in attributes
+    assert identify_as_told(event, b"").command == b"a-name-of-15-by"
 
 
 def test_a_number_that_is_given_away_while_it_is_read_names_nobody(tmp_path: Path) -> None:
