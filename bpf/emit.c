@@ -33,7 +33,9 @@ static __always_inline void fill_record(struct record *record, const struct conn
   record->reason = reason;
   record->flags = (connection->flags & CONNECTION_BY_ACCEPT ? FLAG_ROLE_BY_CONNECTION : 0) |
                   (connection->flags & CONNECTION_PEER_SHUTDOWN ? FLAG_PEER_SHUTDOWN : 0) |
-                  (connection->flags & CONNECTION_TLS ? FLAG_TLS : 0) | chunk_flags(connection);
+                  (connection->flags & CONNECTION_TLS ? FLAG_TLS : 0) |
+                  (kind == RECORD_REQUEST && connection->flags & CONNECTION_CALLER_WATCHED ? FLAG_CALLER_WATCHED : 0) |
+                  chunk_flags(connection);
   record->captured_bytes = 0;
   record->pid = connection->pid;
   record->tid = connection->tid;
@@ -57,6 +59,12 @@ static __always_inline void fill_record(struct record *record, const struct conn
   __builtin_memcpy(record->remote_address, connection->remote_address, 16);
   __builtin_memcpy(record->tail, connection->tail, 8);
   record->chunk_payload_bytes = chunk_payload(connection);
+  int is_beginning = kind == RECORD_REQUEST;
+  record->parent_connection = is_beginning ? connection->parent_connection : 0;
+  record->parent_position = is_beginning ? connection->parent_position : 0;
+  record->parent_evidence = is_beginning ? connection->parent_evidence : 0;
+  record->network_namespace = is_beginning ? connection->network_namespace : 0;
+  record->sequence = is_beginning ? connection->sequence : 0;
 }
 
 // A number for a connection whose slot no open one has. One that goes on would write over how this one ends.

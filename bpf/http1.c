@@ -96,7 +96,7 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   int is_in_body = is_in_chunks && (connection->chunk_payload_bytes || connection->chunks_state != CHUNKS_SIZE);
   count_for(service_pid, COUNT_BEGAN);
   connection->flags &= CONNECTION_BY_ACCEPT | CONNECTION_TLS | CONNECTION_TLS_SEEN | CONNECTION_TOLD_EARLY |
-                       (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
+                       CONNECTION_CALLER_WATCHED | (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
   connection->state = STATE_REQUEST;
   connection->position++;
   connection->pid = pid_tid >> 32;
@@ -110,6 +110,9 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->response_captured = 0;
   connection->request_head_last = 0;
   connection->response_head_last = 0;
+  connection->parent_connection = 0;
+  connection->parent_position = 0;
+  connection->parent_evidence = LINK_NONE;
   if (!is_in_chunks) {
     connection->chunks_state = CHUNKS_OFF;
     connection->chunk_payload_bytes = 0;
@@ -127,6 +130,34 @@ static __always_inline void tell_response_end(struct scratch *scratch_area, stru
   if (connection->flags & CONNECTION_UNREPORTED) return;
   fill_record(record, connection, RECORD_END, END_NEXT_RESPONSE, now);
   if (records.ringbuf_output(record, sizeof(*record), BPF_RB_NO_WAKEUP)) count_lost(connection);
+}
+
+// A client has sent this before the server can have read it, so it has been through connect by now.
+static __always_inline int is_caller_watched(u32 first_sequence) {
+  if (!first_sequence || !callers.lookup(&first_sequence)) return 0;
+  callers.delete(&first_sequence);
+  return 1;
+}
+
+// What tells the other end of the connection that this request is the one that it knows.
+static __always_inline void name_other_end(struct connection *connection, const struct call *call, u64 sock) {
+  int is_server = connection->role == ROLE_SERVER;
+  if (connection->family == AF_UNIX) {
+    u64 peer = 0;
+    if (!is_server || !(connection->flags & CONNECTION_BY_ACCEPT)) return;
+    READ_FIELD(peer, sock, struct unix_sock, peer);
+    struct connection *client = connections.lookup(&peer);
+    if (!client || client->role != ROLE_CLIENT || !(client->flags & CONNECTION_BY_ACCEPT)) return;
+    connection->parent_connection = client->id;
+    connection->parent_position = connection->position;
+    connection->parent_evidence = LINK_CONNECTION;
+    connection->flags |= CONNECTION_CALLER_WATCHED;
+    return;
+  }
+  if (is_server && !connection->position && is_caller_watched(connection->sequence))
+    connection->flags |= CONNECTION_CALLER_WATCHED;
+  if (!(connection->flags & CONNECTION_TLS))
+    connection->sequence = next_sequence(sock, !call->is_inbound) - (u32)call->bytes;
 }
 
 static __always_inline void on_request_bytes(struct connection *connection, const struct call *call,
@@ -221,9 +252,9 @@ static __always_inline int send_captured(struct scratch *scratch_area, struct co
                                          u64 captured, u64 moved, u64 left, u8 flags) {
   struct record *record = &scratch_area->record;
   int is_response = kind == RECORD_RESPONSE;
-  if (captured > REQUEST_CAPTURE_BYTES) captured = REQUEST_CAPTURE_BYTES;
   fill_record(record, connection, kind, END_NONE,
               is_response ? connection->response_last_monotonic_ns : connection->request_last_monotonic_ns);
+  AT_MOST(captured, REQUEST_CAPTURE_BYTES);
   record->captured_bytes = captured;
   record->flags |= flags;
   record->total_bytes = moved;
@@ -293,6 +324,17 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   fresh->family = family;
   fresh->flags = flags;
   read_endpoints(sock, fresh);
+  fresh->network_namespace = network_namespace_of(sock);
+  if (flags & CONNECTION_BY_ACCEPT) fresh->sequence = next_sequence(sock, role == ROLE_CLIENT);
+#ifdef BY_KPROBES
+  // As tcp_connect begins: the SYN, which takes a number, is still to come.
+  if (fresh->sequence && role == ROLE_CLIENT) fresh->sequence++;
+#endif
+  if (role == ROLE_CLIENT && fresh->sequence) {
+    u32 first_sequence = fresh->sequence;
+    u8 is_known = 1;
+    callers.update(&first_sequence, &is_known);
+  }
   fresh->descriptor_key = descriptor_key;
   // Also when there is no room: an answer on this connection is then no news of an older request.
   descriptors.update(&descriptor_key, &sock);
@@ -334,6 +376,7 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   }
   if (is_request) on_request_bytes(connection, call, prefix, pid_tid, service_pid, now, report);
   else on_response_bytes(scratch_area, connection, call, prefix, now, report);
+  if (report->kind == RECORD_REQUEST) name_other_end(connection, call, scratch_area->sock);
   int is_for_heads = send_report(scratch_area, connection, call);
   if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
   if (is_for_heads) return GO_ON_WITH_HEADS;

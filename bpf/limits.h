@@ -2,7 +2,7 @@
 #pragma once
 
 #ifndef MAX_CONNECTIONS
-#define MAX_CONNECTIONS 16384  // open connections of all targets; 160 bytes each
+#define MAX_CONNECTIONS 16384  // open connections of all targets; 200 bytes each
 #endif
 #ifndef RING_PAGES
 #define RING_PAGES 2048  // 8 MiB: 0.4 s of 20,000 requests a second with heads of 0.5 KB

@@ -36,6 +36,7 @@ enum connection_flag {
   CONNECTION_TLS_HEADER_READ = 2048, // so far the header of its first record
   CONNECTION_TLS_SEEN = 4096,        // its plain text has been seen
   CONNECTION_TOLD_EARLY = 8192,      // its responses are told before the socket has taken them: see go_tls.c
+  CONNECTION_CALLER_WATCHED = 16384,  // a target has made it
 };
 
 struct connection {
@@ -69,6 +70,12 @@ struct connection {
   u8 tail[8];
   u8 local_address[16];
   u8 remote_address[16];
+  u64 parent_connection;  // of the exchange, as in struct record; set when it begins
+  u32 parent_position;
+  u32 network_namespace;
+  u32 sequence;
+  u8 parent_evidence;
+  u8 padding[3];
 };
 
 // connections: what is known of each open connection of a target.
@@ -77,6 +84,13 @@ struct connection {
 //   removed when TCP says that it is closed; Unix sockets: when a target closes the descriptor
 //   full    the exchange is counted as lost (COUNT_LOST_CONNECTIONS_FULL)
 BPF_TABLE("hash", u64, struct connection, connections, MAX_CONNECTIONS);
+
+// callers: TCP connections that targets have made; servers among the targets ask.
+//   key     TCP's number of the first byte that the client sends
+//   added   by connect
+//   removed when the server that has accepted it reads its first request
+//   full    LRU: a client's record that comes behind its server's answer comes too late
+BPF_TABLE("lru_hash", u32, u8, callers, MAX_CONNECTIONS);
 
 // descriptors: which socket a target's descriptor is, for close(), when the file table no longer tells.
 //   key     pid << 32 | descriptor

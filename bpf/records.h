@@ -35,7 +35,25 @@ enum record_flag {
   FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
   FLAG_CHUNKS_TRAILER = 32,     // a trailer came behind the last chunk, or in the same call a further response
   FLAG_TLS = 64,                // the plain text of a TLS connection
-  FLAG_UNSENT = 128,            // `response_last`: when it was handed over, not when it was sent: see go_tls.c
+  // The last bit says one thing of a request and another one of what comes later.
+  FLAG_CALLER_WATCHED = 128,  // REQUEST to a server: the client is a target, too, and its record will come or has come
+  FLAG_UNSENT = 128,  // else: `response_last` is when it was handed over, not when it was sent: see go_tls.c
+};
+
+// On what the parent of an exchange rests: what ran, by its runtime's own account, when the exchange began. One list
+// for all.
+enum link_evidence {
+  LINK_NONE = 0,
+  LINK_THREAD = 1,  // the one request that its thread was serving
+  LINK_CONTEXT = 2,  // the context that ran in its thread: CPython's own
+  LINK_EXECUTOR = 3,  // a job that was handed to a pool
+  LINK_GREENLET = 4,  // the greenlet that ran in its thread
+  LINK_GOROUTINE = 5,
+  LINK_PROCESS = 6,  // a process or a thread that was started to serve
+  LINK_UPSTREAM = 7,  // nginx's own request
+  LINK_PROMISE = 8,  // Node's asynchronous context
+  LINK_CONNECTION = 9,  // the other end of its connection
+  LINK_HANDLER = 10,  // a context that was made for a connection, on which that request was the newest
 };
 
 struct record {
@@ -44,13 +62,13 @@ struct record {
   u8 role;
   u8 family;  // AF_UNIX 1, AF_INET 2, AF_INET6 10
   u8 reason;  // enum end_reason, END only
-  u8 flags;   // enum record_flag
+  u8 flags;  // enum record_flag
   u16 captured_bytes;
-  u32 pid;          // as the agent's PID namespace numbers it
+  u32 pid;  // as the agent's PID namespace numbers it
   u32 tid;
   u32 service_pid;  // the process that this one was forked from to serve, or itself
-  u32 position;     // of the exchange on its connection, from 0
-  u64 connection;   // unique as long as the agent runs
+  u32 position;  // of the exchange on its connection, from 0
+  u64 connection;  // unique as long as the agent runs
   u64 at_monotonic_ns;
   u64 request_bytes;  // of the exchange so far, this call included
   u64 response_bytes;
@@ -63,6 +81,14 @@ struct record {
   u8 remote_address[16];
   u8 tail[8];  // the last bytes of the response, zero where unread
   u64 chunk_payload_bytes;  // END, with FLAG_CHUNKS_FOLLOWED: of the response's chunks
+  // REQUEST only, else zero. Of a client: the server's exchange under which it began. Of a server on a Unix socket: the
+  // client's connection, if that is watched; its position is then this one's.
+  u64 parent_connection;
+  u32 parent_position;
+  u32 parent_evidence;  // enum link_evidence; LINK_NONE: there is no parent, or none that is known
+  // By these and the addresses the two ends of one connection know each other.
+  u32 network_namespace;  // inode number; 0: not known
+  u32 sequence;  // TCP's number of this request's first byte, of a TLS connection its stream's first; 0: not known
 };
 
 // How far the newest exchange of a connection has come, in memory that user space maps: nothing here can be lost.
@@ -72,7 +98,7 @@ struct progress {
   u64 connection;
   u32 position;
   u8 ended;  // enum end_reason, 0 while open
-  u8 lost;   // 1: records of this exchange did not fit into the ring; the kernel has counted it
+  u8 lost;  // 1: records of this exchange did not fit into the ring; the kernel has counted it
   u8 lost_count;  // of the connection, as in struct record
   u8 flags;  // FLAG_CHUNKS_*
   u64 response_bytes;
@@ -95,8 +121,8 @@ struct process_event {
   u32 kind;
   u32 pid;
   u32 parent_pid;  // FORK: the process that forked
-  u16 port;        // LISTEN: the local port
-  u16 is_target;   // the kernel already watches it (inherited, or its port or executable is selected)
+  u16 port;  // LISTEN: the local port
+  u16 is_target;  // the kernel already watches it (inherited, or its port or executable is selected)
   u8 command[16];
   u64 executable_inode;  // EXEC: of the file that runs now
   u32 executable_device;
@@ -105,7 +131,7 @@ struct process_event {
 
 // Index into `counters`, one array for the host, and into the entries of `ledger`, one for each service.
 enum counter {
-  COUNT_BEGAN = 0,             // exchanges whose first bytes were seen
+  COUNT_BEGAN = 0,  // exchanges whose first bytes were seen
   COUNT_LOST_RING_FULL = 1,  // exchanges: a record did not fit into the ring; `lost` of its connection says the same
   COUNT_LOST_CONNECTIONS_FULL = 2,  // exchanges: the table of connections was full
   COUNT_NOT_HTTP = 3,  // began like a request, answered like something else
@@ -116,7 +142,7 @@ enum counter {
   COUNT_TLS = 8,  // connections that began with a TLS handshake
   COUNT_IO_URING = 9,  // calls of io_uring_enter by targets: what moves through it is not read
   COUNT_OLDER = 10,  // exchanges: an answer was seen whose request had begun before its connection was known
-  COUNT_TLS_SEEN = 11,      // of those: whose plain text was seen
+  COUNT_TLS_SEEN = 11,  // of those: whose plain text was seen
   COUNT_TLS_UNPROVEN = 12,  // calls of TLS functions whose connection could not be proven
   COUNT_CALLS_UNSEEN = 13,  // calls on sockets of which the return was not seen, or that found no room
   COUNTERS = 14,

@@ -4,6 +4,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define IPPROTO_TCP 6
 #define ENETUNREACH_ERROR 101
 #define ETIMEDOUT_ERROR 110
 #define EHOSTUNREACH_ERROR 113
@@ -63,6 +64,29 @@ static __always_inline int is_still_open(u64 sock) {
   READ_FIELD(references, file, struct file, f_count);
   return references > 0;
 #endif
+}
+
+// TCP's number of the next byte that this process will write or read; 0 when it is not known. Both ends of a connection
+// number a byte alike.
+static __always_inline u32 next_sequence(u64 sock, int is_outbound) {
+  u16 protocol = 0;
+  u32 sequence = 0;
+  READ_FIELD(protocol, sock, struct sock, sk_protocol);
+  if (protocol != IPPROTO_TCP) return 0;
+  if (is_outbound) READ_FIELD(sequence, sock, struct tcp_sock, write_seq);
+  else READ_FIELD(sequence, sock, struct tcp_sock, copied_seq);
+  return sequence;
+}
+
+static __always_inline u32 network_namespace_of(u64 sock) {
+  u64 net = 0;
+  u32 number = 0;
+#ifdef HAVE_sock_common_skc_net
+  READ_FIELD(net, sock, struct sock_common, skc_net);
+  bpf_probe_read_kernel(&number, sizeof(number),
+                        (void *)(net + offsetof(struct net, ns) + offsetof(struct ns_common, inum)));
+#endif
+  return number;
 }
 
 static __always_inline void read_endpoints(u64 sock, struct connection *connection) {

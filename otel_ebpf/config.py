@@ -109,6 +109,7 @@ class Settings:
     sanitized_headers: tuple[str, ...]
     secret_query_keys: tuple[str, ...]  # besides those that always are
     shows_evidence: bool  # on spans
+    parents: str  # "strict", "normal" or "off"
     is_disabled: bool  # OTEL_SDK_DISABLED
 
     @classmethod
@@ -409,6 +410,13 @@ SETTINGS = (
         "spans are named by their method)",
     ),
     Setting(
+        "OTEL_EBPF_PARENTS",
+        one_of("normal", "strict", "off"),
+        "normal",
+        "Which spans of this host are linked besides by `traceparent`: `normal`, each with what caused it; `strict`, only while "
+        "nothing of the causing request's response had been sent; `off`, none",
+    ),
+    Setting(
         "OTEL_EBPF_SPAN_EVIDENCE",
         parse_boolean,
         "false",
@@ -532,6 +540,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         sanitized_headers=values["OTEL_EBPF_CAPTURE_SANITIZE_HEADERS"],
         secret_query_keys=values["OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD"],
         shows_evidence=values["OTEL_EBPF_SPAN_EVIDENCE"],
+        parents=values["OTEL_EBPF_PARENTS"],
         is_disabled=values["OTEL_SDK_DISABLED"],
     )
 

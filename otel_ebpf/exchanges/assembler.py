@@ -13,6 +13,7 @@ from collections.abc import Callable
 from otel_ebpf.exchanges.counted_run import CountedRun
 from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
 from otel_ebpf.exchanges.http1 import NotHttpError
+from otel_ebpf.exchanges.kinship import Kinship, Parents
 from otel_ebpf.exchanges.ledger import RING_FULL, Ledger
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.plain_run import Head, PlainRun, read_ahead
@@ -35,11 +36,14 @@ ReadProgress = Callable[[int, int], Progress | None]
 
 
 class Assembler:
-    def __init__(self, max_connections: int = 65536, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, max_connections: int = 65536, ledger: Ledger | None = None, parents: Parents = Parents.NORMAL
+    ) -> None:
         self.ledger = ledger or Ledger()
         self.stray_records = 0  # of exchanges whose beginning is not known
         self._max_connections = max_connections
         self._runs: dict[int, AnyRun] = {}
+        self.kinship = None if parents is Parents.OFF else Kinship(self._runs, parents)
         self._waiting: dict[int, OpenRun] = {}  # a response has begun, and its end is still to come
         self._readings: dict[int, Readings] = {}  # by connection: where the table told more than the ring
         self._all_runs_at_ns = 0
@@ -81,6 +85,8 @@ class Assembler:
 
     def feed_all(self, records: list[Record]) -> list[Exchange]:
         """The exchanges that these end or complete."""
+        if self.kinship is not None:
+            self.kinship.age()
         feed = self.feed
         heads = [read_ahead(record) for record in records]
         return [exchange for record, head in zip(records, heads, strict=True) for exchange in feed(record, head)]
@@ -205,6 +211,8 @@ class Assembler:
                 run = Run(record, extra, is_unpaired=is_unpaired)
                 run.feed(record)
             self._runs[record.connection] = run
+            if self.kinship is not None:
+                self.kinship.begin(run, record)
         except NotHttpError:
             self._lose("not HTTP", record.service_pid)
             self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
@@ -337,6 +345,8 @@ class Assembler:
 
     def _forget(self, run: AnyRun) -> None:
         if self._runs.pop(run.connection, None) is not None:
+            if self.kinship is not None and not isinstance(run, CountedRun):
+                self.kinship.end(run)
             if run.pipelined_count:
                 self.ledger.of(run.service_pid).pipelined += run.pipelined_count
             if run.unseen_count:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
 from typing import NamedTuple
 
+from otel_ebpf.exchanges.kin import Kin, Link
+
 
 class Role(IntEnum):
     """Which side of the exchange the watched process was; the numbers are OpenTelemetry's SpanKind."""
@@ -96,6 +98,17 @@ class Exchange:
     request_headers: bytes = field(default=b"", compare=False, repr=False)
     response_headers: bytes = field(default=b"", compare=False, repr=False)
     scheme: bytes = HTTP  # of the connection: https where TLS was read
+    kin: Kin | None = field(default=None, compare=False, repr=False)  # where it is linked with others
+
+    @property
+    def link(self) -> Link | None:
+        """To the exchange on this host that caused it."""
+        return None if self.kin is None else self.kin.link
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of what its sender chose the length of."""
+        return len(self.target) + len(self.request_headers) + len(self.response_headers)
 
     @property
     def last_ns(self) -> int:

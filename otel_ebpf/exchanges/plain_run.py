@@ -19,6 +19,7 @@ from otel_ebpf.exchanges.http1 import (
     parse_response_head,
     response_framing,
 )
+from otel_ebpf.exchanges.kin import NO_HEADERS, Kin, TraceHeaders
 from otel_ebpf.exchanges.making import open_request
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
@@ -53,6 +54,8 @@ class PlainRun:
     is_unpaired = False
     has_overlapped = False
     owes_answers = False
+    is_single = True
+    is_plain = True
 
     __slots__ = (
         "_body_bytes",
@@ -66,6 +69,7 @@ class PlainRun:
         "connection",
         "extra",
         "is_settled",
+        "kin",
         "lost",
         "position",
     )
@@ -76,6 +80,7 @@ class PlainRun:
         self.lost = first.lost
         self.extra = extra
         self.is_settled = False
+        self.kin: Kin | None = None
         self._first = first
         self._head = head
         self._response: Record | None = None
@@ -97,6 +102,23 @@ class PlainRun:
     def is_settled_before(self, record: Record) -> bool:
         """Is it over, and was nothing lost between it and the request that `record` begins?"""
         return self.is_settled and record.position == self.position + 1 and record.lost == self.lost
+
+    @property
+    def first_record(self) -> Record:
+        return self._first
+
+    @property
+    def is_answered(self) -> bool:
+        return self._response is not None
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes]:
+        return self._head[:2]
+
+    @property
+    def trace_headers(self) -> TraceHeaders:
+        fields = self._head.fields
+        return NO_HEADERS if fields.traceparent is None else TraceHeaders(fields.traceparent, fields.tracestate)
 
     @property
     def kept_bytes(self) -> int:
@@ -166,6 +188,7 @@ class PlainRun:
     def with_readers(self) -> Run:
         """What has been reported already is so for the new one too."""
         run = Run(self._first, self.extra)
+        run.kin = self.kin
         run.feed(self._first)
         if self._response is not None:
             run.feed(self._response)
@@ -197,9 +220,11 @@ class PlainRun:
         if left or self._is_unsent:
             return []
         self.is_settled = True
+        if self.kin is not None:
+            self.kin.end()
         (
             _, _, role, family, _, flags, _, pid, tid, service_pid, position, connection, at_ns, _, _, _, _,
-            request_bytes, local_port, remote_port, local_address, remote_address, _, _, _,
+            request_bytes, local_port, remote_port, local_address, remote_address, _, _, _, _, _, _, _, _,
         ) = self._first  # fmt: skip
         method, target, version, fields, body_bytes, _, headers = self._head
         host, user_agent, forwarded_for, traceparent, tracestate, _, _ = fields
@@ -240,5 +265,6 @@ class PlainRun:
                 headers,
                 response_head.headers,
                 HTTPS if flags & _TLS else HTTP,
+                self.kin,
             )
         ]

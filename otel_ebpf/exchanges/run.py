@@ -11,6 +11,7 @@ begins a position there, and the run goes on with it.
 
 from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome
 from otel_ebpf.exchanges.http1 import RequestHead, ResponseHead
+from otel_ebpf.exchanges.kin import Kin, TraceHeaders
 from otel_ebpf.exchanges.making import exchange_of, open_request, outcome_of, unread_bytes
 from otel_ebpf.exchanges.positions import Positions, Told
 from otel_ebpf.exchanges.reader import MAX_MESSAGES, Reader
@@ -26,6 +27,8 @@ _REQUEST_AWAITED_NS = 500_000_000  # after a response that came before the reque
 class Run:
     """Raises NotHttpError from `feed` when the bytes are not HTTP/1."""
 
+    is_plain = False
+
     __slots__ = (
         "_flags",
         "_is_ended",
@@ -36,6 +39,7 @@ class Run:
         "_responses",
         "extra",
         "is_unpaired",
+        "kin",
         "lost",
     )
 
@@ -43,6 +47,7 @@ class Run:
         self.extra = extra  # exchanges on this connection that the kernel did not count, being pipelined
         self.lost = first.lost  # exchanges of the connection that the kernel has counted as lost, modulo 256
         self.is_unpaired = is_unpaired  # answers to other requests may come: which is to which is not known
+        self.kin: Kin | None = None  # of the run's first request
         self._positions = Positions(first)
         self._flags = first.flags
         self._reported = 0
@@ -50,6 +55,39 @@ class Run:
         self._paired_count = MAX_MESSAGES  # so many requests have their answers at the same place
         self._requests = Requests()
         self._responses = Responses(self._requests.reader)
+
+    @property
+    def first_record(self) -> Record:
+        """Of the newest position, without its bytes."""
+        return self._positions.newest
+
+    @property
+    def is_single(self) -> bool:
+        """One request so far, and it is known which response is its own."""
+        positions = self._positions
+        return (
+            positions.count == 1 and len(self._requests.messages) <= 1 and not (positions.dropped or self.is_unpaired)
+        )
+
+    @property
+    def is_answered(self) -> bool:
+        return bool(self._responses.finals)
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes] | None:
+        """Of the first request; None while its head is not whole."""
+        head = self._first_head
+        return None if head is None else head[:2]
+
+    @property
+    def trace_headers(self) -> TraceHeaders | None:
+        head = self._first_head
+        return None if head is None else TraceHeaders(head.fields.traceparent, head.fields.tracestate)
+
+    @property
+    def _first_head(self) -> RequestHead | None:
+        messages = self._requests.messages
+        return messages[0].head if messages and not self._positions.dropped else None
 
     @property
     def readers(self) -> tuple[Reader[RequestHead], Reader[ResponseHead]]:
@@ -255,6 +293,10 @@ class Run:
         first, is_first = self._positions.origin(index)
         if not is_first:
             self.extra += 1
-        return exchange_of(
+        exchange = exchange_of(
             first, first.position + self.extra, self._requests.messages[index], response, outcome, end_ns
         )
+        if self.kin is not None and index + self._positions.dropped == 0:
+            self.kin.end(TraceHeaders(exchange.traceparent, exchange.tracestate))
+            exchange.kin = self.kin
+        return exchange

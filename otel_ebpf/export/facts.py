@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from otel_ebpf.exchanges.kinship import Parents
 from otel_ebpf.export.services import Ended, Services
 from otel_ebpf.records.decode import DecodeError
 from otel_ebpf.telemetry.attributes import with_secret_keys
@@ -37,6 +38,7 @@ class Facts:
     shows_evidence: bool = False
     headers: HeaderRules = field(default_factory=HeaderRules)
     more_secret_keys: tuple[str, ...] = ()  # of queries
+    parents: str = Parents.NORMAL.value
 
     def builder(self) -> SpanBuilder:
         methods = frozenset(method.encode() for method in self.known_methods)
@@ -80,6 +82,7 @@ def decode_facts(payload: bytes) -> Facts:
         if "headers" in found:
             found["headers"] = _decode_headers(found["headers"])
         facts = Facts(**found)
+        Parents(facts.parents)
         facts.sample(), facts.outcomes(), facts.builder()  # which raise for values that cannot be
         texts = (facts.version, *asdict(facts.host).values(), *facts.known_methods)
         are_texts = bool("".join(texts).encode("utf-8"))

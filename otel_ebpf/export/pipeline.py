@@ -11,7 +11,9 @@ from typing import Protocol
 
 from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Role
+from otel_ebpf.exchanges.kinship import Parents
 from otel_ebpf.exchanges.ledger import NOT_SAMPLED, UNKNOWN_SERVICE, Ledger
+from otel_ebpf.export.awaiting import Awaiting
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.inputs import Inputs
 from otel_ebpf.export.ledger_readings import LedgerReadings
@@ -51,14 +53,15 @@ class Pipeline:
         inputs: Inputs,
         services: Services,
         builder: SpanBuilder,
-        sample: Sampler,
+        sampler: Sampler,
         printer: Console | None,
         sink: SpanSink | None,
         measuring: Measuring | None = None,
         outcomes: OutcomeSampler[Ended] | None = None,
+        parents: Parents = Parents.NORMAL,
     ) -> None:
         self.ledger = Ledger()
-        self.assembler = Assembler(ledger=self.ledger)
+        self.assembler = Assembler(ledger=self.ledger, parents=parents)
         self.counters = CounterReading((0,) * len(Counter))
         self.hooks = Hooks("")
         self.records_by_kind = [0] * (1 + max(Kind))
@@ -66,7 +69,7 @@ class Pipeline:
         self.inputs = inputs
         self.services = services
         self._builder = builder
-        self._sample = sample
+        self.sampler = sampler
         self._encoder = SpanEncoder()
         self._printer = printer
         self._sink = sink
@@ -79,8 +82,9 @@ class Pipeline:
         self._records: list[Record] = []
         self._now_ns = 0  # of this pass, and the agent's own ends of connections
         self._own: frozenset[Endpoint] = frozenset()
-        self._held: list[tuple[int, Exchange]] = []
+        self._held: list[tuple[int, Exchange]] = []  # for the name of its service
         self._held_bytes = 0
+        self._awaiting = Awaiting()
         self._encoded: dict[bytes, list[bytes]] = {}  # of this tick, by resource
         self._offset_ns = 0
         self._clock_at_ns = -_CLOCK_EVERY_NS
@@ -110,7 +114,8 @@ class Pipeline:
         """Requests without a span yet, and those pipelined so far; see Assembler.open_by_service."""
         found = self.assembler.open_by_service()
         waiting = self.outcomes.waiting if self.outcomes is not None else []
-        for exchange in [exchange for _, exchange in self._held] + [ended.exchange for ended in waiting]:
+        held = [exchange for _, exchange in self._held]
+        for exchange in held + self._awaiting.exchanges + [ended.exchange for ended in waiting]:
             unreported, pipelined = found.get(exchange.service_pid, (0, 0))
             found[exchange.service_pid] = (unreported + 1, pipelined)
         return found
@@ -139,6 +144,7 @@ class Pipeline:
             self._send(held)
         record_count = self.inputs.drain(self._take_record, until)
         self._work_off()
+        self._send([(now_ns, exchange) for exchange in self._awaiting.release(now_ns)])
         self._take_exchanges(self.assembler.watch(self.inputs.read_progress, now_ns))
         if self.outcomes is not None:
             self._emit(self._settled(self.outcomes.expire(now_ns)))
@@ -165,10 +171,9 @@ class Pipeline:
     def finish(self) -> None:
         """After the last pass: nothing is held back any more, what is still open is counted."""
         now_ns = self.inputs.finish()
-        held, self._held = self._held, []
+        held, self._held = [exchange for _, exchange in self._held] + self._awaiting.end(), []
         self._now_ns = now_ns
-        unknown = self.services.unknown()
-        self._send_as([(unknown, exchange) for _, exchange in held])
+        self._send_as([(self._service_of(exchange.service_pid), exchange) for exchange in held])
         if self.outcomes is not None:
             self._emit(self._settled(self.outcomes.end()))
         self._put_encoded()
@@ -205,7 +210,7 @@ class Pipeline:
         for exchange in done:
             if own and exchange.method == b"POST" and _is_own_export(exchange, own):
                 self.ledger.of(exchange.service_pid).tally["the agent's own"] += 1
-            else:
+            elif exchange.kin is None or not self._awaiting.takes(exchange, now_ns):
                 found.append((now_ns, exchange))
         self._send(found)
 
@@ -229,7 +234,7 @@ class Pipeline:
         if self._now_ns - since_ns >= _HOLD_NS or len(self._held) >= _MAX_HELD or self._held_bytes >= _MAX_HELD_BYTES:
             return False
         self._held.append(held)
-        self._held_bytes += len(exchange.target) + len(exchange.request_headers) + len(exchange.response_headers)
+        self._held_bytes += exchange.kept_bytes
         return True
 
     def _service_of(self, service_pid: int) -> Service:
@@ -237,7 +242,7 @@ class Pipeline:
 
     def _send_as(self, ready: list[tuple[Service, Exchange]]) -> None:
         """Measures all, and makes spans of what is kept."""
-        sample = self._sample
+        sample = self.sampler.sample
         routes = [service.routes.route_of(exchange) for service, exchange in ready]
         places = [sample(exchange) for _, exchange in ready]
         kept: list[Ended] = []

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from otel_ebpf import __version__
 from otel_ebpf.config import Settings
 from otel_ebpf.errors import AgentError, PeerLostError
+from otel_ebpf.exchanges.kinship import Parents
 from otel_ebpf.export.accounts import host_line, service_lines, status_document
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.facts import Facts
@@ -90,6 +91,7 @@ class Exporter:
             sampler=SamplerRules(settings.sampler, settings.sampler_rate, settings.sampler_slowest),
             shows_evidence=settings.shows_evidence,
             more_secret_keys=settings.secret_query_keys,
+            parents=settings.parents,
             headers=HeaderRules(settings.request_headers, settings.response_headers, settings.sanitized_headers),
         )
         if self._printer is not None:
@@ -110,7 +112,9 @@ class Exporter:
         sink = self._sender.queue if self._sender else None
         facts, measuring = self._facts, self._metrics.measuring if self._metrics else None
         services, builder, outcomes = facts.services(), facts.builder(), facts.outcomes()
-        pipeline = Pipeline(inputs, services, builder, facts.sample(), self._printer, sink, measuring, outcomes)
+        pipeline = Pipeline(
+            inputs, services, builder, facts.sample(), self._printer, sink, measuring, outcomes, Parents(facts.parents)
+        )
         if self._sender is not None:
             self._sender.start()
         if self._metrics is not None:

@@ -9,6 +9,7 @@ A newer pipeline may ask for a slot that was not recorded in that pass; it finds
 
 from typing import BinaryIO
 
+from otel_ebpf.exchanges.kinship import Parents
 from otel_ebpf.export.accounts import host_line, service_lines
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.facts import decode_facts
@@ -67,7 +68,9 @@ class Replay:
         if printer is not None:
             printer.secret_keys = facts.secret_keys
         services, builder, outcomes = facts.services(), facts.builder(), facts.outcomes()
-        self.pipeline = Pipeline(self.inputs, services, builder, facts.sample(), printer, sink, outcomes=outcomes)
+        self.pipeline = Pipeline(
+            self.inputs, services, builder, facts.sample(), printer, sink, None, outcomes, Parents(facts.parents)
+        )
 
     @property
     def is_cut(self) -> bool:

@@ -134,6 +134,7 @@ class SelfMetrics:
             "otel_ebpf.ring.usage", "By", "What waits between kernel and exporter.", [({}, ring.used_bytes)], period
         )
         yield gauge("otel_ebpf.ring.limit", "By", "OTEL_EBPF_RING_BYTES.", [({}, ring.size_bytes)], period)
+        yield from _of_links(pipeline, period)
         hooks = pipeline.hooks
         attached: list[Labelled] = [({"otel_ebpf.hooks": hooks.backend or "none"}, 1 if hooks.backend else 0)]
         if hooks.tls_files:
@@ -165,6 +166,22 @@ class SelfMetrics:
         yield up_down_counter(
             "otel_ebpf.process.memory.usage", "By", "Resident memory of the agent's processes.", memory, period
         )
+
+
+def _of_links(pipeline: Pipeline, period: Period) -> Iterator[Metric]:
+    places, kinship = pipeline.sampler.places, pipeline.assembler.kinship
+    found: list[Labelled] = [({"otel_ebpf.evidence.parent": name}, count) for name, count in dict(places.links).items()]
+    yield counter(
+        "otel_ebpf.links",
+        "{link}",
+        "Exchanges by what their parents rest on; unknown: calls of services that also serve, without one.",
+        found,
+        period,
+    )
+    refused = {} if kinship is None else dict(kinship.refused)
+    refused["contradicted by traceparent"] = places.contradictions
+    by_reason: list[Labelled] = [({"otel_ebpf.reason": reason}, count) for reason, count in refused.items()]
+    yield counter("otel_ebpf.links.refused", "{link}", "Links that were not certain.", by_reason, period)
 
 
 def _exporter(settings: OtlpSettings, item: str) -> dict[str, str | int]:

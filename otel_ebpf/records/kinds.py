@@ -37,6 +37,23 @@ class RecordFlag(IntFlag):
     CHUNKS_TRAILER = 32
     TLS = 64
     UNSENT = 128
+    CALLER_WATCHED = 128  # REQUEST
+
+
+class LinkEvidence(IntEnum):
+    """On what the parent of an exchange rests."""
+
+    NONE = 0
+    THREAD = 1
+    CONTEXT = 2
+    EXECUTOR = 3
+    GREENLET = 4
+    GOROUTINE = 5
+    PROCESS = 6
+    UPSTREAM = 7
+    PROMISE = 8
+    CONNECTION = 9
+    HANDLER = 10
 
 
 class Record(NamedTuple):
@@ -66,6 +83,11 @@ class Record(NamedTuple):
     remote_address: bytes
     tail: bytes
     chunk_payload_bytes: int
+    parent_connection: int
+    parent_position: int
+    parent_evidence: int
+    network_namespace: int
+    sequence: int
     payload: bytes
 
 

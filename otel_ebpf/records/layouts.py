@@ -3,8 +3,9 @@
 import struct
 
 # kind lost role family reason flags captured | pid tid service_pid position | connection at request_bytes
-# response_bytes request_last response_last | total local_port remote_port | addresses tail chunk_payload
-RECORD = struct.Struct("<6BH4I6QI2H16s16s8sQ")
+# response_bytes request_last response_last | total local_port remote_port | addresses tail chunk_payload |
+# parent_connection parent_position parent_evidence network_namespace sequence
+RECORD = struct.Struct("<6BH4I6QI2H16s16s8sQQ4I")
 
 # connection | position ended lost lost_count flags | response_bytes response_last request_bytes request_last | tail chunk_payload
 PROGRESS = struct.Struct("<QIBBBBQQQQ8sQ")

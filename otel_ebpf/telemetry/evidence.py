@@ -4,10 +4,13 @@ In:   Exchange; its route, with the table that gave it
 Out:  attributes, one for each inference
 Owns: nothing
 
-A field without such an attribute was read from the wire, from the socket or from the settings.
+A field without such an attribute was read from the wire, from the socket or from the settings. Of a parent it is always
+told what it rests on.
 """
 
 from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome
+from otel_ebpf.exchanges.kin import ParentState
+from otel_ebpf.telemetry.places import BY_TRACEPARENT, parent_evidence
 from otel_ebpf.telemetry.routes import RouteTable
 from otel_ebpf.telemetry.spans import Attributes
 
@@ -26,7 +29,11 @@ BY_INFERENCE = (
 )
 END_NOT_SEEN = (f"{PREFIX}response_end", b"not_seen")
 ROUTE_BY_HEURISTIC = (f"{PREFIX}route", b"heuristic")
-MOST_EVIDENCE = 6  # attributes of one exchange: each name once
+PARENT, PARENT_STATE = f"{PREFIX}parent", f"{PREFIX}parent_state"
+# What the kernel side gives, and what is found here.
+PARENTS = tuple((PARENT, name) for name in (b"traceparent", b"connection"))
+PARENT_STATES = tuple((PARENT_STATE, state.name.lower().encode()) for state in ParentState if state)
+MOST_EVIDENCE = 8  # attributes of one exchange: each name once
 
 
 def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> Attributes:
@@ -35,4 +42,9 @@ def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> 
         found.append(END_NOT_SEEN)
     if route is not None and routes.has_guessed(route):
         found.append(ROUTE_BY_HEURISTIC)
+    parent, link = parent_evidence(exchange), exchange.link
+    if parent is not None:
+        found.append((PARENT, parent.encode()))
+    if link is not None and parent != BY_TRACEPARENT and link.state is not ParentState.OPEN:
+        found.append((PARENT_STATE, link.state.name.lower().encode()))
     return tuple(dict(found).items())  # each name once

@@ -5,7 +5,8 @@ Out:  each of them once, with the threshold by which it is kept, or None where i
 Owns: the traces that were found interesting; what waits to hear of its trace; both bounded
 
 - An error (`error.type`) and one of the slowest of its route are kept, with all that share their trace and end later, or
-  have ended less than WAIT_NS before. For that, what belongs to a trace that began elsewhere waits so long.
+  have ended less than WAIT_NS before. For that, what belongs to a trace that began elsewhere waits so long. What descends
+  from an exchange on this host waits for the end of that one.
 - The rest is kept when its trace's randomness reaches the threshold of the rate. All who decide so agree on a trace.
 - The sampled flag of the caller is not looked at: what is kept of a service is for the service's own sake.
 
@@ -20,6 +21,7 @@ from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role
+from otel_ebpf.exchanges.kin import Kin
 from otel_ebpf.telemetry.attributes import error_type
 from otel_ebpf.telemetry.places import SpanPlace
 from otel_ebpf.telemetry.slowest import Slowest
@@ -29,6 +31,7 @@ from otel_ebpf.telemetry.trace_state import randomness_of, threshold_of, with_th
 T = TypeVar("T")
 
 WAIT_NS = 5_000_000_000
+MAX_WAIT_NS = 60_000_000_000  # of what descends from an exchange that is still open
 MAX_WAITING = 10_000  # exchanges; those that leave early are decided by the rate
 MAX_WAITING_BYTES = 16 << 20  # of what their senders chose the length of
 MAX_TRACES = 20_000  # interesting ones
@@ -53,6 +56,8 @@ class _Waiting(Generic[T]):
     since_ns: int
     size_bytes: int
     threshold: int | None  # when nothing interesting comes
+    first: Kin | None  # the exchange on this host that it descends from
+    until_ns: int
 
 
 class OutcomeSampler(Generic[T]):
@@ -88,9 +93,12 @@ class OutcomeSampler(Generic[T]):
         threshold = self._threshold if is_kept else None
         if not place.parent_span_id:  # the trace began here, and this is its last
             return [*self._release(trace_id, is_interesting=False), Decided(item, threshold)]
-        size_bytes = len(exchange.target) + len(exchange.request_headers) + len(exchange.response_headers)
+        size_bytes = exchange.kept_bytes
         self._numbers.setdefault(trace_id, []).append(self._next_number)
-        self._waiting[self._next_number] = _Waiting(item, trace_id, now_ns, size_bytes, threshold)
+        first = None if exchange.kin is None else exchange.kin.first
+        self._waiting[self._next_number] = _Waiting(
+            item, trace_id, now_ns, size_bytes, threshold, first, now_ns + MAX_WAIT_NS
+        )
         self._waiting_bytes += size_bytes
         self._next_number += 1
         decided = []
@@ -102,8 +110,16 @@ class OutcomeSampler(Generic[T]):
     def expire(self, now_ns: int) -> list[Decided[T]]:
         """Those that have waited long enough."""
         decided = []
-        while self._waiting and now_ns - next(iter(self._waiting.values())).since_ns >= WAIT_NS:
-            decided.append(self._leave_oldest())
+        while self._waiting:
+            number, waiting = next(iter(self._waiting.items()))
+            if now_ns - waiting.since_ns < WAIT_NS:
+                break
+            if waiting.first is None or waiting.first.is_over or now_ns >= waiting.until_ns:
+                decided.append(self._leave_oldest())
+            else:
+                # What it descends from may still turn out to be slow, or to fail.
+                waiting.since_ns = now_ns
+                self._waiting.move_to_end(number)
         return decided
 
     def end(self) -> list[Decided[T]]:
@@ -138,7 +154,7 @@ class OutcomeSampler(Generic[T]):
         number, waiting = self._waiting.popitem(last=False)
         self._waiting_bytes -= waiting.size_bytes
         numbers = self._numbers[waiting.trace_id]
-        numbers.remove(number)  # the first of them
+        numbers.remove(number)
         if not numbers:
             del self._numbers[waiting.trace_id]
         return Decided(waiting.item, waiting.threshold)

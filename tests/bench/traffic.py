@@ -172,10 +172,12 @@ def _sample(
     counted_bytes: tuple[int, int],
     last_ns: tuple[int, int],
 ) -> bytes:
+    # Whoever made the request might be watched on this host, so it is looked for.
+    sequence = client.number * 1_000_003 + client.sent * 500 + 1 if kind == Kind.REQUEST else 0
     *fields, _ = Record(
         kind, 0, Role.SERVER, 2, 0, RecordFlag.ROLE_BY_CONNECTION, len(payload),
         client.service_pid, client.service_pid, client.service_pid, client.sent, 1000 + client.number,
         at_ns, *counted_bytes, *last_ns, total_bytes, LISTENING_PORT, client.port,
-        _SERVER, client.address, payload[-8:], 0, payload,
+        _SERVER, client.address, payload[-8:], 0, 0, 0, 0, 4026531840, sequence, payload,
     )  # fmt: skip
     return RECORD.pack(*fields) + payload

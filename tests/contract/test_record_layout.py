@@ -15,6 +15,7 @@ from otel_ebpf.records.kinds import (
     Counter,
     EndReason,
     Kind,
+    LinkEvidence,
     ProcessEvent,
     ProcessEventKind,
     Record,
@@ -95,6 +96,7 @@ def test_the_progress_of_python_has_every_field_of_c_but_its_key():
     ("enum", "prefix"),
     [
         (Kind, "RECORD_"),
+        (LinkEvidence, "LINK_"),
         (EndReason, "END_"),
         (RecordFlag, "FLAG_"),
         (ProcessEventKind, "PROCESS_"),
@@ -106,7 +108,7 @@ def test_constants_have_the_same_numbers(enum: type, prefix: str, tmp_path: Path
 
     printed = run_c(tmp_path, f'{TYPES}#include "records.h"\nint main(void) {{ {prints} }}')
 
-    assert [int(member) for member in enum] == [int(line) for line in printed.split()]  # type: ignore[attr-defined]
+    assert [int(member) for member in enum.__members__.values()] == [int(line) for line in printed.split()]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

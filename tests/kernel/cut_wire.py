@@ -60,7 +60,8 @@ class CutWire(Wire):
     """TCP gives up after USER_TIMEOUT_MS without an acknowledgement, on both sides."""
 
     def __init__(self) -> None:
-        ours, theirs = self.namespaces = (Namespace("10.9.0.1"), Namespace("10.9.0.2"))
+        ours, theirs = Namespace("10.9.0.1"), Namespace("10.9.0.2")
+        self.namespaces: tuple[Namespace, ...] = (ours, theirs)
         ours.ip("link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", theirs.path)
         for namespace in self.namespaces:
             namespace.ip("address", "add", f"{namespace.address}/24", "dev", "cable")
@@ -103,7 +104,8 @@ class CutWire(Wire):
 
     def close(self) -> None:
         super().close()
-        for namespace in self.namespaces:
+        namespaces, self.namespaces = self.namespaces, ()
+        for namespace in namespaces:
             os.close(namespace.descriptor)
 
 

@@ -48,6 +48,11 @@ class Running:
         return self.process.pid
 
     @property
+    def bracketed_host(self) -> str:
+        """As it stands in a URL."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def scheme(self) -> str:
         return "https" if self.authority else "http"
 
@@ -278,7 +283,7 @@ def serving_elsewhere(
 @contextmanager
 def proxying(folder: Path, behind: Running, *, keep_alive: bool, workers: int = 1) -> Iterator[Running]:
     """nginx in front of another server, over TCP or over that server's Unix socket."""
-    address = f"unix:{behind.unix_socket}" if behind.unix_socket else f"{behind.host}:{behind.port}"
+    address = f"unix:{behind.unix_socket}" if behind.unix_socket else f"{behind.bracketed_host}:{behind.port}"
     upstream, locations = nginx.proxy(address, keep_alive=keep_alive)
     port = free_port()
     with public_folder() as public:

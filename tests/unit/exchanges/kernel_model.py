@@ -22,6 +22,7 @@ OF_REQUEST, OF_RESPONSE = 0, 1  # index of what is counted by direction
 
 
 END_OF_HEAD = b"\r\n\r\n"
+NO_PARENT = (0, 0, 0, 0, 0)  # what a record says of the exchange's parent and of the other end
 
 
 def begins_like_request(data: bytes) -> bool:
@@ -351,6 +352,7 @@ class Connection:
             bytes([127, 0, 0, 1]) + bytes(12),
             self._tail,
             self._chunk_payload_bytes,
+            *NO_PARENT,
             payload,
         )
         self.records.append(record)

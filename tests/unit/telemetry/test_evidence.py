@@ -9,6 +9,8 @@ from otel_ebpf.telemetry.evidence import (
     BY_INFERENCE,
     END_NOT_SEEN,
     MOST_EVIDENCE,
+    PARENT_STATES,
+    PARENTS,
     PREFIX,
     ROUTE_BY_HEURISTIC,
     evidence_of,
@@ -24,7 +26,7 @@ from otel_ebpf.telemetry.spans import (
 from tests.unit.telemetry.examples import PLACES, attributes_of, client_exchange, exchange
 
 README = Path(__file__).parents[3] / "README.md"
-ALL = [attribute for _, attribute in BY_INFERENCE] + [END_NOT_SEEN, ROUTE_BY_HEURISTIC]
+ALL = [attribute for _, attribute in BY_INFERENCE] + [END_NOT_SEEN, ROUTE_BY_HEURISTIC, *PARENTS, *PARENT_STATES]
 
 
 def table(unmatched: str = "heuristic", *patterns: str) -> RouteTable:

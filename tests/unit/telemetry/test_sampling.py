@@ -1,6 +1,6 @@
 """The standard samplers decide as the SDK's do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import sampling as sdk
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from otel_ebpf.telemetry.places import Places
-from otel_ebpf.telemetry.sampling import Sampler, SamplerRules, make_sampler
+from otel_ebpf.exchanges.exchange import Exchange
+from otel_ebpf.telemetry.places import Places, SpanPlace
+from otel_ebpf.telemetry.sampling import SamplerRules, make_sampler
 from otel_ebpf.telemetry.spans import SpanBuilder
 from otel_ebpf.telemetry.trace_context import IdSource
 from tests.unit.telemetry.examples import PLACES, build, client_exchange, exchange
@@ -22,8 +23,8 @@ ROOTS = {
 NAMES = [prefix + name for prefix in ("", "parentbased_") for name in ROOTS]
 
 
-def sampler(name: str, rate: float | None = None) -> Sampler:
-    return make_sampler(SamplerRules(name, rate), PLACES)
+def sampler(name: str, rate: float | None = None) -> Callable[[Exchange], SpanPlace | None]:
+    return make_sampler(SamplerRules(name, rate), PLACES).sample
 
 
 def traceparent(trace_id: bytes, flags: int) -> bytes:
@@ -97,7 +98,7 @@ def test_what_is_kept_belongs_where_it_did() -> None:
 
 def test_a_share_of_new_traces_is_kept() -> None:
     """Ids are a keyed hash: their ends are even. Five standard deviations of a binomial distribution."""
-    sample = make_sampler(SamplerRules("parentbased_traceidratio", 0.25), Places(IdSource(b"another")))
+    sample = make_sampler(SamplerRules("parentbased_traceidratio", 0.25), Places(IdSource(b"another"))).sample
     kept = sum(sample(exchange(position=number)) is not None for number in range(10_000))
 
     assert abs(kept - 2500) < 5 * (10_000 * 0.25 * 0.75) ** 0.5
