@@ -1,8 +1,5 @@
 """Both ends of a connection on one host: the server's span is the child of the client's, without any header."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from tests.end_to_end.sink import CLIENT, SERVER, Span
@@ -10,7 +7,7 @@ from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to, target_of
 from tests.services.plan import Call, make_call
 from tests.services.processes import free_port
-from tests.services.servers import SERVERS, nginx_of_many_addresses, program
+from tests.services.servers import SERVERS, nginx_of_many_addresses
 
 CALLS = 120
 HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200
@@ -26,12 +23,6 @@ def calls_of(prefix: str, *, with_bodies: bool = True, count: int = CALLS) -> li
         method, received, sent = shapes[number % len(shapes)]
         made.append(make_call(f"{prefix}{number:03}", method, 200, received, sent=sent))
     return made
-
-
-def copied(file: str, folder: Path) -> str:
-    """A program of this test's own: nobody else's on this machine is watched."""
-    folder.mkdir(exist_ok=True)
-    return str(shutil.copy2(file, folder))
 
 
 def unlinked(spans: list[Span]) -> list[str]:
@@ -54,7 +45,7 @@ PAIRS = [
     ("node", "aiohttp"),
     ("gunicorn-sync", "requests"),
     ("uvicorn-uvloop-httptools", "httpx"),
-    ("nginx-tls", "curl"),
+    ("nginx-tls", "http.client"),
     ("uvicorn-asyncio-tls", "httpx"),
     ("gunicorn-gthread-tls", "aiohttp"),
     ("node-tls", "node"),
@@ -69,11 +60,8 @@ def test_every_servers_span_is_the_child_of_its_clients(
     """Plain text and TLS, one connection or one for each request."""
     server = stage.server(server_name)
     calls = calls_of(prefix, with_bodies=not SERVERS[server_name].wants_bodies_first)
-    own_curl = copied(program("curl"), stage.folder) if client_name == "curl" else ""
-    client = stage.client(client_name, server, calls, keep_alive=keep_alive, curl=own_curl)
-    stage.agent(
-        OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_TARGET_PID=client.pid, OTEL_EBPF_AUTO_TARGET_EXE=own_curl or "/none"
-    )
+    client = stage.client(client_name, server, calls, keep_alive=keep_alive)
+    stage.agent(OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_TARGET_PID=client.pid)
 
     client.send()
 
