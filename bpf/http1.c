@@ -95,8 +95,11 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   int is_in_chunks = connection->chunks_state >= CHUNKS_SIZE && connection->chunks_state < CHUNKS_ENDED;
   int is_in_body = is_in_chunks && (connection->chunk_payload_bytes || connection->chunks_state != CHUNKS_SIZE);
   count_for(service_pid, COUNT_BEGAN);
+  u16 pipelined = connection->flags & CONNECTION_PIPELINED ? CONNECTION_HAS_PIPELINED : 0;
   connection->flags &= CONNECTION_BY_ACCEPT | CONNECTION_TLS | CONNECTION_TLS_SEEN | CONNECTION_TOLD_EARLY |
-                       CONNECTION_CALLER_WATCHED | (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
+                       CONNECTION_CALLER_WATCHED | CONNECTION_HAS_PIPELINED |
+                       (is_in_body ? CONNECTION_RESPONSE_HEAD_DONE : 0);
+  connection->flags |= pipelined;
   connection->state = STATE_REQUEST;
   connection->position++;
   connection->pid = pid_tid >> 32;
@@ -376,7 +379,10 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   }
   if (is_request) on_request_bytes(connection, call, prefix, pid_tid, service_pid, now, report);
   else on_response_bytes(scratch_area, connection, call, prefix, now, report);
-  if (report->kind == RECORD_REQUEST) name_other_end(connection, call, scratch_area->sock);
+  if (report->kind == RECORD_REQUEST) {
+    name_other_end(connection, call, scratch_area->sock);
+    on_request_head(connection, scratch_area->sock, pid_tid);
+  }
   int is_for_heads = send_report(scratch_area, connection, call);
   if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
   if (is_for_heads) return GO_ON_WITH_HEADS;

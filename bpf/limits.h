@@ -16,6 +16,9 @@
 #define MAX_TLS_LAYOUTS 256
 #define MAX_TLS_CALLS 16384
 #define MAX_TLS_CIPHERTEXTS 4096  // of connections older than the agent, until each is proven
+#define MAX_INTERPRETERS 4096    // processes that run CPython; 56 bytes each
+#define MAX_OWNERS 16384         // contexts, greenlets and jobs that belong to requests; 40 bytes each
+#define MAX_THREADS 16384        // that serve requests, or were started by one; 48 bytes each
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
 #define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes

@@ -37,6 +37,7 @@ enum connection_flag {
   CONNECTION_TLS_SEEN = 4096,        // its plain text has been seen
   CONNECTION_TOLD_EARLY = 8192,      // its responses are told before the socket has taken them: see go_tls.c
   CONNECTION_CALLER_WATCHED = 16384,  // a target has made it
+  CONNECTION_HAS_PIPELINED = 32768,  // in an exchange before: which of two requests is worked on, nothing tells
 };
 
 struct connection {
@@ -102,6 +103,8 @@ BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
 enum target_flag {
   TARGET_EXCLUDED = 1,               // the agent's own processes: never watched, whatever they do
   TARGET_WITHOUT_RETURN_PROBES = 2,  // it switches stacks (greenlet): a return probe would end it
+  TARGET_IS_PYTHON = 4,              // see `interpreters`
+  TARGET_READS_OUTSIDE = 8,          // its event loop reads outside of any context (uvloop)
 };
 
 struct target {
@@ -193,6 +196,79 @@ struct prefix {
   u32 length;
   u32 padding;
 };
+
+// Whose work it is: see owners.c.
+enum owner_kind {
+  OWNER_NOBODY = 0,
+  OWNER_EXCHANGE = 1,
+  OWNER_CONNECTION = 2,  // the exchange that the connection has at that time
+};
+
+struct owner {
+  u64 sock;
+  u64 connection;
+  u32 position;
+  u16 kind;  // enum owner_kind
+  u16 evidence;  // enum link_evidence, of a link by it
+};
+
+// What runs, in a process of a runtime that says so: for CPython a context.
+struct identity {
+  u64 process;  // struct interpreter's
+  u64 address;
+};
+
+// owners: whose work is done in a context.
+//   added   when a request is read in it; when it is made by what has an owner
+//   removed when it is freed; when it is made by what has none
+//   full    LRU: what it calls has no parent
+BPF_TABLE("lru_hash", struct identity, struct owner, owners, MAX_OWNERS);
+
+enum thread_flag {
+  THREAD_IS_AMBIGUOUS = 1,  // it had two requests in hand at once
+  THREAD_IS_BEFORE_EXEC = 2,  // the first one of a process that runs its parent's program still
+  THREAD_HAS_READ = 4,  // the next context that it enters is given what it has read
+};
+
+struct thread {
+  struct owner owner;
+  u64 marked;  // address of a context that has an owner until the thread enters another one
+  u32 flags;  // enum thread_flag
+  u32 unused;
+};
+
+// threads: whose work a thread does that works on one request at a time.
+//   key     pid << 32 | tid
+//   added   when it reads a request; when a process is started by one
+//   removed when the thread ends
+//   full    LRU: what it calls has no parent
+BPF_TABLE("lru_hash", u64, struct thread, threads, MAX_THREADS);
+
+enum interpreter_state {
+  INTERPRETER_ASSUMED = 0,  // its layout is that of its version; no context has been made yet
+  INTERPRETER_PROVEN = 1,  // its threads' contexts have been found where the layout says
+  INTERPRETER_REFUSED = 2,  // they have not: nothing is said of what it does
+};
+
+// Where CPython keeps what runs in a thread.
+struct interpreter {
+  u64 process;  // unique, also among those that had the number before
+  u64 context_type;  // address of PyContext_Type
+  u32 storage_key;  // of the thread's PyThreadState among its POSIX thread-specific data
+  u32 context;  // in PyThreadState: a pointer to what is current; 0: not known
+  u32 state;  // enum interpreter_state
+  u32 tries;
+  u64 greenlet_type;  // address of PyGreenlet_Type
+  u32 greenlet_module;  // number of greenlet's thread-local storage; 0: not known
+  u32 unused;
+};
+
+// interpreters: processes that run CPython.
+//   key     pid
+//   added   by the probe when its contexts are followed; here by fork
+//   removed by the probe, and here by exec and exit
+//   full    no call of the process has a parent
+BPF_TABLE("hash", u32, struct interpreter, interpreters, MAX_INTERPRETERS);
 
 // How far a copy from several pieces has come.
 struct captured {

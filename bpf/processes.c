@@ -12,10 +12,12 @@ static __always_inline void send_process_event(u32 kind, u32 pid, u32 parent_pid
 
 // args: task, old pid, struct linux_binprm
 int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
-  u32 pid = current_pid_tid() >> 32;
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
   if (!pid) return 0;
   struct target *target = targets.lookup(&pid);
   if (target && target->flags & TARGET_EXCLUDED) return 0;
+  begin_program(pid_tid);
   struct process_event event = {};
   u64 file = 0, inode = 0, file_system = 0;
   READ_FIELD(file, ctx->args[2], struct linux_binprm, file);
@@ -30,6 +32,8 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     targets.update(&pid, &found);
     event.is_target = 1;
   }
+  interpreters.delete(&pid);
+  if (target) target->flags &= ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE);  // until the probe has looked at it
   event.kind = PROCESS_EXEC;
   event.pid = pid;
   event.is_target |= target != 0;
@@ -57,25 +61,35 @@ static __always_inline void on_mapped(struct target *target, u64 file, u32 pid) 
 
 // args: parent, child. Runs in the parent, before the child does: its first call is seen.
 int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
-  u32 parent_pid = current_pid_tid() >> 32;
+  u64 parent_pid_tid = current_pid_tid();
+  u32 parent_pid = parent_pid_tid >> 32;
   struct target *parent = targets.lookup(&parent_pid);
   if (!parent) return 0;
   u32 pid = pid_of_task(ctx->args[1]);
   if (pid == parent_pid) return 0;  // a thread
   struct target inherited = *parent;
   targets.update(&pid, &inherited);
+  inherit_owner(parent_pid_tid, (u64)pid << 32 | pid);
+  struct interpreter *interpreter = interpreters.lookup(&parent_pid);
+  if (interpreter) {
+    struct interpreter copy = *interpreter;
+    copy.process = bpf_ktime_get_ns();
+    interpreters.update(&pid, &copy);
+  }
   if (!(parent->flags & TARGET_EXCLUDED)) send_process_event(PROCESS_FORK, pid, parent_pid, 1);
   return 0;
 }
 
 int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
-  u32 pid = current_pid_tid() >> 32;
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
   struct target *target = targets.lookup(&pid);
   if (!target) return 0;
 #ifdef BY_KPROBES
   u64 thread = bpf_get_current_pid_tgid();
   open_calls.delete(&thread);
 #endif
+  threads.delete(&pid_tid);
   u64 signal = 0;
   u32 threads_alive = 0;
   READ_FIELD(signal, ctx->args[0], struct task_struct, signal);
@@ -83,6 +97,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   if (threads_alive) return 0;
   u32 is_excluded = target->flags & TARGET_EXCLUDED;
   targets.delete(&pid);
+  interpreters.delete(&pid);
   if (!is_excluded) send_process_event(PROCESS_EXIT, pid, 0, 1);
   return 0;
 }

@@ -49,7 +49,7 @@ enum link_evidence {
   LINK_EXECUTOR = 3,  // a job that was handed to a pool
   LINK_GREENLET = 4,  // the greenlet that ran in its thread
   LINK_GOROUTINE = 5,
-  LINK_PROCESS = 6,  // a process or a thread that was started to serve
+  LINK_PROCESS = 6,  // it is a process that was started under that request
   LINK_UPSTREAM = 7,  // nginx's own request
   LINK_PROMISE = 8,  // Node's asynchronous context
   LINK_CONNECTION = 9,  // the other end of its connection

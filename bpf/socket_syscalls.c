@@ -18,8 +18,14 @@ enum {
   NR_sendmsg = 46,
   NR_recvmsg = 47,
   NR_shutdown = 48,
+  NR_setsockopt = 54,
+  NR_select = 23,
+  NR_epoll_wait = 232,
+  NR_pselect6 = 270,
+  NR_epoll_pwait = 281,
   NR_accept4 = 288,
   NR_io_uring_enter = 426,
+  NR_epoll_pwait2 = 441,
 };
 #define USER64_CODE_SEGMENT 0x33
 // The registers from r10 to cs, as struct pt_regs has them.
@@ -36,22 +42,26 @@ struct saved_registers {
 #define IS_COMPAT(r) ((r).cs != USER64_CODE_SEGMENT)
 #elif defined(__aarch64__)
 enum {
+  NR_epoll_pwait = 22,
   NR_close = 57,
   NR_read = 63,
   NR_write = 64,
   NR_readv = 65,
   NR_writev = 66,
   NR_sendfile = 71,
+  NR_pselect6 = 72,
   NR_accept = 202,
   NR_connect = 203,
   NR_sendto = 206,
   NR_recvfrom = 207,
+  NR_setsockopt = 208,
   NR_shutdown = 210,
   NR_mmap = 222,
   NR_sendmsg = 211,
   NR_recvmsg = 212,
   NR_accept4 = 242,
   NR_io_uring_enter = 426,
+  NR_epoll_pwait2 = 441,
 };
 struct saved_registers {
   u64 regs[31], sp, pc, pstate, orig_x0;
@@ -129,6 +139,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     case NR_accept:
     case NR_accept4:
       if (result >= 0) on_new_connection(socket_of_descriptor(result), ROLE_SERVER, (u64)pid << 32 | (u32)result);
+      else if (target->flags & TARGET_IS_PYTHON) on_nothing_accepted(pid_tid);
       return 0;
     case NR_connect:
       if (!result || result == EINPROGRESS_RESULT)
@@ -140,6 +151,18 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     case NR_mmap:
       if (ARGUMENT_2(registers) & PROT_EXEC && (s32)ARGUMENT_4(registers) >= 0 && (result > 0 || result < -4095))
         on_mapped(target, file_of_descriptor(ARGUMENT_4(registers)), pid);
+      return 0;
+#ifdef __x86_64__
+    case NR_select:
+    case NR_epoll_wait:
+#endif
+    case NR_pselect6:
+    case NR_epoll_pwait:
+    case NR_epoll_pwait2:
+      if (target->flags & TARGET_IS_PYTHON) on_event_wait(pid_tid);
+      return 0;
+    case NR_setsockopt:
+      if (target->flags & TARGET_READS_OUTSIDE) on_option_set(ARGUMENT_0(registers), pid_tid);
       return 0;
     case NR_io_uring_enter:
       if (result >= 0) count_for(target->service_pid, COUNT_IO_URING);

@@ -26,10 +26,10 @@ from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
-from otel_ebpf.probe.loader import Loaded, load, load_tls
+from otel_ebpf.probe.loader import Loaded, load, load_python, load_tls
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.programs import SocketBackend, programs_of
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.probe.socket_hooks import SocketHooks, choose_hooks
 from otel_ebpf.probe.stop_signals import StopSignals
@@ -75,8 +75,11 @@ def _run(settings: Settings, recording: OpenRecording | None) -> int:
             bcc_python=settings.bcc_python,
         )
         with load(artifact, programs_of(hooks.backend)) as loaded:
-            form = load_tls_if_wanted(settings, artifact, loaded)
-            return _watch(settings, loaded, hooks, form, channel, exporter_pid, stop)
+            forms = (
+                load_tls_if_wanted(settings, artifact, loaded),
+                load_python_if_wanted(settings, artifact, loaded, hooks.backend),
+            )
+            return _watch(settings, loaded, hooks, forms, channel, exporter_pid, stop)
     except PeerLostError as error:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
     finally:
@@ -127,11 +130,37 @@ def load_tls_if_wanted(settings: Settings, artifact: Artifact, loaded: Loaded) -
     return form
 
 
+def load_python_if_wanted(
+    settings: Settings, artifact: Artifact, loaded: Loaded, backend: SocketBackend
+) -> UprobeForm | None:
+    """Without it calls have no parent; all else works."""
+    if settings.parents == "off":
+        return None
+    if backend is SocketBackend.KPROBE:
+        # What a thread is about to read is known by how its wait for events ends; kprobes on sockets do not see that.
+        _report(
+            ["calls of Python have no parent: kprobes do not show enough (OTEL_EBPF_SOCKET_BACKEND=tracepoint does)"]
+        )
+        return None
+    form = next(available_forms(), None)
+    if form is None:
+        _report(
+            ["calls of Python have no parent: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"]
+        )
+        return None
+    try:
+        load_python(artifact, loaded, form)
+    except ProbeError as error:
+        _report([f"calls of Python have no parent: {error.what}"])
+        return None
+    return form
+
+
 def _watch(
     settings: Settings,
     loaded: Loaded,
     hooks: SocketHooks,
-    form: UprobeForm | None,
+    forms: tuple[UprobeForm | None, UprobeForm | None],
     channel: socket.socket,
     exporter_pid: int,
     stop: StopSignals,
@@ -139,7 +168,7 @@ def _watch(
     selection = Selection.from_settings(settings)
     own_pids = (os.getpid(), exporter_pid)
     events_bytes = _PROCESS_EVENT_PAGES * _PAGE_BYTES
-    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
+    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, *forms)
     try:
         select_ports(loaded, selection)
         for (inode, device), path in find_executables(selection.exe_globs).items():

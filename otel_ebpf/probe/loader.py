@@ -19,7 +19,13 @@ from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import TAIL_PROGRAMS, TLS_PROGRAMS, TLS_TAIL_PROGRAMS, ProgramRow
+from otel_ebpf.probe.programs import (
+    PYTHON_PROGRAMS,
+    TAIL_PROGRAMS,
+    TLS_PROGRAMS,
+    TLS_TAIL_PROGRAMS,
+    ProgramRow,
+)
 from otel_ebpf.probe.uprobes import UprobeForm
 
 _LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
@@ -53,7 +59,7 @@ class Loaded:
 def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
     """All maps, and the programs of these rows, or none and an error."""
     kinds = {row.function: row.kind for row in rows}
-    later = {row.function for row in TLS_PROGRAMS}
+    later = {row.function for row in (*TLS_PROGRAMS, *PYTHON_PROGRAMS)}
     allow_locked_memory()
     loaded = Loaded()
     try:
@@ -75,7 +81,18 @@ def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
 
 def load_tls(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
     """The programs for uprobes of this form, besides what is loaded already; or an error, and nothing is changed."""
-    wanted = {row.function: row.kind for row in TLS_PROGRAMS if row.function not in NOT_IN_FORM[form]}
+    rows = [row for row in TLS_PROGRAMS if row.function not in NOT_IN_FORM[form]]
+    _load_for_uprobes(artifact, loaded, rows, form)
+    _fill_tails(loaded, "tls_tail_programs", TLS_TAIL_PROGRAMS)
+
+
+def load_python(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """The same for the programs on CPython, which look at instructions alone."""
+    _load_for_uprobes(artifact, loaded, PYTHON_PROGRAMS, form.of_instructions)
+
+
+def _load_for_uprobes(artifact: Artifact, loaded: Loaded, rows: Iterable[ProgramRow], form: UprobeForm) -> None:
+    wanted = {row.function: row.kind for row in rows}
     programs: dict[str, int] = {}
     try:
         for program in artifact.programs:
@@ -86,7 +103,6 @@ def load_tls(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
             os.close(descriptor)
         raise
     loaded.programs |= programs
-    _fill_tails(loaded, "tls_tail_programs", TLS_TAIL_PROGRAMS)
 
 
 def _fill_tails(loaded: Loaded, map_name: str, places: Mapping[str, int]) -> None:

@@ -187,7 +187,7 @@ class Procfs:
 
     def mapped_files(self, pid: int) -> list[MappedFile]:
         """The files that the process has mapped to run: itself and its libraries."""
-        return list(dict.fromkeys(mapped for mapped, _ in self._mappings(pid)))
+        return list(dict.fromkeys(mapped for mapped, *_ in self._mappings(pid)))
 
     def open_mapped(self, pid: int, mapped: MappedFile) -> int | None:
         """To read it, through the process's own root, a container's as well; None when it cannot be reached.
@@ -206,20 +206,40 @@ class Procfs:
 
     def _ways_to(self, pid: int, mapped: MappedFile) -> Iterator[bytes]:
         yield self.path_in_root(pid, mapped.path)
-        for other, addresses in self._mappings(pid):
+        for other, addresses, _ in self._mappings(pid):
             if (other.inode, other.device) == (mapped.inode, mapped.device):
                 begin, _, end = addresses.partition(b"-")
                 yield os.fsencode(f"{self._root}/{pid}/map_files/{int(begin, 16):x}-{int(end, 16):x}")
                 return
 
-    def _mappings(self, pid: int) -> Iterator[tuple[MappedFile, bytes]]:
-        """Of files, to run them; each with its addresses."""
+    def code_shift(self, pid: int, mapped: MappedFile) -> int | None:
+        """Address minus place in the file, of the code of a file that this process runs."""
+        for other, addresses, offset in self._mappings(pid):
+            if (other.inode, other.device) == (mapped.inode, mapped.device):
+                return int(addresses.partition(b"-")[0], 16) - int(offset, 16)
+        return None
+
+    def memory(self, pid: int, address: int, count: int) -> bytes | None:
+        try:
+            descriptor = os.open(f"{self._root}/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return os.pread(descriptor, count, address)
+        except (OSError, OverflowError):
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _mappings(self, pid: int) -> Iterator[tuple[MappedFile, bytes, bytes]]:
+        """Of files, to run them; each with its addresses and where in the file it begins."""
         for line in (self._read(pid, "maps", _MAPS_BYTES) or b"").splitlines():
             fields = line.split(maxsplit=5)
             if len(fields) == 6 and fields[1][2:3] == b"x" and fields[4] != b"0":
                 major, _, minor = fields[3].partition(b":")
                 device = int(major, 16) << _MINOR_BITS | int(minor, 16)
-                yield MappedFile(int(fields[4]), device, fields[5].removesuffix(b" (deleted)")), fields[0]
+                mapped = MappedFile(int(fields[4]), device, fields[5].removesuffix(b" (deleted)"))
+                yield mapped, fields[0], fields[2]
 
     def path_in_root(self, pid: int, path: bytes) -> bytes:
         """How this process reaches a file of that one, which may be in a container."""

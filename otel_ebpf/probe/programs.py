@@ -67,6 +67,12 @@ TLS_PROGRAMS = _kprobes(
     *("on_tls_bytes", "on_tls_heads", "on_tls_chunks"),
 )
 
+# Uprobes on CPython: see probe/python_watch.py.
+PYTHON_PROGRAMS = _kprobes(
+    *("on_context_made", "on_context_freed", "on_context_entered"),
+    *("on_job_put", "on_job_taken"),
+)
+
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
 TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
 TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_bytes": 2}
@@ -81,10 +87,13 @@ _FRAGMENTS = (
     "capture.c",
     "chunks.c",
     "tls_hello.c",
+    "python.c",
+    "owners.c",
     "http1.c",
     "heads.c",
     "tls.c",
     "go_tls.c",
+    "python_contexts.c",
     "tcp_states.c",
     "processes.c",
     "socket_events.c",

@@ -44,8 +44,9 @@ STRUCTS = (
     StructRow(
         "task_struct",
         "linux/sched.h",
-        "files tgid pid group_leader thread_pid nsproxy signal flags start_boottime comm real_parent",
+        "files tgid pid group_leader thread_pid nsproxy signal flags start_boottime comm real_parent thread",
     ),
+    StructRow("thread_struct", "asm/processor.h", "fsbase?"),  # x86-64 alone has it
     StructRow("signal_struct", "linux/sched/signal.h", "live"),
     StructRow("files_struct", "linux/fdtable.h", "fdt"),
     StructRow("fdtable", "linux/fdtable.h", "max_fds fd"),

@@ -32,6 +32,11 @@ class UprobeForm(enum.Enum):
     MULTI = 48
     PERF = 0
 
+    @property
+    def of_instructions(self) -> "UprobeForm":
+        """How this kernel attaches to instructions where no return is asked for."""
+        return UprobeForm.MULTI if self is UprobeForm.SESSION else self
+
 
 class Place(NamedTuple):
     offset: int  # in the file

@@ -24,6 +24,7 @@ from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.procfs import Procfs
+from otel_ebpf.probe.python_watch import PythonWatch
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.stop_signals import StopSignals
 from otel_ebpf.probe.tls_watch import MAX_LIBRARIES, TARGET_EXCLUDED, TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
@@ -55,6 +56,7 @@ class Watcher:
         own_pids: Iterable[int],
         event_ring_bytes: int,
         uprobe_form: UprobeForm | None = None,
+        context_form: UprobeForm | None = None,
     ) -> None:
         self._maps = loaded.maps
         self._discovery = discovery
@@ -62,6 +64,7 @@ class Watcher:
         self._procfs = Procfs()
         self._attachments = Attachments(loaded, hooks)
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._python = PythonWatch(loaded, context_form, self._procfs, self._while_reading)
         self._is_attaching = False
         self._to_look_at: dict[int, None] = {}  # meanwhile
         self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
@@ -84,6 +87,7 @@ class Watcher:
         changes: list[Change] = [Add(target.pid, target.service_pid) for target in targets]
         self._apply([*changes, *(Identity(service_pid) for service_pid in services)])
         self._tls.settle(_SETTLE_S)
+        self._look_again(self._python.settle(_SETTLE_S))
         self._tell_counts()
         return targets
 
@@ -94,21 +98,21 @@ class Watcher:
         poll.register(self._channel, select.POLLIN)
         poll.register(stop, select.POLLIN)
         ticks, next_tick = 0, time.monotonic() + _TICK_MS / 1000
-        answer = -1
+        answers: dict[int, Callable[[], None]] = {}
         while not stop.received:
             self._look_at_those_left()
-            if self._tls.fileno() != answer:
-                answer = self._tls.fileno()
-                if answer >= 0:
+            for inspector, take in ((self._tls, self._tls.on_answer), (self._python, self._take_python)):
+                answer = inspector.fileno()
+                if answer >= 0 and answer not in answers:
+                    answers[answer] = take
                     poll.register(answer, select.POLLIN)
             wait_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
             for descriptor, _ in poll.poll(wait_ms):
                 if descriptor == self._events_fd:
                     self._read_events()
-                elif descriptor == answer:
-                    poll.unregister(answer)
-                    answer = -1
-                    self._tls.on_answer()
+                elif descriptor in answers:
+                    poll.unregister(descriptor)
+                    answers.pop(descriptor)()
                 elif descriptor == self._channel.fileno() and not self._channel.recv(64):
                     raise PeerLostError("the exporter has ended", "Its last message, above, says why.")
             if time.monotonic() >= next_tick:
@@ -117,6 +121,7 @@ class Watcher:
                 self._read_events()
                 self._detach_when_idle()
                 self._tls.tick()
+                self._look_again(self._python.tick())
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
@@ -131,12 +136,14 @@ class Watcher:
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
         self._tls.close()
+        self._python.close()
         self._attachments.detach_all()
         self._tell_counts()
         self._send(Shutdown(reason, deadline_monotonic_ns))
 
     def close(self) -> None:
         self._tls.close()
+        self._python.close()
         self._attachments.detach_all()
         self._events.close()
 
@@ -165,6 +172,7 @@ class Watcher:
             elif isinstance(change, Remove):
                 self._maps["targets"].delete(_PID.pack(change.pid))
                 self._tls.forget(change.pid)
+                self._python.forget(change.pid)
         if self._discovery.targets:
             self._attachments.attach_socket_programs(True)
         for change in changes:
@@ -215,7 +223,18 @@ class Watcher:
             self._to_look_at[pid] = None
         elif target is not None:
             self._tls.look_at(pid)
-            self._write_target(pid, target.service_pid, self._tls.target_flags(pid))
+            self._python.look_at(pid)
+            self._write_flags(pid, target.service_pid)
+
+    def _take_python(self) -> None:
+        self._look_again(self._python.on_answer())
+
+    def _look_again(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            self._look_at(pid)
+
+    def _write_flags(self, pid: int, service_pid: int) -> None:
+        self._write_target(pid, service_pid, self._tls.target_flags(pid) | self._python.target_flags(pid))
 
     def _watch(self, change: Add) -> None:
         """What the kernel knows stays. Else no return probe until it has been looked at: it may switch stacks."""
@@ -246,7 +265,7 @@ class Watcher:
         self._tell_troubles()
 
     def _tell_troubles(self) -> None:
-        for line in troubles(self._tls.libraries):
+        for line in (*troubles(self._tls.libraries), *self._python.troubles):
             if line not in self._told_troubles and len(self._told_troubles) < MAX_LIBRARIES:
                 self._told_troubles.add(line)
                 sys.stderr.write(f"otel-ebpf: {line}\n")

@@ -31,7 +31,8 @@ END_NOT_SEEN = (f"{PREFIX}response_end", b"not_seen")
 ROUTE_BY_HEURISTIC = (f"{PREFIX}route", b"heuristic")
 PARENT, PARENT_STATE = f"{PREFIX}parent", f"{PREFIX}parent_state"
 # What the kernel side gives, and what is found here.
-PARENTS = tuple((PARENT, name) for name in (b"traceparent", b"connection"))
+_PARENTS = (b"traceparent", b"connection", b"thread", b"context", b"greenlet", b"executor", b"handler", b"process")
+PARENTS = tuple((PARENT, name) for name in _PARENTS)
 PARENT_STATES = tuple((PARENT_STATE, state.name.lower().encode()) for state in ParentState if state)
 MOST_EVIDENCE = 8  # attributes of one exchange: each name once
 

@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import fast_lane, measurements, odd_traffic, sampling, spans, tls
+from tests.bench import fast_lane, measurements, odd_traffic, parents, sampling, spans, tls
 from tests.bench.odd_traffic import agent_cpu_ns, wait_for_spans
 from tests.bench.processes import memory
 from tests.bench.rounds import (
@@ -139,7 +139,7 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["overhead", "odd"], help="one part alone")
+    parser.add_argument("--only", choices=["overhead", "odd", "parents"], help="one part alone")
     parser.add_argument(
         "--against", metavar="COMMIT", help="only: what the hooks cost, beside those of an older commit"
     )
@@ -150,6 +150,8 @@ def main() -> None:
         fast_lane.report(arguments.against, rounds)
     elif arguments.only == "odd":
         odd_traffic.report(rounds)
+    elif arguments.only == "parents":
+        parents.report(rounds)
     else:
         measure(rounds, is_overhead_alone=bool(arguments.only))
 
@@ -170,6 +172,7 @@ def measure(rounds: int, *, is_overhead_alone: bool) -> None:
         bench.flood()
         tls.report(folder, rounds)
     odd_traffic.report(rounds)
+    parents.report(rounds)
     sampling.report()
     spans.report()
     measurements.report()

@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.programs import programs_of
 from otel_ebpf.probe.socket_hooks import AUTO, SocketHooks, choose_hooks
 from otel_ebpf.probe.uprobes import available_forms
+from tests.kernel.contexts import ContextsWatched
+from tests.kernel.scene import Scene
 from tests.kernel.tls_wire import TlsWatched
 from tests.kernel.wire import FLAGS, Watched, Wire
 from tests.services.bytecode import bytecode_folder
@@ -86,3 +89,23 @@ def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: Socke
 def tls_watched(seen_by: TlsWatched) -> TlsWatched:
     seen_by.fresh()
     return seen_by
+
+
+@pytest.fixture(
+    scope="module",
+    params=list(dict.fromkeys(form.of_instructions for form in available_forms())),
+    ids=lambda form: form.name.lower(),
+)
+def followed(request: pytest.FixtureRequest, own_artifact: Artifact) -> Iterator[ContextsWatched]:
+    """This process, whose contexts are followed."""
+    watched = ContextsWatched(own_artifact, request.param)
+    yield watched
+    watched.close()
+
+
+@pytest.fixture
+def scene(followed: ContextsWatched, tmp_path: Path) -> Iterator[Scene]:
+    followed.fresh()
+    followed.follow(os.getpid())
+    with ExitStack() as stack:
+        yield Scene(followed, tmp_path, stack)

@@ -56,8 +56,8 @@ class Watched:
         self.watch(os.getpid())
         self.fresh()
 
-    def watch(self, pid: int) -> None:
-        self.maps["targets"].update(struct.pack("<I", pid), TARGET.pack(pid, 0))
+    def watch(self, pid: int, flags: int = 0) -> None:
+        self.maps["targets"].update(struct.pack("<I", pid), TARGET.pack(pid, flags))
 
     def unwatch(self, pid: int) -> None:
         self.maps["targets"].delete(struct.pack("<I", pid))

@@ -45,11 +45,15 @@ STANDARD_LIBRARY_ONLY = (
 )
 # By file, what a child of its own imports: the distribution's interpreter that compiles, the inspector without rights.
 OF_CHILDREN = {
+    "cheap_places.py": {"elftools", "iced_x86"},
     "compile_child.py": {"bcc"},
     "elf_image.py": {"elftools", "iced_x86"},
     "gnutls_library.py": {"iced_x86"},
     "go_image.py": {"elftools", "iced_x86"},
     "go_library.py": {"iced_x86"},
+    "greenlet_library.py": {"elftools"},
+    "python_library.py": {"elftools"},
+    "queue_library.py": {"elftools", "iced_x86"},
     "tls_library.py": {"elftools", "iced_x86"},
 }
 

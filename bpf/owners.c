@@ -1,0 +1,222 @@
+// Which request is worked on here and now? So which one an outgoing request belongs to, of whatever runtime: what runs
+// now says a fragment for each runtime, and whose work it is say these tables. A wrong answer is worse than none: what
+// is not certain belongs to nobody.
+
+static __always_inline void own_nothing(struct owner *owner) { __builtin_memset(owner, 0, sizeof(*owner)); }
+
+static __always_inline void own_exchange(struct owner *owner, u64 sock, u64 connection, u32 position, u16 evidence) {
+  owner->sock = sock;
+  owner->connection = connection;
+  owner->position = position;
+  owner->kind = OWNER_EXCHANGE;
+  owner->evidence = evidence;
+}
+
+static __always_inline struct connection *connection_of_owner(const struct owner *owner) {
+  u64 sock = owner->sock;
+  struct connection *connection = connections.lookup(&sock);
+  return connection && connection->id == owner->connection ? connection : 0;
+}
+
+// Of requests that came before the answer to the one before, nothing tells which is worked on.
+static __always_inline int is_pipelined(const struct connection *connection) {
+  return connection->flags & (CONNECTION_PIPELINED | CONNECTION_HAS_PIPELINED);
+}
+
+// Begun, and not seen to have ended.
+static __always_inline int is_in_hand(const struct connection *connection, u32 position) {
+  if (!connection || connection->position != position || is_pipelined(connection)) return 0;
+  if (connection->state == STATE_RESPONSE) return connection->chunks_state < CHUNKS_ENDED;
+  return connection->state == STATE_REQUEST;
+}
+
+// What a thread that works on one request at a time has in hand.
+static __always_inline void find_owner_of_thread(u64 pid_tid, int is_plain, struct owner *found) {
+  struct thread *thread = threads.lookup(&pid_tid);
+  if (!thread || thread->flags || thread->owner.kind != OWNER_EXCHANGE) return;
+  if (!is_plain && thread->owner.evidence != LINK_PROCESS) return;
+  if (thread->owner.evidence == LINK_EXECUTOR) {
+    *found = thread->owner;  // whatever became of the request meanwhile
+    return;
+  }
+  if (is_in_hand(connection_of_owner(&thread->owner), thread->owner.position)) *found = thread->owner;
+}
+
+// A thread has read a request, outside of anything that its runtime tells apart.
+static __always_inline void own_by_thread(u64 pid_tid, const struct owner *owner) {
+  struct thread now = {*owner, 0, 0, 0};
+  struct thread *before = threads.lookup(&pid_tid);
+  if (before) {
+    struct connection *other = connection_of_owner(&before->owner);
+    int is_another = other && before->owner.connection != owner->connection && before->owner.kind == OWNER_EXCHANGE;
+    int is_unanswered = other && other->position == before->owner.position && other->state == STATE_REQUEST;
+    if (is_another && is_unanswered && before->owner.evidence == LINK_THREAD) before->flags |= THREAD_IS_AMBIGUOUS;
+    now.flags = before->flags & THREAD_IS_AMBIGUOUS;
+  }
+  if (threads.update(&pid_tid, &now)) threads.delete(&pid_tid);
+}
+
+// uvloop runs what belongs to different connections in one context, their server's: such a context has an owner from
+// what tells of a connection until the thread enters another context.
+static __always_inline void mark_context(u64 pid_tid, const struct identity *identity, const struct owner *owner) {
+  struct thread now = {*owner, identity->address, 0, 0};
+  struct thread *before = threads.lookup(&pid_tid);
+  if (owners.lookup(identity) && !(before && before->marked == identity->address)) return;  // it has one of its own
+  now.owner.kind = OWNER_NOBODY;
+  if (threads.update(&pid_tid, &now)) return;
+  if (owners.update(identity, owner)) owners.delete(identity);
+}
+
+static __always_inline void unmark_context(struct thread *thread, u64 process) {
+  struct identity marked = {process, thread->marked};
+  if (marked.address) owners.delete(&marked);
+  thread->marked = 0;
+}
+
+// A thread waits for whatever comes next, as event loops do: what it does then need not be for what it has read before.
+static __always_inline void on_event_wait(u64 pid_tid) {
+  u32 pid = pid_tid >> 32;
+  struct thread *thread = threads.lookup(&pid_tid);
+  if (!thread || thread->owner.evidence == LINK_PROCESS) return;
+  struct interpreter *interpreter = interpreters.lookup(&pid);
+  if (interpreter) unmark_context(thread, interpreter->process);
+  if (thread->owner.evidence != LINK_EXECUTOR) thread->owner.kind = OWNER_NOBODY;
+  thread->flags &= ~THREAD_HAS_READ;
+}
+
+// What a connection stands for is the exchange that it has.
+static __always_inline void take_exchange(struct owner *owner) {
+  struct connection *connection = connection_of_owner(owner);
+  if (!connection || is_pipelined(connection)) {
+    owner->kind = OWNER_NOBODY;
+  } else if (connection->state == STATE_REQUEST || connection->state == STATE_RESPONSE) {
+    owner->position = connection->position;
+    owner->kind = OWNER_EXCHANGE;
+    if (!owner->position) owner->evidence = LINK_CONTEXT;  // there was none before
+  }
+}
+
+// Leaves in `found` whose work is done now: an exchange's, or a connection's that has none yet.
+static __always_inline void find_owner(u64 pid_tid, struct owner *found) {
+  struct running running;
+  u32 pid = pid_tid >> 32;
+  own_nothing(found);
+  struct target *target = targets.lookup(&pid);
+  if (!target) return;
+  find_running(pid, target->flags & TARGET_WITHOUT_RETURN_PROBES, &running);
+  if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
+    struct owner *owner = owners.lookup(&running.identity);
+    if (owner) *found = *owner;
+  } else {
+    find_owner_of_thread(pid_tid, running.kind == RUNS_THREAD, found);
+  }
+  if (found->kind == OWNER_CONNECTION) take_exchange(found);
+  if (found->kind != OWNER_EXCHANGE) return;
+  struct connection *connection = connection_of_owner(found);
+  if (connection && is_pipelined(connection)) found->kind = OWNER_NOBODY;
+  // What a program does that outlives the request may be for anybody.
+  if (found->evidence == LINK_PROCESS && !is_in_hand(connection, found->position)) found->kind = OWNER_NOBODY;
+}
+
+// The event loop has read a request, in no context; or what it has decrypted was read in the one that is shared.
+static __always_inline void own_outside(u64 pid_tid, const struct running *running, const struct owner *owner) {
+  if (running->kind == RUNS_CONTEXT) {
+    mark_context(pid_tid, &running->identity, owner);
+    return;
+  }
+  struct thread now = {*owner, 0, THREAD_HAS_READ, 0};
+  struct thread *before = threads.lookup(&pid_tid);
+  if (before) now.marked = before->marked;
+  threads.update(&pid_tid, &now);
+}
+
+// A request was received: it is owned by what runs now.
+static __always_inline void own_by_running(const struct connection *connection, u64 sock, u64 pid_tid) {
+  struct owner owner;
+  struct running running;
+  u32 pid = pid_tid >> 32;
+  struct target *target = targets.lookup(&pid);
+  if (!target || !(target->flags & TARGET_IS_PYTHON)) return;
+  find_running(pid, target->flags & TARGET_WITHOUT_RETURN_PROBES, &running);
+  own_exchange(&owner, sock, connection->id, connection->position, LINK_CONTEXT);
+  if (target->flags & TARGET_READS_OUTSIDE && running.kind != RUNS_UNKNOWN) {
+    own_outside(pid_tid, &running, &owner);
+  } else if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
+    if (running.kind == RUNS_GREENLET) owner.evidence = LINK_GREENLET;
+    if (owners.update(&running.identity, &owner)) owners.delete(&running.identity);
+  } else if (running.kind == RUNS_THREAD) {
+    owner.evidence = LINK_THREAD;
+    own_by_thread(pid_tid, &owner);
+  } else {
+    threads.delete(&pid_tid);  // it has another request by now
+  }
+}
+
+// A connection was accepted: what this context starts now works for that. Of a thread that accepts and then serves,
+// what it reads will tell.
+static __always_inline void on_accepted(const struct connection *connection, u64 sock, u64 pid_tid) {
+  struct running running;
+  find_running(pid_tid >> 32, 1, &running);
+  if (running.kind != RUNS_CONTEXT) return;
+  struct owner *before = owners.lookup(&running.identity);
+  if (before && before->kind == OWNER_EXCHANGE) return;
+  struct owner owner;
+  own_exchange(&owner, sock, connection->id, 0, LINK_HANDLER);
+  owner.kind = OWNER_CONNECTION;
+  if (owners.update(&running.identity, &owner)) owners.delete(&running.identity);
+}
+
+static __always_inline void on_nothing_accepted(u64 pid_tid) {
+  struct running running;
+  find_running(pid_tid >> 32, 1, &running);
+  if (running.kind != RUNS_CONTEXT) return;
+  struct owner *before = owners.lookup(&running.identity);
+  if (before && before->kind == OWNER_CONNECTION) owners.delete(&running.identity);
+}
+
+// An option of a connection is set, as it is made: whose turn it is in the context that connections share.
+static __always_inline void on_option_set(u32 descriptor, u64 pid_tid) {
+  u64 sock = socket_of_descriptor(descriptor);
+  struct connection *connection = sock ? connections.lookup(&sock) : 0;
+  if (!connection || connection->role != ROLE_SERVER) return;
+  struct running running;
+  struct owner owner;
+  find_running(pid_tid >> 32, 1, &running);
+  if (running.kind != RUNS_CONTEXT) return;
+  own_exchange(&owner, sock, connection->id, 0, LINK_HANDLER);
+  owner.kind = OWNER_CONNECTION;
+  mark_context(pid_tid, &running.identity, &owner);
+}
+
+// A request has begun on this connection.
+static __always_inline void on_request_head(struct connection *connection, u64 sock, u64 pid_tid) {
+  if (connection->role != ROLE_CLIENT) {
+    own_by_running(connection, sock, pid_tid);
+    return;
+  }
+  struct owner owner;
+  find_owner(pid_tid, &owner);
+  if (owner.kind != OWNER_EXCHANGE) return;
+  connection->parent_connection = owner.connection;
+  connection->parent_position = owner.position;
+  connection->parent_evidence = owner.evidence;
+}
+
+// A process has been started, by this thread: what it runs is this one's work once that is another program. One that
+// goes on with its parent's may be a worker that lives on.
+static __always_inline void inherit_owner(u64 parent_pid_tid, u64 child_pid_tid) {
+  struct thread child = {};
+  find_owner(parent_pid_tid, &child.owner);
+  if (child.owner.kind != OWNER_EXCHANGE) return;
+  child.owner.evidence = LINK_PROCESS;
+  child.flags = THREAD_IS_BEFORE_EXEC;
+  threads.update(&child_pid_tid, &child);
+}
+
+// The process runs another program from now on.
+static __always_inline void begin_program(u64 pid_tid) {
+  struct thread *thread = threads.lookup(&pid_tid);
+  if (!thread) return;
+  if (thread->flags & THREAD_IS_BEFORE_EXEC) thread->flags &= ~THREAD_IS_BEFORE_EXEC;
+  else threads.delete(&pid_tid);
+}

@@ -1,0 +1,132 @@
+// Contexts of CPython that are made and freed: uprobes at instructions that probe/python_library.py has found.
+
+// Contexts are made, mostly while another one is current: is that where the layout says? Where never anything is, the
+// layout is looked for, and believed when it was right once more.
+static __always_inline void prove_layout(struct interpreter *interpreter) {
+  if (interpreter->state != INTERPRETER_ASSUMED) return;
+  u32 tries = interpreter->tries++;
+  u32 size = 0;
+  bpf_probe_read_user(&size, sizeof(size), (void *)(interpreter->context_type + TYPE_BASIC_BYTES));
+  if (tries >= MAX_TRIES || size != CONTEXT_BYTES) {
+    interpreter->state = INTERPRETER_REFUSED;
+    return;
+  }
+  u64 state = thread_state(interpreter->storage_key), current = 0;
+  if (state && interpreter->context) {
+    current = read_user_word(state + interpreter->context);
+    if (is_context(interpreter, current)) {
+      interpreter->state = INTERPRETER_PROVEN;
+      return;
+    }
+    if (!current && tries < EMPTY_TRIES) return;  // a thread's first one is being made
+  }
+  u32 key = tries % TRIED_KEYS;
+  state = thread_state(key);
+  if (!state) return;
+  for (u32 word = 1; word < TRIED_WORDS; word++) {
+    u64 value = read_user_word(state + 8 * word);
+    if (value & 7 || !is_context(interpreter, value)) continue;
+    interpreter->storage_key = key;
+    interpreter->context = 8 * word;
+    return;
+  }
+}
+
+// Which register holds it says the cookie, as a place in struct pt_regs.
+static __always_inline u64 register_in(struct pt_regs *ctx, u64 place) {
+  u64 value = 0, address = (u64)ctx + (place & 0x78);
+  asm volatile("" : "+r"(address));
+  bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
+  return value;
+}
+
+#define COOKIE_IS_GREENLET 0x100
+#define TYPE_NAME 24       // in PyTypeObject
+#define JOB_NAME_BYTES 10  // with its end
+
+// A new context, or greenlet, belongs to whom its maker belongs to; a connection becomes the exchange that it has now.
+int on_context_made(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
+  struct interpreter *interpreter = interpreters.lookup(&pid);
+  if (!interpreter) return 0;
+  u64 cookie = attach_cookie(ctx);
+  int is_greenlet = (cookie & COOKIE_IS_GREENLET) != 0;
+  struct identity made = {interpreter->process, register_in(ctx, cookie)};
+  if (!is_greenlet) {
+    if (!is_context(interpreter, made.address)) return 0;
+    prove_layout(interpreter);
+  }
+  struct owner owner;
+  find_owner(pid_tid, &owner);
+  if (owner.evidence == LINK_THREAD) owner.evidence = is_greenlet ? LINK_GREENLET : LINK_CONTEXT;
+  // Addresses are used again: what is owned by nobody must not keep the owner of the one before.
+  if (!owner.kind || owners.update(&made, &owner)) owners.delete(&made);
+  return 0;
+}
+
+// PyContext_Enter, which uvloop calls; the interpreter itself need not.
+int on_context_entered(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
+  struct interpreter *interpreter = interpreters.lookup(&pid);
+  struct thread *thread = threads.lookup(&pid_tid);
+  if (!interpreter || !thread) return 0;
+  unmark_context(thread, interpreter->process);
+  if (!(thread->flags & THREAD_HAS_READ)) return 0;
+  struct identity entered = {interpreter->process, register_in(ctx, attach_cookie(ctx))};
+  struct owner owner = thread->owner;
+  mark_context(pid_tid, &entered, &owner);
+  thread = threads.lookup(&pid_tid);
+  if (!thread) return 0;
+  thread->flags &= ~THREAD_HAS_READ;
+  thread->owner.kind = OWNER_NOBODY;
+  return 0;
+}
+
+int on_context_freed(struct pt_regs *ctx) {
+  u32 pid = current_pid_tid() >> 32;
+  struct interpreter *interpreter = interpreters.lookup(&pid);
+  if (!interpreter) return 0;
+  struct identity freed = {interpreter->process, register_in(ctx, attach_cookie(ctx))};
+  owners.delete(&freed);
+  return 0;
+}
+
+// A job of a pool: concurrent.futures' _WorkItem.
+static __always_inline int is_job(u64 object) {
+  char name[16] = {};
+  u64 type = read_user_word(object + OBJECT_TYPE);
+  bpf_probe_read_user(name, JOB_NAME_BYTES, (void *)read_user_word(type + TYPE_NAME));
+  return *(u64 *)name == 0x6574496b726f575full /* _WorkIte */ && *(u16 *)(name + 8) == 'm';
+}
+
+// SimpleQueue.put: a pool copies no context, so the job itself belongs to whom its maker belongs to.
+int on_job_put(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
+  struct interpreter *interpreter = interpreters.lookup(&pid);
+  if (!interpreter) return 0;
+  struct identity job = {interpreter->process, read_user_word(register_in(ctx, attach_cookie(ctx)))};
+  if (!is_job(job.address)) return 0;
+  struct owner owner;
+  find_owner(pid_tid, &owner);
+  owner.evidence = LINK_EXECUTOR;
+  if (owner.kind != OWNER_EXCHANGE || owners.update(&job, &owner)) owners.delete(&job);
+  return 0;
+}
+
+// What SimpleQueue.get returns: this thread works on it from now on, and on nothing else.
+int on_job_taken(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
+  struct interpreter *interpreter = interpreters.lookup(&pid);
+  if (!interpreter) return 0;
+  struct identity job = {interpreter->process, register_in(ctx, attach_cookie(ctx))};
+  if (!job.address || !is_job(job.address)) return 0;
+  struct thread thread = {};
+  struct owner *owner = owners.lookup(&job);  // and it stays, for one way through the function may have two places
+  if (owner) thread.owner = *owner;
+  if (!owner || threads.update(&pid_tid, &thread)) threads.delete(&pid_tid);
+  return 0;
+}

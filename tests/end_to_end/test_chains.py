@@ -1,0 +1,100 @@
+"""A chain of unmodified services without any header: each request is one whole trace, as Jaeger shows it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any
+
+from tests.end_to_end.backends import CONFIGURATIONS, Jaeger, jaeger, otlp_collector, written_spans
+from tests.end_to_end.sink import CLIENT, SERVER, Span
+from tests.end_to_end.stage import Stage
+from tests.end_to_end.truth import target_of
+from tests.services.processes import VENV_BIN, free_port, wait_until
+from tests.services.servers import Running, serving_elsewhere
+
+REQUESTS, AT_ONCE = 200, 20
+# The front calls the middle, which calls the back twice.
+SHAPE = [
+    "front server",
+    ["front client", ["middle server", ["middle client", ["back server"]], ["middle client", ["back server"]]]],
+]
+SPANS_OF_ONE = 7
+
+
+def chained(stage: Stage, *urls: str) -> Running:
+    port = free_port()
+    command = [str(VENV_BIN / "python"), "-m", "tests.services.chained", str(port), *urls]
+    return stage.ends.enter_context(serving_elsewhere(command, stage.new_folder("chained"), "127.0.0.1", port))
+
+
+def get(front: Running, path: str) -> int:
+    connection = HTTPConnection(front.host, front.port, timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def test_each_request_through_three_services_is_one_trace(prefix: str, stage: Stage) -> None:
+    """Twenty at once; who asks is not watched."""
+    back = chained(stage)
+    middle = chained(stage, *[f"http://127.0.0.1:{back.port}"] * 2)
+    front = chained(stage, f"http://127.0.0.1:{middle.port}")
+    names = {server.port: name for name, server in (("front", front), ("middle", middle), ("back", back))}
+    backend = stage.ends.enter_context(jaeger(stage.new_folder("jaeger")))
+    folder = stage.new_folder("collector")
+    output = folder / "spans.jsonl"
+    collector = stage.ends.enter_context(
+        otlp_collector(
+            folder,
+            "http/protobuf",
+            [CONFIGURATIONS / "jaeger" / "collector.yaml"],
+            {"exporters.file.path": str(output), "service.pipelines.traces.exporters": ["otlp_grpc/jaeger", "file"]},
+            JAEGER=backend.otlp_grpc,
+            QUEUE_FOLDER=str(folder / "queue"),
+        )
+    )
+    stage.agent(sink=collector, OTEL_EBPF_OPEN_PORT=",".join(map(str, names)))
+
+    paths = [f"/{prefix}{number:03}" for number in range(REQUESTS)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        assert {200} == set(pool.map(lambda path: get(front, path), paths))
+
+    wait_until(lambda: len(written_spans(output)) >= SPANS_OF_ONE * REQUESTS, "all spans have passed the Collector")
+    spans = written_spans(output)
+    roots = {target_of(span): span.trace_id.hex() for span in spans if not span.parent_span_id}
+    assert sorted(paths) == sorted(roots)
+    assert [SHAPE] * REQUESTS == [shape_of(trace_of(backend, roots[path]), path, names) for path in paths]
+
+
+def trace_of(backend: Jaeger, trace_id: str) -> list[Span]:
+    found: list[Span] = []
+
+    def is_whole() -> bool:
+        found[:] = backend.otlp_spans(trace_id)
+        return len(found) >= SPANS_OF_ONE
+
+    wait_until(is_whole, f"trace {trace_id} in Jaeger")
+    return found
+
+
+def shape_of(spans: list[Span], path: str, names: dict[int, str]) -> Any:
+    """The one root with all under it, by name; each of them of the same request."""
+    assert {path} == {target_of(span) for span in spans}
+    assert SPANS_OF_ONE == len(spans)
+    (root,) = [span for span in spans if not span.parent_span_id]
+    return below(root, spans, names)
+
+
+def below(span: Span, spans: list[Span], names: dict[int, str]) -> list[Any]:
+    children = sorted(
+        (child for child in spans if child.parent_span_id == span.span_id), key=lambda child: child.start_unix_ns
+    )
+    port = span.attributes["server.port"]
+    if span.kind == SERVER:
+        return [f"{names[port]} server", *[below(child, spans, names) for child in children]]
+    assert CLIENT == span.kind
+    callers = {"middle": "front", "back": "middle"}
+    return [f"{callers[names[port]]} client", *[below(child, spans, names) for child in children]]

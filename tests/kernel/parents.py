@@ -1,0 +1,61 @@
+"""Which request is told to be the parent of which, by the paths of both.
+
+In:   the records of watched programs
+Out:  {path of a client's request: path of its parent, or None}; how sure each is
+Owns: nothing
+"""
+
+from collections.abc import Callable, Iterable
+from threading import Thread
+from typing import NamedTuple
+
+from otel_ebpf.exchanges.exchange import Role
+from otel_ebpf.records.kinds import Kind, Record
+from tests.kernel.wire import Watched
+
+REQUEST = b"GET %s HTTP/1.1\r\nHost: shop\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Parent(NamedTuple):
+    path: str
+    evidence: int
+
+
+def parents(records: Iterable[Record]) -> dict[str, Parent | None]:
+    """Of all that clients have sent. A parent that no record tells of is wrong: "?"."""
+    beginnings = [record for record in records if record.kind == Kind.REQUEST]
+    paths = {(record.connection, record.position): path_of(record) for record in beginnings}
+    found: dict[str, Parent | None] = {}
+    for record in beginnings:
+        if record.role == Role.CLIENT:
+            parent = paths.get((record.parent_connection, record.parent_position), "?")
+            found[path_of(record)] = Parent(parent, record.parent_evidence) if record.parent_evidence else None
+    return found
+
+
+def path_of(record: Record) -> str:
+    return record.payload.split(b" ", 2)[1].decode()
+
+
+def parents_seen(watched: Watched, count: int) -> dict[str, Parent | None]:
+    """Waits until so many requests of clients are told of."""
+    watched.until(lambda _: len(parents(watched.records)) >= count)
+    return parents(watched.records)
+
+
+def in_a_thread(scene: Callable[[], None]) -> None:
+    """What a thread had in hand before is no part of the scene."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            scene()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
