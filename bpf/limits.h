@@ -39,3 +39,11 @@
 #define MAX_HEAD_BYTES 65536  // of a head that has not ended by then; in records of up to REQUEST_CAPTURE_BYTES
 #define LATE_CAPTURE_BYTES 2048  // of what a client sends on after its answer: nginx reads it 4 KB at a time
 #define PAYLOAD_MASK (REQUEST_CAPTURE_BYTES - 1)
+
+// Lookups of names.
+#define MAX_LOOKUPS 512                       // threads whose last lookup of a name is kept; 440 bytes each
+#define MAX_ANSWERS 4096                      // of those, by address
+#define MAX_LOOKUP_AGE_NS 5000000000ull       // from an answer to the connection that it was asked for
+#define MAX_LOOKUP_NODES 24                   // of what getaddrinfo returns; each address may come three times
+#define LOOKUP_ANSWERS 8                      // addresses of one name that are kept; a power of two
+#define LONGEST_ADDRESS 64                    // in characters; a scope may follow behind 39

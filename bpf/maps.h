@@ -443,6 +443,61 @@ struct go_write {
 //   full    LRU: the exchange ends when the next request is read, or with its connection
 BPF_TABLE("lru_hash", struct goroutine, struct go_write, go_writes, MAX_TLS_CALLS);
 
+struct open_lookup {
+  u64 start_monotonic_ns;
+  u64 name;  // where the caller has it
+  u64 result;  // where it wants the answers
+};
+
+// open_lookups: getaddrinfo has been entered.
+//   key     pid_tid
+//   removed at its end; by the thread's next one
+//   full    LRU: threads that were killed inside leave theirs behind
+BPF_TABLE("lru_hash", u64, struct open_lookup, open_lookups, MAX_LOOKUPS);
+
+// lookups: the last name that each thread asked for and got.
+//   key     pid_tid
+//   full    LRU: a connection that follows is told without its name
+BPF_TABLE("lru_hash", u64, struct lookup, lookups, MAX_LOOKUPS);
+BPF_TABLE("array", u32, struct lookup, no_lookup, 1);  // what one begins with: too much for the stack
+
+struct answer_key {
+  u64 pid_tid;  // tid 0: for any thread
+  u64 family;
+  u8 address[16];
+};
+
+struct answer {
+  u64 pid_tid;  // that asked
+  u64 at_monotonic_ns;
+  u64 name_hash;
+  u16 port;  // that was asked for; 0: none
+  u8 is_doubtful;  // for other threads: the one before may still be waited for
+  u8 has_other_names;  // for all threads: there have been other ones with this address
+  u32 unused;
+};
+
+// answers: addresses, with the last lookup that they came from.
+//   added   twice: for the thread that asked, and for its process
+//   full    LRU: as above
+BPF_TABLE("lru_hash", struct answer_key, struct answer, answers, MAX_ANSWERS);
+
+struct claim_key {
+  u64 pid_tid;  // these two name a lookup
+  u64 at_monotonic_ns;
+  u64 family;
+  u8 address[16];
+};
+
+struct claim {
+  u64 connection;
+  u64 is_final;  // nobody else's can have been meant, or nobody's is known to be
+};
+
+// claims: answers that were connected to.
+//   full    LRU: twice what the answers of a moment need
+BPF_TABLE("lru_hash", struct claim_key, struct claim, claims, MAX_ANSWERS);
+
 // tls_scratches: for uprobes, which can interrupt one another on one CPU.
 //   full    the connection is given up and counted (COUNT_TLS_UNPROVEN)
 BPF_TABLE("percpu_array", u32, struct scratch, tls_scratches, TLS_SCRATCHES);

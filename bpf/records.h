@@ -11,6 +11,27 @@
 //   END           the kernel saw the exchange, or a response in it, end: see `reason`
 enum record_kind { RECORD_REQUEST = 1, RECORD_REQUEST_MORE = 2, RECORD_RESPONSE = 3, RECORD_END = 4 };
 
+// LOOKUP has a layout of its own, and comes before what its connection carries.
+enum lookup_kind { RECORD_LOOKUP = 5 };
+
+// A name that a process asked its libc for, before it made this connection to one of the answers. See lookups.c.
+struct lookup {
+  u8 kind;
+  u8 is_same_thread;  // the one that asked has connected; else another one of its process
+  u8 is_only_name;    // that the process has asked for and got this address
+  u8 answer_count;
+  u32 pid;
+  u32 tid;  // that asked
+  u32 unused;
+  u64 connection;
+  u64 former_connection;  // for which it was told before, by mistake; 0: none
+  u64 start_monotonic_ns;
+  u64 end_monotonic_ns;
+  u8 families[8];     // of the answers: AF_INET 2, AF_INET6 10
+  u8 addresses[128];  // 16 bytes each, IPv4 in the first four
+  u8 name[256];       // zero behind its end
+};
+
 // The numbers of OpenTelemetry's SpanKind.
 enum role { ROLE_UNKNOWN = 0, ROLE_SERVER = 2, ROLE_CLIENT = 3 };
 
@@ -145,5 +166,7 @@ enum counter {
   COUNT_TLS_SEEN = 11,  // of those: whose plain text was seen
   COUNT_TLS_UNPROVEN = 12,  // calls of TLS functions whose connection could not be proven
   COUNT_CALLS_UNSEEN = 13,  // calls on sockets of which the return was not seen, or that found no room
-  COUNTERS = 14,
+  COUNT_LOOKUPS_RING_FULL = 14,  // lookups of names that did not fit into the ring
+  COUNT_LOOKUPS_FAILED = 15,
+  COUNTERS = 16,
 };

@@ -193,19 +193,24 @@ def _print_services(settings: Settings) -> None:
         ports = ", ".join(map(str, identity.listening_ports)) or "none"
         why = discovery.targets[service_pid].why if service_pid in discovery.targets else "one of its processes is"
         print(f"  {service_pid:>7} {_service_name(identity)} ports {ports}{processes} ({why})")
-    if settings.watches_tls and os.geteuid() == 0:
-        _print_tls([target.pid for target in targets])
+    if os.geteuid() == 0:
+        _print_libraries(settings, [target.pid for target in targets])
 
 
-def _print_tls(pids: list[int]) -> None:
+def _print_libraries(settings: Settings, pids: list[int]) -> None:
+    from otel_ebpf.probe.lookup_survey import survey_lookups
     from otel_ebpf.probe.procfs import Procfs
     from otel_ebpf.probe.tls_survey import survey
 
-    libraries = survey(pids, Procfs())
-    if libraries:
-        print("\nTLS libraries that they have loaded")
-    for library in libraries:
-        print(f"  {'ok' if library.is_read else 'without':8}{printable(library.path)}: {library.detail}")
+    for is_wanted, title, look in (
+        (settings.watches_tls, "TLS libraries that they have loaded", survey),
+        (settings.watches_lookups, "C libraries that look names up for them", survey_lookups),
+    ):
+        libraries = look(pids, Procfs()) if is_wanted else []
+        if libraries:
+            print(f"\n{title}")
+        for library in libraries:
+            print(f"  {'ok' if library.is_read else 'without':8}{printable(library.path)}: {library.detail}")
 
 
 def _service_name(identity: ServiceIdentity) -> str:

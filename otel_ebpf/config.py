@@ -85,6 +85,7 @@ class Settings:
     max_connections: int
     socket_backend: str  # "auto", "kprobe" or "tracepoint"
     watches_tls: bool
+    watches_lookups: bool
     queue_bytes: int
     user: str
     status_socket: str | None  # where `otel-ebpf status` asks
@@ -206,6 +207,13 @@ SETTINGS = (
         one_of("auto", "off"),
         "auto",
         "Whether TLS is read, by uprobes on the OpenSSL or GnuTLS that targets have mapped, and in Go programs: `auto` or `off`",
+    ),
+    Setting(
+        "OTEL_EBPF_DNS",
+        one_of("auto", "off"),
+        "auto",
+        "Whether names that targets look up are seen, by uprobes on `getaddrinfo` of the C libraries that they have mapped: "
+        "`auto` or `off`",
     ),
     Setting("OTEL_EBPF_MAX_CONNECTIONS", integer(1, 4_000_000), "16384", "Open connections followed at once"),
     Setting(
@@ -516,6 +524,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         max_connections=values["OTEL_EBPF_MAX_CONNECTIONS"],
         socket_backend=values["OTEL_EBPF_SOCKET_BACKEND"],
         watches_tls=values["OTEL_EBPF_TLS"] == "auto",
+        watches_lookups=values["OTEL_EBPF_DNS"] == "auto",
         queue_bytes=values["OTEL_EBPF_QUEUE_BYTES"],
         user=values["OTEL_EBPF_USER"],
         status_socket=values["OTEL_EBPF_STATUS_SOCKET"],

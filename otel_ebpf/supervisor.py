@@ -26,7 +26,7 @@ from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
-from otel_ebpf.probe.loader import Loaded, load, load_python, load_tls
+from otel_ebpf.probe.loader import Loaded, load, load_lookups, load_python, load_tls
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
 from otel_ebpf.probe.programs import SocketBackend, programs_of
@@ -75,11 +75,8 @@ def _run(settings: Settings, recording: OpenRecording | None) -> int:
             bcc_python=settings.bcc_python,
         )
         with load(artifact, programs_of(hooks.backend)) as loaded:
-            forms = (
-                load_tls_if_wanted(settings, artifact, loaded),
-                load_python_if_wanted(settings, artifact, loaded, hooks.backend),
-            )
-            return _watch(settings, loaded, hooks, forms, channel, exporter_pid, stop)
+            form = load_uprobes_if_wanted(settings, artifact, loaded, hooks.backend)
+            return _watch(settings, loaded, hooks, form, channel, exporter_pid, stop)
     except PeerLostError as error:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
     finally:
@@ -114,45 +111,32 @@ def select_ports(loaded: Loaded, selection: Selection) -> None:
             loaded.maps["selected_ports"].update(index.to_bytes(4, "little"), word.to_bytes(8, "little"))
 
 
-def load_tls_if_wanted(settings: Settings, artifact: Artifact, loaded: Loaded) -> UprobeForm | None:
-    """Without it the agent works on: plain text needs no uprobes."""
-    if not settings.watches_tls:
-        return None
-    form = next(available_forms(), None)
-    if form is None:
-        _report(["TLS is not read: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"])
-        return None
-    try:
-        load_tls(artifact, loaded, form)
-    except ProbeError as error:
-        _report([f"TLS is not read: {error.what}"])
-        return None
-    return form
-
-
-def load_python_if_wanted(
+def load_uprobes_if_wanted(
     settings: Settings, artifact: Artifact, loaded: Loaded, backend: SocketBackend
 ) -> UprobeForm | None:
-    """Without it calls have no parent; all else works."""
-    if settings.parents == "off":
-        return None
-    if backend is SocketBackend.KPROBE:
-        # What a thread is about to read is known by how its wait for events ends; kprobes on sockets do not see that.
-        _report(
-            ["calls of Python have no parent: kprobes do not show enough (OTEL_EBPF_SOCKET_BACKEND=tracepoint does)"]
+    """Without them the agent works on: plain text needs none."""
+    wanted = [
+        (what, load_into)
+        for is_wanted, what, load_into in (
+            (settings.watches_tls, "TLS is not read", load_tls),
+            (settings.watches_lookups, "names that are looked up are not seen", load_lookups),
+            (settings.parents != "off", "calls of Python have no parent", load_python),
         )
-        return None
-    form = next(available_forms(), None)
-    if form is None:
-        _report(
-            ["calls of Python have no parent: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"]
-        )
-        return None
-    try:
-        load_python(artifact, loaded, form)
-    except ProbeError as error:
-        _report([f"calls of Python have no parent: {error.what}"])
-        return None
+        if is_wanted
+    ]
+    form = next(available_forms(), None) if wanted else None
+    for what, load_into in wanted:
+        if form is None:
+            _report([f"{what}: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"])
+            continue
+        if load_into is load_python and backend is SocketBackend.KPROBE:
+            # What a thread is about to read is known by how its wait for events ends; kprobes on sockets do not see it.
+            _report([f"{what}: kprobes do not show enough (OTEL_EBPF_SOCKET_BACKEND=tracepoint does)"])
+            continue
+        try:
+            load_into(artifact, loaded, form)
+        except ProbeError as error:
+            _report([f"{what}: {error.what}"])
     return form
 
 
@@ -160,7 +144,7 @@ def _watch(
     settings: Settings,
     loaded: Loaded,
     hooks: SocketHooks,
-    forms: tuple[UprobeForm | None, UprobeForm | None],
+    form: UprobeForm | None,
     channel: socket.socket,
     exporter_pid: int,
     stop: StopSignals,
@@ -168,7 +152,7 @@ def _watch(
     selection = Selection.from_settings(settings)
     own_pids = (os.getpid(), exporter_pid)
     events_bytes = _PROCESS_EVENT_PAGES * _PAGE_BYTES
-    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, *forms)
+    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
     try:
         select_ports(loaded, selection)
         for (inode, device), path in find_executables(selection.exe_globs).items():

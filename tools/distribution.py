@@ -80,6 +80,7 @@ TEST = {
     "gnutls-bin": has_program("gnutls-serv"),
     "golang-go": has_program("go"),
     "iproute2": has_program("ip"),
+    "musl-tools": has_program("musl-gcc"),
     "nginx-light": has_program("nginx"),
     "nodejs": has_program("node"),
     "openssl": has_program("openssl"),

@@ -9,6 +9,7 @@ from enum import Enum, IntEnum, IntFlag
 from typing import NamedTuple
 
 from otel_ebpf.exchanges.kin import Kin, Link
+from otel_ebpf.records.kinds import Lookup
 
 
 class Role(IntEnum):
@@ -52,6 +53,7 @@ class Inferred(IntFlag):
     RESPONSE_END_BY_NEXT_RESPONSE = 32  # nothing said where it ends; the one behind it began
     RESPONSE_END_BY_CLOSE = 64  # it has no length, RFC 9112 section 6.3, item 8: one that broke off looks the same
     END_TIME = 128  # the exchange ended at `end_ns` or before
+    LOOKUP_BY_ADDRESS = 256  # another thread looked the name up: by the address that was connected to, and by Host
 
 
 HTTP, HTTPS = b"http", b"https"
@@ -99,6 +101,8 @@ class Exchange:
     response_headers: bytes = field(default=b"", compare=False, repr=False)
     scheme: bytes = HTTP  # of the connection: https where TLS was read
     kin: Kin | None = field(default=None, compare=False, repr=False)  # where it is linked with others
+    lookup: Lookup | None = None  # of a name, before its connection was made
+    asked_name: bytes | None = None  # what the server is called, when a bare address was called after that
 
     @property
     def link(self) -> Link | None:
@@ -130,3 +134,4 @@ class OpenRequest(NamedTuple):
     target: bytes
     host: bytes | None
     scheme: bytes = HTTP
+    asked_name: bytes | None = None  # see Exchange; not known before the end

@@ -222,8 +222,19 @@ def json_line(printed: Printed) -> str:
         "service_pid": exchange.service_pid,
         "connection": exchange.connection,
         "position": exchange.position,
+        "lookup": _json_lookup(exchange, to_unix_ns),
     }
     return json.dumps(facts, ensure_ascii=True, separators=(",", ":")) + "\n"
+
+
+def _json_lookup(exchange: Exchange, to_unix_ns: int) -> dict[str, object] | None:
+    """Of the name that its connection was made to."""
+    lookup = exchange.lookup
+    if lookup is None:
+        return None
+    duration_ns = lookup.end_monotonic_ns - lookup.start_monotonic_ns
+    start_unix_ns = lookup.start_monotonic_ns + to_unix_ns
+    return {"name": _json_text(lookup.name), "start_unix_ns": start_unix_ns, "duration_ns": duration_ns}
 
 
 def _route_of(span: SpanData) -> bytes | None:

@@ -10,9 +10,10 @@ One `tick` is one pass over what has come; it never waits for the network.
 from typing import Protocol
 
 from otel_ebpf.exchanges.assembler import Assembler
-from otel_ebpf.exchanges.exchange import Exchange, Role
+from otel_ebpf.exchanges.exchange import Exchange, Inferred, Role
 from otel_ebpf.exchanges.kinship import Parents
 from otel_ebpf.exchanges.ledger import NOT_SAMPLED, UNKNOWN_SERVICE, Ledger
+from otel_ebpf.exchanges.lookups import Lookups
 from otel_ebpf.export.awaiting import Awaiting
 from otel_ebpf.export.console import Console
 from otel_ebpf.export.inputs import Inputs
@@ -22,10 +23,11 @@ from otel_ebpf.export.otlp import SpanEncoder
 from otel_ebpf.export.own_connections import Endpoint
 from otel_ebpf.export.services import Ended, Service, Services
 from otel_ebpf.export.snapshots import Snapshot
-from otel_ebpf.records.decode import Buffer, DecodeError, decode_record
+from otel_ebpf.records.decode import Buffer, DecodeError, decode_lookup, decode_record, is_lookup
 from otel_ebpf.records.frames import Frame, Hooks, LedgerClosed, ServiceGone, Shutdown
-from otel_ebpf.records.kinds import Counter, CounterReading, Hidden, Kind, LedgerReading, Record
+from otel_ebpf.records.kinds import Counter, CounterReading, Hidden, Kind, LedgerReading, Lookup, Record
 from otel_ebpf.telemetry.evidence import evidence_of
+from otel_ebpf.telemetry.lookups import asked_name
 from otel_ebpf.telemetry.metrics import Meter
 from otel_ebpf.telemetry.outcome import Decided, OutcomeSampler, with_weight
 from otel_ebpf.telemetry.places import SpanPlace
@@ -61,6 +63,7 @@ class Pipeline:
         parents: Parents = Parents.NORMAL,
     ) -> None:
         self.ledger = Ledger()
+        self.lookups = Lookups()
         self.assembler = Assembler(ledger=self.ledger, parents=parents)
         self.counters = CounterReading((0,) * len(Counter))
         self.hooks = Hooks("")
@@ -189,6 +192,9 @@ class Pipeline:
 
     def _take_record(self, data: Buffer, offset: int, length: int) -> None:
         try:
+            if is_lookup(data, offset, length):
+                self.lookups.add(decode_lookup(data, offset, length))
+                return
             record = decode_record(data, offset, length)
         except DecodeError:
             self.ledger.of(UNKNOWN_SERVICE).tally["undecodable record"] += 1
@@ -210,7 +216,11 @@ class Pipeline:
         for exchange in done:
             if own and exchange.method == b"POST" and _is_own_export(exchange, own):
                 self.ledger.of(exchange.service_pid).tally["the agent's own"] += 1
-            elif exchange.kin is None or not self._awaiting.takes(exchange, now_ns):
+                continue
+            lookup = self.lookups.find(exchange)
+            if lookup is not None:
+                _join(exchange, lookup)
+            if exchange.kin is None or not self._awaiting.takes(exchange, now_ns):
                 found.append((now_ns, exchange))
         self._send(found)
 
@@ -303,6 +313,13 @@ class Pipeline:
             encode, encoded = self._encoder.encode_span, self._encoded
             for ended, span_bytes in zip(kept, [encode(span) for span in spans], strict=True):
                 encoded.setdefault(ended.service.resource, []).append(span_bytes)
+
+
+def _join(exchange: Exchange, lookup: Lookup) -> None:
+    exchange.lookup = lookup
+    exchange.asked_name = asked_name(exchange)
+    if not lookup.is_same_thread:
+        exchange.inferred |= Inferred.LOOKUP_BY_ADDRESS
 
 
 def _is_own_export(exchange: Exchange, own: frozenset[Endpoint]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from otel_ebpf.exchanges.masking import Masks, mask_tail
 from otel_ebpf.export.facts import Facts
-from otel_ebpf.records.decode import DecodeError, decode_record
+from otel_ebpf.records.decode import DecodeError, decode_record, is_lookup
 from otel_ebpf.records.frames import Frame
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.records.layouts import PROGRESS, RECORD
@@ -31,7 +31,9 @@ class Redaction:
         return replace(frame, argv=(), environ={**frame.environ, "OTEL_SERVICE_NAME": name.encode()})
 
     def sample(self, sample: bytes) -> bytes:
-        """Of one that cannot be decoded, only the beginning that says so."""
+        """Of one that cannot be decoded, only the beginning that says so. Names that were looked up stay, as hosts do."""
+        if is_lookup(sample, 0, len(sample)):
+            return sample
         try:
             record = decode_record(sample, 0, len(sample))
         except DecodeError:

@@ -28,7 +28,7 @@ from otel_ebpf.export.snapshots import Snapshot
 from otel_ebpf.export.standings import metrics_of_standing
 from otel_ebpf.export.sums import Labelled, Period, counter, gauge, histogram, up_down_counter
 from otel_ebpf.otlp_settings import GRPC, OtlpSettings
-from otel_ebpf.records.kinds import Kind
+from otel_ebpf.records.kinds import Counter, Kind
 from otel_ebpf.records.ring import RingReader
 from otel_ebpf.telemetry.differences import Differences
 from otel_ebpf.telemetry.histograms import ExplicitHistogram
@@ -130,6 +130,22 @@ class SelfMetrics:
             ({"otel_ebpf.record.kind": name}, pipeline.records_by_kind[kind]) for kind, name in _KINDS
         ]
         yield counter("otel_ebpf.records", "{record}", "Records that came out of the kernel.", records, period)
+        lookups = pipeline.lookups
+        results = {
+            "taken": lookups.taken,
+            "taken_back": lookups.taken_back,
+            "forgotten": lookups.forgotten,
+            "unreadable": lookups.unreadable,
+            "ring_full": pipeline.counters.values[Counter.LOOKUPS_RING_FULL],
+            "failed": pipeline.counters.values[Counter.LOOKUPS_FAILED],
+        }
+        yield counter(
+            "otel_ebpf.lookups",
+            "{lookup}",
+            "Names that were looked up before a connection was made, and those that failed.",
+            [({"otel_ebpf.result": result}, count) for result, count in results.items()],
+            period,
+        )
         yield gauge(
             "otel_ebpf.ring.usage", "By", "What waits between kernel and exporter.", [({}, ring.used_bytes)], period
         )
@@ -139,6 +155,8 @@ class SelfMetrics:
         attached: list[Labelled] = [({"otel_ebpf.hooks": hooks.backend or "none"}, 1 if hooks.backend else 0)]
         if hooks.tls_files:
             attached.append(({"otel_ebpf.hooks": hooks.tls_form}, hooks.tls_files))
+        if hooks.lookup_files:
+            attached.append(({"otel_ebpf.hooks": hooks.lookup_form}, hooks.lookup_files))
         what = "How system calls are watched, and in how many files there are probes on TLS."
         yield gauge("otel_ebpf.hooks.attached", "{hook}", what, attached, period)
         if pipeline.measuring is not None:

@@ -53,14 +53,14 @@ class ElfImage:
             return int(offset)
         raise UnreadableTlsError(f"address {address:#x} is in no segment")
 
-    def code(self, name: str) -> Iterator[Instruction]:
+    def code(self, name: str, most_bytes: int = _MAX_FUNCTION_BYTES) -> Iterator[Instruction]:
         address, size = self._symbols[name]
-        return self.code_at(address, size)
+        return self.code_at(address, size, most_bytes)
 
-    def code_at(self, address: int, size: int) -> Iterator[Instruction]:
+    def code_at(self, address: int, size: int, most_bytes: int = _MAX_FUNCTION_BYTES) -> Iterator[Instruction]:
         stream = self._elf.stream
         stream.seek(self.offset(address))
-        return iter(Decoder(64, stream.read(min(size, _MAX_FUNCTION_BYTES)), ip=address))
+        return iter(Decoder(64, stream.read(min(size, most_bytes)), ip=address))
 
     def _read(self, table: SymbolTableSection) -> None:
         """Large programs have 200,000 symbols: they are gone through as bytes, not as objects."""

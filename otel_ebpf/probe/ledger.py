@@ -16,7 +16,7 @@ from otel_ebpf.records.kinds import Counter, LedgerReading
 COUNTS = struct.Struct(f"<{len(Counter)}Q")  # struct ledger_entry
 SHARED = 0  # service_pid of the entry that takes what finds no room
 _KEY = struct.Struct("<I")
-_ROWS_A_FRAME = 200  # of at most 13 numbers of 20 digits: 55 KB of the 64 that a frame may have
+_ROWS_A_FRAME = 150  # of at most 17 numbers of 20 digits: 54 KB of the 64 that a frame may have
 _TAKE_AFTER_NS = 2_000_000_000  # its last connections are closed by then; short-lived services must not fill the map
 _CLOSE_AFTER_NS = 30_000_000_000  # for a while its account is shown on its own
 

@@ -20,10 +20,12 @@ from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.maps import Map
 from otel_ebpf.probe.programs import (
+    LOOKUP_PROGRAMS,
     PYTHON_PROGRAMS,
     TAIL_PROGRAMS,
     TLS_PROGRAMS,
     TLS_TAIL_PROGRAMS,
+    UPROBE_PROGRAMS,
     ProgramRow,
 )
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -59,7 +61,7 @@ class Loaded:
 def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
     """All maps, and the programs of these rows, or none and an error."""
     kinds = {row.function: row.kind for row in rows}
-    later = {row.function for row in (*TLS_PROGRAMS, *PYTHON_PROGRAMS)}
+    later = {row.function for row in UPROBE_PROGRAMS}
     allow_locked_memory()
     loaded = Loaded()
     try:
@@ -80,19 +82,23 @@ def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
 
 
 def load_tls(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """The programs for uprobes of this form, besides what is loaded already; or an error, and nothing is changed."""
-    rows = [row for row in TLS_PROGRAMS if row.function not in NOT_IN_FORM[form]]
-    _load_for_uprobes(artifact, loaded, rows, form)
+    """The programs for TLS libraries; or an error, and nothing is changed."""
+    _load_uprobes(artifact, loaded, form, TLS_PROGRAMS)
     _fill_tails(loaded, "tls_tail_programs", TLS_TAIL_PROGRAMS)
 
 
+def load_lookups(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """The programs for getaddrinfo, which look at instructions alone; or an error, and nothing is changed."""
+    _load_uprobes(artifact, loaded, form.of_instructions, LOOKUP_PROGRAMS)
+
+
 def load_python(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """The same for the programs on CPython, which look at instructions alone."""
-    _load_for_uprobes(artifact, loaded, PYTHON_PROGRAMS, form.of_instructions)
+    """The same for the programs on CPython."""
+    _load_uprobes(artifact, loaded, form.of_instructions, PYTHON_PROGRAMS)
 
 
-def _load_for_uprobes(artifact: Artifact, loaded: Loaded, rows: Iterable[ProgramRow], form: UprobeForm) -> None:
-    wanted = {row.function: row.kind for row in rows}
+def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:
+    wanted = {row.function: row.kind for row in rows if row.function not in NOT_IN_FORM[form]}
     programs: dict[str, int] = {}
     try:
         for program in artifact.programs:

@@ -191,8 +191,14 @@ def socket_backend(host: Host) -> list[Finding]:
 def uprobes(host: Host) -> list[Finding]:
     """By attaching to an instruction that nobody runs."""
     form = next(available_forms(), None)
-    remedy = "Linux 5.15 or later with CONFIG_UPROBE_EVENTS=y, and CAP_PERFMON, are needed to read TLS."
-    detail = "none that this kernel and these rights allow: TLS cannot be read" if form is None else FORM_TEXTS[form]
+    remedy = (
+        "Linux 5.15 or later with CONFIG_UPROBE_EVENTS=y, and CAP_PERFMON, are needed for TLS and lookups of names."
+    )
+    detail = (
+        "none that this kernel and these rights allow: neither TLS nor lookups of names are seen"
+        if form is None
+        else FORM_TEXTS[form]
+    )
     return [Finding("uprobes", form is not None, False, detail, remedy)]
 
 

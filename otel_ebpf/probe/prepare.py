@@ -16,7 +16,7 @@ from pathlib import Path
 
 from otel_ebpf.errors import AgentError, PreflightError, ProbeError
 from otel_ebpf.probe.artifact import Artifact, decode, encode
-from otel_ebpf.probe.programs import PYTHON_PROGRAMS, TLS_PROGRAMS, SocketBackend, Source, programs_of, read_source
+from otel_ebpf.probe.programs import UPROBE_PROGRAMS, SocketBackend, Source, programs_of, read_source
 
 _DONE, _FAILED = b"+", b"-"
 _ERRORS: dict[str, type[AgentError]] = {"PreflightError": PreflightError, "ProbeError": ProbeError}
@@ -35,7 +35,7 @@ def prepare_programs(
     artifact = prepare_in_child(source, flags, cache_dir=cache_dir, bcc_python=bcc_python, progress=progress)
     found, expected = (
         {program.name for program in artifact.programs},
-        {row.function for row in (*programs_of(backend), *TLS_PROGRAMS, *PYTHON_PROGRAMS)},
+        {row.function for row in (*programs_of(backend), *UPROBE_PROGRAMS)},
     )
     if found != expected:
         names = ", ".join(sorted(found ^ expected))

@@ -73,6 +73,10 @@ PYTHON_PROGRAMS = _kprobes(
     *("on_job_put", "on_job_taken"),
 )
 
+# Uprobes on getaddrinfo.
+LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
+UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *LOOKUP_PROGRAMS)
+
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
 TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
 TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_bytes": 2}
@@ -94,6 +98,7 @@ _FRAGMENTS = (
     "tls.c",
     "go_tls.c",
     "python_contexts.c",
+    "lookups.c",
     "tcp_states.c",
     "processes.c",
     "socket_events.c",

@@ -10,7 +10,6 @@ A process that maps two interpreters, or one that cannot be read, gets no entry:
 import errno
 import os
 import re
-import select
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -75,7 +74,7 @@ class PythonWatch:
     ) -> None:
         """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
         self._loaded = loaded
-        self._form = form.of_instructions if form is not None else None
+        self._form = form.of_instructions if form is not None and "on_context_made" in loaded.programs else None
         self._procfs = procfs
         self._patiently = patiently
         self._inspector = FileInspector(_examine, _decode)
@@ -144,15 +143,6 @@ class PythonWatch:
             self._tell_every_mapping(mapped)
         users = self._users(mapped)
         self._inspect()
-        return users
-
-    def settle(self, seconds: float) -> list[int]:
-        """Waits until all that was looked at is attached to; what takes longer comes later."""
-        deadline = time.monotonic() + seconds
-        users: list[int] = []
-        while (answer := self.fileno()) >= 0 and (left := deadline - time.monotonic()) > 0:
-            if select.select([answer], [], [], left)[0]:
-                users += self.on_answer()
         return users
 
     def forget(self, pid: int) -> None:

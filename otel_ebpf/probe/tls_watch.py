@@ -9,9 +9,7 @@ it pay for the question whether they are targets, and nothing else.
 """
 
 import os
-import select
 import struct
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -62,7 +60,7 @@ class TlsWatch:
         """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
         self._patiently = patiently
         self._loaded = loaded
-        self._form = form
+        self._form = form if "on_tls_return" in loaded.programs else None
         self._procfs = procfs
         self._inspector = Inspector()
         self._libraries: dict[MappedFile, Library | None] = {}  # None: nothing to watch in it
@@ -145,15 +143,6 @@ class TlsWatch:
         self._waiting = {**dict.fromkeys(self._in_hand[len(findings) :]), **self._waiting}
         self._in_hand = []
         self._inspect()
-
-    def settle(self, seconds: float) -> None:
-        """Waits until all that was looked at is attached to; what takes longer comes later."""
-        deadline = time.monotonic() + seconds
-        while (answer := self.fileno()) >= 0 and (left := deadline - time.monotonic()) > 0:
-            poll = select.poll()
-            poll.register(answer, select.POLLIN)
-            if poll.poll(left * 1000):
-                self.on_answer()
 
     def close(self) -> None:
         self._inspector.close()

@@ -23,6 +23,7 @@ from otel_ebpf.probe.hidden import HiddenTraffic
 from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.lookup_watch import LookupWatch
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.python_watch import PythonWatch
 from otel_ebpf.probe.socket_hooks import SocketHooks
@@ -56,7 +57,6 @@ class Watcher:
         own_pids: Iterable[int],
         event_ring_bytes: int,
         uprobe_form: UprobeForm | None = None,
-        context_form: UprobeForm | None = None,
     ) -> None:
         self._maps = loaded.maps
         self._discovery = discovery
@@ -64,9 +64,9 @@ class Watcher:
         self._procfs = Procfs()
         self._attachments = Attachments(loaded, hooks)
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
-        self._python = PythonWatch(loaded, context_form, self._procfs, self._while_reading)
-        self._is_attaching = False
-        self._to_look_at: dict[int, None] = {}  # meanwhile
+        self._python = PythonWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._lookups = LookupWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._to_look_at: dict[int, None] = {}  # processes that are new or have mapped a library
         self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
         self._told_troubles: set[str] = set()
         self._events_fd = loaded.maps["process_events"].fd
@@ -86,10 +86,33 @@ class Watcher:
         services = dict.fromkeys(target.service_pid for target in targets)
         changes: list[Change] = [Add(target.pid, target.service_pid) for target in targets]
         self._apply([*changes, *(Identity(service_pid) for service_pid in services)])
-        self._tls.settle(_SETTLE_S)
-        self._look_again(self._python.settle(_SETTLE_S))
+        self._look_at_libraries()
+        self._settle()
         self._tell_counts()
         return targets
+
+    def _settle(self) -> None:
+        """Waits until all libraries that were looked at are attached to; what takes longer comes later."""
+        deadline = time.monotonic() + _SETTLE_S
+        while (inspecting := self._inspecting()) and (left := deadline - time.monotonic()) > 0:
+            for answer in select.select(list(inspecting), [], [], left)[0]:
+                inspecting[answer]()
+            self._look_at_libraries()
+
+    def _inspecting(self) -> dict[int, Callable[[], None]]:
+        """Who waits for an answer takes it, by what becomes readable.
+
+        Lookups when the others have ended: more children would leave a process that lives for ten milliseconds no
+        processor to be named on.
+        """
+        if self._tls.fileno() < 0 and self._python.fileno() < 0:
+            self._lookups.inspect()
+        watches = (
+            (self._tls.fileno(), self._tls.on_answer),
+            (self._python.fileno(), self._take_python),
+            (self._lookups.fileno(), self._lookups.on_answer),
+        )
+        return {answer: take for answer, take in watches if answer >= 0}
 
     def run(self, stop: StopSignals) -> None:
         """Until a signal comes; raises PeerLostError when the exporter has ended."""
@@ -98,12 +121,11 @@ class Watcher:
         poll.register(self._channel, select.POLLIN)
         poll.register(stop, select.POLLIN)
         ticks, next_tick = 0, time.monotonic() + _TICK_MS / 1000
-        answers: dict[int, Callable[[], None]] = {}
+        answers: dict[int, Callable[[], None]] = {}  # of the inspectors that are at work
         while not stop.received:
-            self._look_at_those_left()
-            for inspector, take in ((self._tls, self._tls.on_answer), (self._python, self._take_python)):
-                answer = inspector.fileno()
-                if answer >= 0 and answer not in answers:
+            self._look_at_libraries()
+            for answer, take in self._inspecting().items():
+                if answer not in answers:
                     answers[answer] = take
                     poll.register(answer, select.POLLIN)
             wait_ms = max(0, int((next_tick - time.monotonic()) * 1000) + 1)
@@ -122,6 +144,7 @@ class Watcher:
                 self._detach_when_idle()
                 self._tls.tick()
                 self._look_again(self._python.tick())
+                self._lookups.tick()
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
@@ -137,6 +160,7 @@ class Watcher:
         """Detaches everything, then tells the exporter to finish."""
         self._tls.close()
         self._python.close()
+        self._lookups.close()
         self._attachments.detach_all()
         self._tell_counts()
         self._send(Shutdown(reason, deadline_monotonic_ns))
@@ -144,6 +168,7 @@ class Watcher:
     def close(self) -> None:
         self._tls.close()
         self._python.close()
+        self._lookups.close()
         self._attachments.detach_all()
         self._events.close()
 
@@ -154,9 +179,9 @@ class Watcher:
             self._events.produced,
         )
         for event in events:
-            self._apply(self._discovery.on_event(event), event)
             if event.kind in (ProcessEventKind.MAPPED, ProcessEventKind.EXEC):
-                self._look_at(event.pid)
+                self._to_look_at[event.pid] = None
+            self._apply(self._discovery.on_event(event), event)
             path = self._discovery.selected_program(event.pid) if event.kind == ProcessEventKind.EXEC else None
             if path is not None:
                 self.know_executable(event.executable_inode, event.executable_device, path)
@@ -169,10 +194,12 @@ class Watcher:
         for change in changes:
             if isinstance(change, Add):
                 self._watch(change)
+                self._to_look_at[change.pid] = None
             elif isinstance(change, Remove):
                 self._maps["targets"].delete(_PID.pack(change.pid))
                 self._tls.forget(change.pid)
                 self._python.forget(change.pid)
+                self._lookups.forget(change.pid)
         if self._discovery.targets:
             self._attachments.attach_socket_programs(True)
         for change in changes:
@@ -185,9 +212,6 @@ class Watcher:
                     self._send(identity)
             elif isinstance(change, Gone):
                 self._send(ServiceGone(change.service_pid))
-        for change in changes:
-            if isinstance(change, Add):
-                self._look_at(change.pid)
 
     def _detach_when_idle(self) -> None:
         """Not at once: processes that live for a moment come one after the other."""
@@ -197,44 +221,35 @@ class Watcher:
 
     def _while_reading(self, attaching: Callable[[], list[int]]) -> list[int]:
         """It takes ten milliseconds and more; who lives no longer than that is named meanwhile."""
-        self._is_attaching = True
         poll = select.poll()
         poll.register(self._events_fd, select.POLLIN)
-        try:
-            with ThreadPoolExecutor(1) as thread:
-                attached = thread.submit(attaching)
-                while not attached.done():
-                    if poll.poll(1):
-                        self._read_events()
-                return attached.result()
-        finally:
-            self._is_attaching = False
+        with ThreadPoolExecutor(1) as thread:
+            attached = thread.submit(attaching)
+            while not attached.done():
+                if poll.poll(1):
+                    self._read_events()
+            return attached.result()
 
-    def _look_at_those_left(self) -> None:
+    def _look_at_libraries(self) -> None:
+        """Last of all, and once for all that a process has mapped: another one may end before anybody knows who it was."""
         while self._to_look_at:
             pid = next(iter(self._to_look_at))
             del self._to_look_at[pid]
-            self._look_at(pid)
-
-    def _look_at(self, pid: int) -> None:
-        """It is new or has mapped a library. Last of all: a process may have ended before anybody knows who it was."""
-        target = self._discovery.targets.get(pid)
-        if self._is_attaching:
-            self._to_look_at[pid] = None
-        elif target is not None:
+            if pid not in self._discovery.targets:
+                continue
             self._tls.look_at(pid)
             self._python.look_at(pid)
-            self._write_flags(pid, target.service_pid)
+            self._lookups.look_at(pid)
+            if (target := self._discovery.targets.get(pid)) is not None:  # it may have ended meanwhile
+                flags = self._tls.target_flags(pid) | self._python.target_flags(pid)
+                self._write_target(pid, target.service_pid, flags)
+            self._read_events()
 
     def _take_python(self) -> None:
         self._look_again(self._python.on_answer())
 
     def _look_again(self, pids: Iterable[int]) -> None:
-        for pid in pids:
-            self._look_at(pid)
-
-    def _write_flags(self, pid: int, service_pid: int) -> None:
-        self._write_target(pid, service_pid, self._tls.target_flags(pid) | self._python.target_flags(pid))
+        self._to_look_at.update(dict.fromkeys(pids))
 
     def _watch(self, change: Add) -> None:
         """What the kernel knows stays. Else no return probe until it has been looked at: it may switch stacks."""
@@ -252,8 +267,14 @@ class Watcher:
             ) from error
 
     def _tell_counts(self) -> None:
-        tls_files = self._tls.probed_count
-        hooks = Hooks(self._attachments.socket_backend, self._tls.form_text if tls_files else "", tls_files)
+        tls_files, lookup_files = self._tls.probed_count, self._lookups.probed_count
+        hooks = Hooks(
+            self._attachments.socket_backend,
+            self._tls.form_text if tls_files else "",
+            tls_files,
+            self._lookups.form_text if lookup_files else "",
+            lookup_files,
+        )
         if hooks != self._hooks:
             self._hooks = hooks
             self._send(hooks)
@@ -265,7 +286,7 @@ class Watcher:
         self._tell_troubles()
 
     def _tell_troubles(self) -> None:
-        for line in (*troubles(self._tls.libraries), *self._python.troubles):
+        for line in (*troubles(self._tls.libraries), *self._python.troubles, *self._lookups.troubles):
             if line not in self._told_troubles and len(self._told_troubles) < MAX_LIBRARIES:
                 self._told_troubles.add(line)
                 sys.stderr.write(f"otel-ebpf: {line}\n")

@@ -1,13 +1,13 @@
 """Bytes of the ring buffer -> records.
 
 In:   one sample as the kernel wrote it, in a buffer, by offset and length
-Out:  Record or ProcessEvent
+Out:  Record, Lookup or ProcessEvent
 """
 
 from mmap import mmap
 
-from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind, Record
-from otel_ebpf.records.layouts import PROCESS_EVENT, RECORD
+from otel_ebpf.records.kinds import Lookup, LookupKind, ProcessEvent, ProcessEventKind, Record
+from otel_ebpf.records.layouts import LOOKUP, PROCESS_EVENT, RECORD
 
 Buffer = bytes | mmap  # whose slices are bytes
 
@@ -30,6 +30,27 @@ def decode_record(data: Buffer, offset: int, length: int) -> Record:
         raise DecodeError(f"a record of kind {fields[0]} at {offset}: {fields[6]} captured bytes in {length}")
     start = offset + _RECORD_BYTES
     return _new(Record, (*fields, data[start : start + fields[6]]))
+
+
+def is_lookup(data: Buffer, offset: int, length: int) -> bool:
+    return length == LOOKUP.size and data[offset] == LookupKind.LOOKUP
+
+
+def decode_lookup(data: Buffer, offset: int, length: int) -> Lookup:
+    """Raises DecodeError when it counts more answers than there is room for, or ends before it began."""
+    if length != LOOKUP.size:
+        raise DecodeError(f"a lookup of {length} bytes at {offset}: {LOOKUP.size} are needed")
+    (
+        kind, is_same_thread, is_only_name, count, pid, tid, _, connection, former, start_ns, end_ns,
+        families, addresses, name,
+    ) = LOOKUP.unpack_from(data, offset)  # fmt: skip
+    if kind != LookupKind.LOOKUP or count > len(families) or end_ns < start_ns:
+        raise DecodeError(f"a lookup of kind {kind} at {offset}: {count} answers, from {start_ns} to {end_ns}")
+    answers = tuple((families[index], addresses[16 * index : 16 * index + 16]) for index in range(count))
+    name = name.partition(b"\0")[0]
+    return Lookup(
+        bool(is_same_thread), bool(is_only_name), pid, tid, connection, former, start_ns, end_ns, answers, name
+    )
 
 
 def decode_process_event(data: Buffer, offset: int, length: int) -> ProcessEvent:

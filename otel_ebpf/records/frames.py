@@ -46,11 +46,21 @@ class Hooks:
     backend: str
     tls_form: str = ""  # of the probes on TLS, empty while there are none
     tls_files: int = 0  # that have some
+    lookup_form: str = ""  # of those on C libraries
+    lookup_files: int = 0
 
     @property
     def text(self) -> str:
-        files = f"{self.tls_form} in {self.tls_files} file{'' if self.tls_files == 1 else 's'} for TLS"
-        return ", ".join(part for part in (self.backend, files if self.tls_files else "") if part)
+        parts = (
+            self.backend,
+            _in_files(self.tls_form, self.tls_files, " for TLS"),
+            _in_files(self.lookup_form, self.lookup_files),
+        )
+        return ", ".join(part for part in parts if part)
+
+
+def _in_files(form: str, count: int, purpose: str = "") -> str:
+    return f"{form} in {count} file{'' if count == 1 else 's'}{purpose}" if count else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,12 @@ class Kind(IntEnum):
     END = 4
 
 
+class LookupKind(IntEnum):
+    """Of the one record with a layout of its own."""
+
+    LOOKUP = 5
+
+
 class EndReason(IntEnum):
     NONE = 0
     NEXT_REQUEST = 1
@@ -91,6 +97,21 @@ class Record(NamedTuple):
     payload: bytes
 
 
+class Lookup(NamedTuple):
+    """A name that a process asked its C library for before it made a connection; see struct lookup in bpf/records.h."""
+
+    is_same_thread: bool
+    is_only_name: bool
+    pid: int
+    tid: int
+    connection: int
+    former_connection: int  # for which it was told before, by mistake; 0: none
+    start_monotonic_ns: int
+    end_monotonic_ns: int
+    answers: tuple[tuple[int, bytes], ...]  # family; 16 bytes, IPv4 in the first four
+    name: bytes  # as it was asked for
+
+
 class ProcessEventKind(IntEnum):
     EXEC = 1
     FORK = 2
@@ -128,6 +149,8 @@ class Counter(IntEnum):
     TLS_SEEN = 11
     TLS_UNPROVEN = 12
     CALLS_UNSEEN = 13
+    LOOKUPS_RING_FULL = 14
+    LOOKUPS_FAILED = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ RECORD = struct.Struct("<6BH4I6QI2H16s16s8sQQ4I")
 # connection | position ended lost lost_count flags | response_bytes response_last request_bytes request_last | tail chunk_payload
 PROGRESS = struct.Struct("<QIBBBBQQQQ8sQ")
 
+# kind is_same_thread is_only_name answer_count | pid tid unused | connection former_connection start end |
+# families addresses name
+LOOKUP = struct.Struct("<4B3I4Q8s128s256s")
+
 # kind pid parent_pid port is_target command executable_inode executable_device unused
 PROCESS_EVENT = struct.Struct("<IIIHH16sQII")
 

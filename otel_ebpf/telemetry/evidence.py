@@ -26,15 +26,17 @@ BY_INFERENCE = (
     (Inferred.RESPONSE_END_BY_NEXT_RESPONSE, (f"{PREFIX}response_end", b"next_response")),
     (Inferred.RESPONSE_END_BY_CLOSE, (f"{PREFIX}response_end", b"close")),
     (Inferred.END_TIME, (f"{PREFIX}end_time", b"upper_bound")),
+    (Inferred.LOOKUP_BY_ADDRESS, (f"{PREFIX}dns_lookup", b"address_and_host")),
 )
 END_NOT_SEEN = (f"{PREFIX}response_end", b"not_seen")
 ROUTE_BY_HEURISTIC = (f"{PREFIX}route", b"heuristic")
+SERVER_BY_LOOKUP = (f"{PREFIX}server_address", b"dns_lookup")
 PARENT, PARENT_STATE = f"{PREFIX}parent", f"{PREFIX}parent_state"
 # What the kernel side gives, and what is found here.
 _PARENTS = (b"traceparent", b"connection", b"thread", b"context", b"greenlet", b"executor", b"handler", b"process")
 PARENTS = tuple((PARENT, name) for name in _PARENTS)
 PARENT_STATES = tuple((PARENT_STATE, state.name.lower().encode()) for state in ParentState if state)
-MOST_EVIDENCE = 8  # attributes of one exchange: each name once
+MOST_EVIDENCE = 10  # attributes of one exchange: each name once
 
 
 def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> Attributes:
@@ -43,6 +45,8 @@ def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> 
         found.append(END_NOT_SEEN)
     if route is not None and routes.has_guessed(route):
         found.append(ROUTE_BY_HEURISTIC)
+    if exchange.asked_name is not None:
+        found.append(SERVER_BY_LOOKUP)
     parent, link = parent_evidence(exchange), exchange.link
     if parent is not None:
         found.append((PARENT, parent.encode()))

@@ -155,7 +155,12 @@ class Meter:
         )
         if exchange.role is not _SERVER:
             host = exchange.host
-            key += (host and host[:_TEXT_LIMIT_BYTES], exchange.remote_address, exchange.remote_port)
+            key += (
+                host and host[:_TEXT_LIMIT_BYTES],
+                exchange.remote_address,
+                exchange.remote_port,
+                exchange.asked_name,
+            )
         series = self._known.get(key)
         if series is None:
             series = self._find(key, service, exchange, route)
@@ -308,7 +313,7 @@ def request_attributes(
         peer = address_text(request.family, request.remote_address)
         server = None if peer is None else (peer, request.remote_port)
     if server is not None:
-        found += [("server.address", _text(server[0])), ("server.port", server[1])]
+        found += [("server.address", _text(request.asked_name or server[0])), ("server.port", server[1])]
     return tuple(found)
 
 

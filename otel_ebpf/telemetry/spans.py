@@ -32,6 +32,7 @@ from otel_ebpf.telemetry.attributes import (
 )
 from otel_ebpf.telemetry.clock import unix_ns
 from otel_ebpf.telemetry.headers import HeaderRules, Headers
+from otel_ebpf.telemetry.lookups import SpanEvent, lookup_event
 from otel_ebpf.telemetry.places import SpanPlace
 from otel_ebpf.telemetry.text import cut_characters, exceeds, utf8
 from otel_ebpf.telemetry.trace_context import FLAG_SAMPLED, validate_tracestate
@@ -46,7 +47,7 @@ AUTHORITY_LIMIT_BYTES = 512
 UTF8_GROWTH = 3  # a wrong byte becomes the three of U+FFFD, a secret of five bytes the thirteen of a redacted one
 TRUNCATED = "otel_ebpf.truncated"  # names of the attributes that hold the beginning of what was sent, with commas
 DEFAULT_COUNT_LIMIT = 128  # OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT
-MOST_ATTRIBUTES = 28  # that are ever given to one span, evidence included, without captured headers
+MOST_ATTRIBUTES = 30  # that are ever given to one span, evidence included, without captured headers
 CACHE_LIMIT = 4096  # hosts, methods and user agents are the sender's choice
 CACHED_AGENT_BYTES = 256
 _SERVER, _COMPLETE = Role.SERVER, Outcome.COMPLETE  # looking into an enum takes a while
@@ -100,6 +101,7 @@ class SpanData(NamedTuple):
     dropped_attributes_count: int  # in all, those of the series too
     evidence: Attributes = ()  # also where it is not among the attributes
     shared: tuple[Shared, ...] = ()  # besides the series
+    events: tuple[SpanEvent, ...] = ()
 
     @property
     def all_attributes(self) -> Attributes:
@@ -173,6 +175,7 @@ class SpanBuilder:
             family,
             scheme,
             route,
+            exchange.asked_name,
         )
         found = self._series.get(series_key)
         if found is None:
@@ -247,8 +250,21 @@ class SpanBuilder:
                 dropped,
                 evidence,
                 tuple(shared),
+                () if exchange.lookup is None else self._events(exchange, offset_ns),
             ),
         )
+
+    def _events(self, exchange: Exchange, offset_ns: int) -> tuple[SpanEvent, ...]:
+        event = lookup_event(exchange, offset_ns)
+        if event is None:
+            return ()
+        limit = self._value_length_limit
+        if limit is not None:
+            cut = tuple(
+                (key, value if isinstance(value, float) else _cut(value, limit)) for key, value in event.attributes
+            )
+            event = event._replace(attributes=cut)
+        return (event,)
 
     def _remember_peer(self, key: tuple[int, bytes]) -> Peer:
         if len(self._peers) >= CACHE_LIMIT:
@@ -296,7 +312,8 @@ class SpanBuilder:
         if authority:
             server = split_authority(authority, scheme)
             if server is not None:
-                attributes.append(("server.address", utf8(server[0], AUTHORITY_LIMIT_BYTES)))
+                host = exchange.asked_name or utf8(server[0], AUTHORITY_LIMIT_BYTES)
+                attributes.append(("server.address", host))
                 attributes.append(("server.port", server[1]))
                 origin = scheme + b"://" + without_credentials(authority)
         if exchange.status is not None:

@@ -16,6 +16,7 @@ from otel_ebpf.records.kinds import (
     EndReason,
     Kind,
     LinkEvidence,
+    LookupKind,
     ProcessEvent,
     ProcessEventKind,
     Record,
@@ -34,6 +35,7 @@ STRUCTS = {
     "record": layouts.RECORD,
     "progress": layouts.PROGRESS,
     "process_event": layouts.PROCESS_EVENT,
+    "lookup": layouts.LOOKUP,
 }
 
 
@@ -97,6 +99,7 @@ def test_the_progress_of_python_has_every_field_of_c_but_its_key():
     [
         (Kind, "RECORD_"),
         (LinkEvidence, "LINK_"),
+        (LookupKind, "RECORD_"),
         (EndReason, "END_"),
         (RecordFlag, "FLAG_"),
         (ProcessEventKind, "PROCESS_"),

@@ -44,6 +44,13 @@ SERVER, CLIENT = trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CLIEN
 ERROR = trace_pb2.Status.STATUS_CODE_ERROR
 
 
+@dataclass
+class Event:
+    name: str
+    unix_ns: int
+    attributes: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Span:
     name: str
@@ -58,6 +65,7 @@ class Span:
     status_code: int
     attributes: dict[str, Any]
     resource: dict[str, Any]
+    events: list[Event] = field(default_factory=list)
 
     @property
     def duration_ns(self) -> int:
@@ -91,6 +99,12 @@ def spans_of(request: ExportTraceServiceRequest) -> Iterator[Span]:
                     status_code=span.status.code,
                     attributes={pair.key: plain(pair.value) for pair in span.attributes},
                     resource=resource,
+                    events=[
+                        Event(
+                            event.name, event.time_unix_nano, {pair.key: plain(pair.value) for pair in event.attributes}
+                        )
+                        for event in span.events
+                    ],
                 )
 
 

@@ -100,6 +100,8 @@ def test_the_agent_tells_of_its_own_parts(prefix: str, stage: Stage) -> None:
     records = numbers(families, "otel_ebpf_records", "otel_ebpf_record_kind")
     assert 20 == records["request"]
     assert {"": 8 << 20} == numbers(families, "otel_ebpf_ring_limit_bytes")
+    lookups = numbers(families, "otel_ebpf_lookups", "otel_ebpf_result")
+    assert dict.fromkeys(("taken", "taken_back", "forgotten", "unreadable", "ring_full", "failed"), 0) == lookups
     memory = numbers(families, "otel_ebpf_process_memory_usage_bytes", "otel_ebpf_process")
     assert {"probe", "exporter"} == memory.keys()
     assert all(5_000_000 < resident < 500_000_000 for resident in memory.values())

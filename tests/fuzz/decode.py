@@ -3,8 +3,9 @@
 import contextlib
 
 from otel_ebpf.exchanges.assembler import Assembler
-from otel_ebpf.records.decode import DecodeError, decode_process_event, decode_record
-from otel_ebpf.records.layouts import PROCESS_EVENT, PROGRESS, RECORD
+from otel_ebpf.exchanges.lookups import Lookups
+from otel_ebpf.records.decode import DecodeError, decode_lookup, decode_process_event, decode_record
+from otel_ebpf.records.layouts import LOOKUP, PROCESS_EVENT, PROGRESS, RECORD
 from otel_ebpf.records.progress import PROGRESS_TABLE_BYTES, ProgressTable
 from tests.fuzz.choices import Choices
 
@@ -21,6 +22,13 @@ def fuzz(data: bytes) -> None:
         assert record.captured_bytes == len(record.payload)
         assert (RECORD.pack(*record[:-1]) + record.payload) == sample[: RECORD.size + record.captured_bytes]
         Assembler().feed(record)
+    with contextlib.suppress(DecodeError):
+        lookup = decode_lookup(buffer, offset, len(sample))
+        assert len(sample) == LOOKUP.size
+        assert b"\0" not in lookup.name
+        assert lookup.name in sample
+        assert all(address in sample for _, address in lookup.answers)
+        Lookups().add(lookup)
     with contextlib.suppress(DecodeError):
         event = decode_process_event(buffer, offset, len(sample))
         again = event._replace(command=event.command.ljust(16, b"\0"))

@@ -96,9 +96,9 @@ def tls_watched(seen_by: TlsWatched) -> TlsWatched:
     params=list(dict.fromkeys(form.of_instructions for form in available_forms())),
     ids=lambda form: form.name.lower(),
 )
-def followed(request: pytest.FixtureRequest, own_artifact: Artifact) -> Iterator[ContextsWatched]:
+def followed(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[ContextsWatched]:
     """This process, whose contexts are followed."""
-    watched = ContextsWatched(own_artifact, request.param)
+    watched = ContextsWatched(own_artifact, hooks, request.param)
     yield watched
     watched.close()
 

@@ -6,11 +6,14 @@ Owns: nothing that lasts
 """
 
 import os
+import select
 
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.loader import load, load_python
 from otel_ebpf.probe.procfs import Procfs
+from otel_ebpf.probe.programs import programs_of
 from otel_ebpf.probe.python_watch import PythonWatch
+from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.uprobes import UprobeForm
 from tests.kernel.wire import Watched
 
@@ -18,16 +21,18 @@ SECONDS_TO_ATTACH = 60.0
 
 
 class ContextsWatched(Watched):
-    def __init__(self, artifact: Artifact, form: UprobeForm) -> None:
-        self.loaded = load(artifact)
+    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
+        self.loaded = load(artifact, programs_of(hooks.backend))
         load_python(artifact, self.loaded, form)
-        super().__init__(self.loaded)
+        super().__init__(self.loaded, hooks)
         self.python = PythonWatch(self.loaded, form, Procfs())
         self.follow(os.getpid())
 
     def follow(self, pid: int) -> None:
         self.python.look_at(pid)
-        self.python.settle(SECONDS_TO_ATTACH)
+        while (answer := self.python.fileno()) >= 0:
+            select.select([answer], [], [], SECONDS_TO_ATTACH)
+            self.python.on_answer()
         self.python.look_at(pid)
         self.watch(pid, self.python.target_flags(pid))
 

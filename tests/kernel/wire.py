@@ -18,8 +18,8 @@ from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.watcher import TARGET
-from otel_ebpf.records.decode import Buffer, decode_record
-from otel_ebpf.records.kinds import Counter, Record
+from otel_ebpf.records.decode import Buffer, decode_lookup, decode_record, is_lookup
+from otel_ebpf.records.kinds import Counter, Lookup, Record
 from otel_ebpf.records.progress import ProgressTable
 from otel_ebpf.records.ring import RingReader
 
@@ -67,10 +67,14 @@ class Watched:
         self.ring.drain(lambda *_: None, self.ring.produced)
         self.assembler = Assembler()
         self.records: list[Record] = []
+        self.lookups: list[Lookup] = []
         self.done: list[Exchange] = []
 
     def collect(self) -> list[Exchange]:
         def take(data: Buffer, offset: int, length: int) -> None:
+            if is_lookup(data, offset, length):
+                self.lookups.append(decode_lookup(data, offset, length))
+                return
             record = decode_record(data, offset, length)
             self.records.append(record)
             self.done += self.assembler.feed(record)

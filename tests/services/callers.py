@@ -9,7 +9,7 @@ A client is started first and told to send later, so that a test can make it a t
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +125,11 @@ def calling(
     tls_version: str = "",
     go: Kind = PLAIN,
     env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
     **more: object,
 ) -> Iterator[Calling]:
-    """`tls_version`: the highest, as `TLSv1.2`; `go`: how its client is built; `more` is for the client alone."""
+    """`tls_version`: the highest, as `TLSv1.2`; `go`: how its client is built; `within`: a command that the client is to
+    be run by; `more` is for the client alone."""
     folder.mkdir(parents=True, exist_ok=True)
     plan: dict[str, Any] = {
         "host": where.host,
@@ -149,7 +151,7 @@ def calling(
         plan["program"] = curl or program("curl")
     (folder / "plan.json").write_text(json.dumps(plan))
     process = subprocess.Popen(
-        [*command, str(folder / "plan.json")],
+        [*within, *command, str(folder / "plan.json")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -52,6 +52,7 @@ OF_CHILDREN = {
     "go_image.py": {"elftools", "iced_x86"},
     "go_library.py": {"iced_x86"},
     "greenlet_library.py": {"elftools"},
+    "lookup_library.py": {"elftools", "iced_x86"},
     "python_library.py": {"elftools"},
     "queue_library.py": {"elftools", "iced_x86"},
     "tls_library.py": {"elftools", "iced_x86"},

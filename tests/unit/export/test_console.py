@@ -8,7 +8,7 @@ import pytest
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Unknown
 from otel_ebpf.export.console import MAX_COUNTED_SERVICES, Console, escaped
 from otel_ebpf.telemetry.attributes import with_secret_keys
-from tests.unit.telemetry.examples import AF_INET6, AF_UNIX, client_exchange, exchange, span_of
+from tests.unit.telemetry.examples import AF_INET6, AF_UNIX, client_exchange, exchange, lookup, span_of
 
 
 def printed(form: str, *exchanges: Exchange, is_coloured: bool = False, service: str = "shop") -> list[str]:
@@ -131,7 +131,16 @@ def test_json_holds_all_facts():
         "service_pid": 99,
         "connection": 7,
         "position": 2,
+        "lookup": None,
     } == facts
+
+
+def test_json_tells_what_was_looked_up():
+    (line,) = printed("json", client_exchange(lookup=lookup(name=b"b\xfcro.example")))
+
+    told = json.loads(line)["lookup"]
+    assert ("b\\xfcro.example", 500) == (told["name"], told["duration_ns"])
+    assert told["start_unix_ns"] < json.loads(line)["request_start_unix_ns"]
 
 
 def test_json_keeps_secrets_to_itself():

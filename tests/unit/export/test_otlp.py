@@ -17,6 +17,7 @@ from otel_ebpf.export.otlp import (
     encode_scope,
     varint,
 )
+from otel_ebpf.telemetry.lookups import SpanEvent
 from otel_ebpf.telemetry.spans import Series, Shared, SpanData
 from tests.unit.telemetry.examples import client_exchange, exchange, span_of
 
@@ -30,6 +31,14 @@ VALUES = (
     | st.lists(UTF8, max_size=4).map(tuple)
 )
 ATTRIBUTES = st.lists(st.tuples(st.text(max_size=20) | st.just("k" * 300), VALUES), max_size=8).map(tuple)
+EVENTS = st.builds(
+    SpanEvent,
+    unix_ns=st.integers(0, 2**64 - 1),
+    name=UTF8,
+    attributes=st.lists(
+        st.tuples(st.text(max_size=20), UTF8 | st.floats(allow_nan=False) | st.lists(UTF8, max_size=4).map(tuple))
+    ).map(tuple),
+)
 SPANS = st.builds(
     SpanData,
     series=st.builds(Series, UTF8, st.sampled_from([2, 3]), st.booleans(), ATTRIBUTES),
@@ -43,10 +52,13 @@ SPANS = st.builds(
     attributes=ATTRIBUTES,
     dropped_attributes_count=st.integers(0, 300),
     shared=st.lists(st.builds(Shared, ATTRIBUTES), max_size=3).map(tuple),
+    events=st.lists(EVENTS, max_size=2).map(tuple),
 )
 
 
-def official_attribute(key: str, value: bytes | int | tuple[bytes, ...]) -> KeyValue:
+def official_attribute(key: str, value: bytes | float | tuple[bytes, ...]) -> KeyValue:
+    if isinstance(value, float):
+        return KeyValue(key=key, value=AnyValue(double_value=value))
     if isinstance(value, tuple):
         texts = [AnyValue(string_value=text.decode()) for text in value]
         return KeyValue(key=key, value=AnyValue(array_value=ArrayValue(values=texts)))
@@ -70,6 +82,14 @@ def official(span: SpanData) -> Span:
         attributes=[official_attribute(*pair) for pair in span.all_attributes],
         dropped_attributes_count=span.dropped_attributes_count,
         status=Status(code=Status.STATUS_CODE_ERROR) if span.series.is_error else None,
+        events=[
+            Span.Event(
+                time_unix_nano=event.unix_ns,
+                name=event.name.decode(),
+                attributes=[official_attribute(*pair) for pair in event.attributes],
+            )
+            for event in span.events
+        ],
     )
 
 

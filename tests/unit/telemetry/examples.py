@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from otel_ebpf.exchanges.exchange import Exchange, Inferred, Outcome, Role, Unknown
-from otel_ebpf.records.kinds import ServiceIdentity
+from otel_ebpf.records.kinds import Lookup, ServiceIdentity
 from otel_ebpf.telemetry.places import Places
 from otel_ebpf.telemetry.resource import HostFacts
 from otel_ebpf.telemetry.spans import SpanBuilder, SpanData
@@ -50,6 +50,24 @@ EXCHANGE = Exchange(
     unknown=Unknown.NOTHING,
     inferred=Inferred.NOTHING,
 )
+
+
+LOOKUP = Lookup(
+    is_same_thread=True,
+    is_only_name=True,
+    pid=100,
+    tid=101,
+    connection=7,
+    former_connection=0,
+    start_monotonic_ns=100,
+    end_monotonic_ns=600,
+    answers=((AF_INET, PEER), (AF_INET6, bytes.fromhex("20010db8000000000000000000000009"))),
+    name=b"shop.example",
+)
+
+
+def lookup(**changes: Any) -> Lookup:
+    return LOOKUP._replace(**changes)
 
 
 def exchange(**changes: Any) -> Exchange:

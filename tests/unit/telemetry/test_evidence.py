@@ -13,6 +13,7 @@ from otel_ebpf.telemetry.evidence import (
     PARENTS,
     PREFIX,
     ROUTE_BY_HEURISTIC,
+    SERVER_BY_LOOKUP,
     evidence_of,
 )
 from otel_ebpf.telemetry.routes import RouteRules, Routes, RouteTable
@@ -26,7 +27,13 @@ from otel_ebpf.telemetry.spans import (
 from tests.unit.telemetry.examples import PLACES, attributes_of, client_exchange, exchange
 
 README = Path(__file__).parents[3] / "README.md"
-ALL = [attribute for _, attribute in BY_INFERENCE] + [END_NOT_SEEN, ROUTE_BY_HEURISTIC, *PARENTS, *PARENT_STATES]
+ALL = [attribute for _, attribute in BY_INFERENCE] + [
+    END_NOT_SEEN,
+    ROUTE_BY_HEURISTIC,
+    SERVER_BY_LOOKUP,
+    *PARENTS,
+    *PARENT_STATES,
+]
 
 
 def table(unmatched: str = "heuristic", *patterns: str) -> RouteTable:
