@@ -216,3 +216,31 @@ int on_mmap(struct pt_regs *ctx) {
   on_mapped(target, file, current_pid_tid() >> 32);
   return 0;
 }
+
+// What follows is attached while a target runs Python: see owners.c. All at entry, where the tracepoint has the return:
+// between the two the thread does nothing of its own.
+
+// select, pselect6, epoll_wait, epoll_pwait, epoll_pwait2
+int on_wait(struct pt_regs *ctx) {
+  struct target *target = current_target();
+  if (target && target->flags & TARGET_IS_PYTHON) on_event_wait(current_pid_tid());
+  return 0;
+}
+
+// accept, accept4: what the context has started since the one before was for that one's connection.
+int on_accept_call(struct pt_regs *ctx) {
+  struct target *target = current_target();
+  if (target && target->flags & TARGET_IS_PYTHON) on_nothing_accepted(current_pid_tid());
+  return 0;
+}
+
+// setsockopt(int descriptor, …)
+int on_option_call(struct pt_regs *ctx) {
+  struct target *target = current_target();
+  u64 descriptor = 0;
+  if (!target || !(target->flags & TARGET_READS_OUTSIDE)) return 0;
+  // A system call's arguments are in the registers that it was given.
+  bpf_probe_read_kernel(&descriptor, sizeof(descriptor), &PT_REGS_PARM1((struct pt_regs *)PT_REGS_PARM1(ctx)));
+  on_option_set(descriptor, current_pid_tid());
+  return 0;
+}

@@ -29,7 +29,7 @@ from otel_ebpf.probe.executables import find_executables
 from otel_ebpf.probe.loader import Loaded, load, load_lookups, load_python, load_tls
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
-from otel_ebpf.probe.programs import SocketBackend, programs_of
+from otel_ebpf.probe.programs import programs_of
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.probe.socket_hooks import SocketHooks, choose_hooks
 from otel_ebpf.probe.stop_signals import StopSignals
@@ -75,7 +75,7 @@ def _run(settings: Settings, recording: OpenRecording | None) -> int:
             bcc_python=settings.bcc_python,
         )
         with load(artifact, programs_of(hooks.backend)) as loaded:
-            form = load_uprobes_if_wanted(settings, artifact, loaded, hooks.backend)
+            form = load_uprobes_if_wanted(settings, artifact, loaded)
             return _watch(settings, loaded, hooks, form, channel, exporter_pid, stop)
     except PeerLostError as error:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
@@ -111,9 +111,7 @@ def select_ports(loaded: Loaded, selection: Selection) -> None:
             loaded.maps["selected_ports"].update(index.to_bytes(4, "little"), word.to_bytes(8, "little"))
 
 
-def load_uprobes_if_wanted(
-    settings: Settings, artifact: Artifact, loaded: Loaded, backend: SocketBackend
-) -> UprobeForm | None:
+def load_uprobes_if_wanted(settings: Settings, artifact: Artifact, loaded: Loaded) -> UprobeForm | None:
     """Without them the agent works on: plain text needs none."""
     wanted = [
         (what, load_into)
@@ -128,10 +126,6 @@ def load_uprobes_if_wanted(
     for what, load_into in wanted:
         if form is None:
             _report([f"{what}: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"])
-            continue
-        if load_into is load_python and backend is SocketBackend.KPROBE:
-            # What a thread is about to read is known by how its wait for events ends; kprobes on sockets do not see it.
-            _report([f"{what}: kprobes do not show enough (OTEL_EBPF_SOCKET_BACKEND=tracepoint does)"])
             continue
         try:
             load_into(artifact, loaded, form)

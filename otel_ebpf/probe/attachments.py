@@ -13,6 +13,7 @@ import os
 
 from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
+from otel_ebpf.probe.kprobes import WAIT_KPROBES
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.programs import LASTING_PROGRAMS, SOCKET_PROGRAMS, ProgramRow
 from otel_ebpf.probe.socket_hooks import SocketHooks
@@ -25,6 +26,7 @@ class Attachments:
         self._are_sockets_seen = False
         self._links: dict[str, int] = {}  # by function name
         self._kprobes: list[int] = []
+        self._waits: list[int] = []
 
     def attach_lasting(self) -> None:
         for row in LASTING_PROGRAMS:
@@ -40,12 +42,25 @@ class Attachments:
             self._detach_socket_programs()
         self._are_sockets_seen = is_wanted
 
+    def attach_waits(self, is_wanted: bool) -> None:
+        """The same for what tells when a thread waits, as there are targets that run Python or none.
+
+        The tracepoint tells it anyway.
+        """
+        if self._hooks.events is None:
+            return
+        if is_wanted and not self._waits:
+            self._waits = self._hooks.events.attach(self._loaded, WAIT_KPROBES)
+        while self._waits and not is_wanted:
+            os.close(self._waits.pop())
+
     @property
     def socket_backend(self) -> str:
         """How the bytes of targets are seen now, for people; empty while they are not."""
         return self._hooks.text if self._are_sockets_seen else ""
 
     def detach_all(self) -> None:
+        self.attach_waits(False)
         self.attach_socket_programs(False)
         while self._links:
             os.close(self._links.popitem()[1])

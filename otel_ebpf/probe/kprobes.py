@@ -12,7 +12,7 @@ twice as many places as processors. An event that nothing is attached to costs n
 import contextlib
 import os
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,24 @@ KPROBES = (
     Kprobe("uprobe_mmap", "on_mmap", is_needed=False),  # without uprobes there is nothing to do on TLS libraries
 )
 
+# The kernel's names of its system calls, include/linux/syscalls.h: by the processor.
+_SYSTEM_CALLS = {"x86_64": "__x64_sys_", "aarch64": "__arm64_sys_"}
+
+
+def _wait_kprobes(machine: str) -> tuple[Kprobe, ...]:
+    begins = _SYSTEM_CALLS.get(machine, "sys_")
+    older = ("select", "epoll_wait") if machine == "x86_64" else ()
+    return (
+        *(Kprobe(f"{begins}{name}", "on_wait") for name in (*older, "pselect6", "epoll_pwait")),
+        Kprobe(f"{begins}epoll_pwait2", "on_wait", is_needed=False),  # from Linux 5.11 on
+        *(Kprobe(f"{begins}{name}", "on_accept_call") for name in ("accept", "accept4")),
+        Kprobe(f"{begins}setsockopt", "on_option_call"),
+    )
+
+
+# Attached while a target runs Python: they tell when a thread is done with what it has read.
+WAIT_KPROBES = _wait_kprobes(os.uname().machine)
+
 
 class _Event(NamedTuple):
     name: str
@@ -96,13 +114,14 @@ class KprobeEvents:
     def _make(self, event: _Event) -> None:
         _write(self._folder, f"{event.form}:{self._group}/{event.name} {event.function}")
 
-    def attach(self, loaded: Loaded) -> list[int]:
+    def attach(self, loaded: Loaded, rows: Iterable[Kprobe] = KPROBES) -> list[int]:
         """To all or none. To returns first: of a call that is entered the return is then seen. To be closed from the last."""
         attached: list[int] = []
+        functions = {row.function for row in rows}
         addresses = (self._symbols.get(symbol, 0) for symbol in PAGE_SYMBOLS)
         loaded.maps["page_places"].update(bytes(4), _PAGE_PLACES.pack(*addresses))
         try:
-            for event in self._events:
+            for event in (event for event in self._events if event.function in functions):
                 attached.append(self._attach(event, loaded.programs[event.program]))
         except OSError as error:
             for descriptor in attached:
@@ -135,9 +154,9 @@ def make_events() -> KprobeEvents:
     """All that the kernel has, not attached yet; ProbeError when one that is needed cannot be made."""
     folder = tracing_folder()
     remove_abandoned_events(folder)
-    events = KprobeEvents(folder, addresses_of({*PAGE_SYMBOLS, *(row.function for row in KPROBES)}))
+    events = KprobeEvents(folder, addresses_of({*PAGE_SYMBOLS, *(row.function for row in (*KPROBES, *WAIT_KPROBES))}))
     try:
-        for row in sorted(KPROBES, key=lambda row: not row.program_at_return):
+        for row in sorted((*KPROBES, *WAIT_KPROBES), key=lambda row: not row.program_at_return):
             events.make(row)
     except BaseException:
         events.close()

@@ -95,6 +95,10 @@ class PythonWatch:
         """Files that have probes now."""
         return sum(bool(interpreter.links) for interpreter in self._interpreters.values())
 
+    @property
+    def follows_any(self) -> bool:
+        return bool(self._flags)
+
     def fileno(self) -> int:
         """Readable when the inspector has an answer; -1 while it has nothing to do."""
         return self._inspector.fileno()

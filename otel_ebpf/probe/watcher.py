@@ -217,6 +217,7 @@ class Watcher:
         """Not at once: processes that live for a moment come one after the other."""
         self._idle_ticks = 0 if self._discovery.targets else self._idle_ticks + 1
         if self._idle_ticks >= _IDLE_TICKS:
+            self._attachments.attach_waits(False)
             self._attachments.attach_socket_programs(False)
 
     def _while_reading(self, attaching: Callable[[], list[int]]) -> list[int]:
@@ -240,6 +241,8 @@ class Watcher:
             self._tls.look_at(pid)
             self._python.look_at(pid)
             self._lookups.look_at(pid)
+            if self._python.follows_any:
+                self._attachments.attach_waits(True)
             if (target := self._discovery.targets.get(pid)) is not None:  # it may have ended meanwhile
                 flags = self._tls.target_flags(pid) | self._python.target_flags(pid)
                 self._write_target(pid, target.service_pid, flags)

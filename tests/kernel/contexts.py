@@ -25,6 +25,7 @@ class ContextsWatched(Watched):
         self.loaded = load(artifact, programs_of(hooks.backend))
         load_python(artifact, self.loaded, form)
         super().__init__(self.loaded, hooks)
+        self.attachments.attach_waits(True)
         self.python = PythonWatch(self.loaded, form, Procfs())
         self.follow(os.getpid())
 

@@ -8,6 +8,7 @@ from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe.kprobes import (
     KPROBES,
     NO_SUCH_FUNCTION,
+    WAIT_KPROBES,
     Kprobe,
     KprobeEvents,
     addresses_of,
@@ -70,7 +71,7 @@ def test_closing_removes_each_event_again(tracing: Path):
     assert [f"-:{name}" for name in reversed(made)] == lines_of(tracing)[len(made) :]
 
 
-@pytest.mark.parametrize("row", KPROBES, ids=lambda row: row.function)
+@pytest.mark.parametrize("row", [*KPROBES, *WAIT_KPROBES], ids=lambda row: row.function)
 def test_a_function_that_cannot_be_probed_is_named_with_the_reason_and_the_remedy(row: Kprobe, tmp_path: Path):
     """Unless it is one that only some kernels have."""
     events = KprobeEvents(tmp_path, {})  # no list of events: every write fails

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.errors import ProbeError
-from otel_ebpf.probe.kprobes import KPROBES
+from otel_ebpf.probe.kprobes import KPROBES, WAIT_KPROBES
 from otel_ebpf.probe.programs import (
     HEADERS,
     SOCKET_PROGRAMS,
@@ -94,6 +94,6 @@ def test_every_program_of_the_table_is_in_the_source(backend: SocketBackend):
 
 def test_every_kprobe_has_its_programs():
     """And there is no program that none of them runs."""
-    run = {name for row in KPROBES for name in (row.program, row.program_at_return) if name}
+    run = {name for row in (*KPROBES, *WAIT_KPROBES) for name in (row.program, row.program_at_return) if name}
 
     assert {row.function for row in SOCKET_PROGRAMS[SocketBackend.KPROBE]} == run | set(TAIL_PROGRAMS)
