@@ -416,7 +416,8 @@ struct tls_call {
   u64 count_address;  // 0: the function returns the count
   u64 entered_monotonic_ns;  // of writes
   u32 layout;
-  u16 is_write;
+  u8 is_write;
+  u8 is_of_file;  // what it moves is not in the process
   u16 scratch;  // that its programs use
   u32 service_pid;
   u32 is_told_early;  // what it writes is told as it is entered

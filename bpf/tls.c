@@ -16,6 +16,7 @@
 #define COOKIE_IS_WRITE(cookie) ((cookie) >> 8 & 1)
 #define COOKIE_COUNT_ARGUMENT(cookie)                                                                                  \
   ((cookie) >> 9 & 7)  // it returns 1, and the count through this argument; 0: itself
+#define COOKIE_IS_OF_FILE(cookie) ((cookie) >> 12 & 1)
 
 static u64 (*attach_cookie)(void *ctx) = (void *)174;  // bpf_get_attach_cookie, newer than bcc's headers
 static u64 (*entry_address)(void *ctx) = (void *)173;  // bpf_get_func_ip
@@ -47,6 +48,7 @@ static __always_inline int enter_tls(struct pt_regs *ctx) {
   call.count_address = count_argument == 4 ? fourth : count_argument == 5 ? fifth : 0;
   call.layout = COOKIE_LAYOUT(cookie);
   call.is_write = COOKIE_IS_WRITE(cookie);
+  call.is_of_file = COOKIE_IS_OF_FILE(cookie);
   if (call.is_write) call.entered_monotonic_ns = bpf_ktime_get_ns();
   call.service_pid = target->service_pid;
   tls_calls.update(&frame, &call);
@@ -184,7 +186,7 @@ static __always_inline struct scratch *hand_over(struct tls_call *call, struct c
   moved->address = call->buffer;
   moved->bytes = bytes;
   moved->pieces = 0;
-  moved->is_unread = 0;
+  moved->is_unread = call->is_of_file;
   moved->is_inbound = !call->is_write;
   return scratch_area;
 }

@@ -104,8 +104,8 @@ def _decode(row: list[Any] | str | None) -> Finding:
     assert isinstance(layout, list)
     assert isinstance(functions, list)
     made = [
-        Function(name, offset, is_write, count_argument, is_emulated, tuple(results))
-        for name, offset, is_write, count_argument, is_emulated, results in functions
+        Function(name, offset, is_write, count_argument, is_emulated, tuple(results), is_of_file)
+        for name, offset, is_write, count_argument, is_emulated, results, is_of_file in functions
     ]
     return TlsLibrary(Layout(*layout), tuple(made))
 

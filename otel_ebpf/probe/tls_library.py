@@ -37,6 +37,7 @@ _NAMES = (
     "SSL_read_ex",
     "SSL_write",
     "SSL_write_ex",
+    "SSL_sendfile",
     "SSL_get_client_random",
     "SSL_is_server",
     "SSL_get_rbio",
@@ -61,7 +62,11 @@ def inspect(file: BinaryIO) -> TlsLibrary:
         if not is_openssl:
             return gnutls_library.inspect_gnutls(image)
         layout = _layout(image)
-        functions = (*_functions(image, "SSL_read", is_write=False), *_functions(image, "SSL_write", is_write=True))
+        functions = (
+            *_functions(image, "SSL_read", is_write=False),
+            *_functions(image, "SSL_write", is_write=True),
+            *_sendfile(image),
+        )
         return TlsLibrary(layout, functions)
     except IMPOSSIBLE as error:
         raise UnreadableTlsError(f"it is no ELF file that can be read: {error}") from error
@@ -130,6 +135,16 @@ def _functions(image: ElfImage, name: str, *, is_write: bool) -> list[Function]:
             offset = image.offset(image.address(public) if place is None else place)
             functions.append(Function(public, offset, is_write, count_argument, place is not None, ()))
     return functions
+
+
+def _sendfile(image: ElfImage) -> list[Function]:
+    """The kernel encrypts what it sends."""
+    name = "SSL_sendfile"
+    if name not in image:
+        return []
+    place = cheap_place(image.code(name))
+    offset = image.offset(image.address(name) if place is None else place)
+    return [Function(name, offset, True, 0, place is not None, (), is_of_file=True)]
 
 
 class _Internal(NamedTuple):

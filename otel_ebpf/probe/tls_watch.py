@@ -31,7 +31,7 @@ _FILE = struct.Struct("<QI4x")  # struct executable
 Patiently = Callable[[Callable[[], list[int]]], list[int]]
 _HAS_TLS, _SWITCHES_STACKS = 1, 2  # enum mapped_file
 _STACK_SWITCHERS = (b"/greenlet/", b"_greenlet.")
-_WRITES, _COUNT_SHIFT = 1 << 8, 9
+_WRITES, _COUNT_SHIFT, _OF_FILE = 1 << 8, 9, 1 << 12  # COOKIE_ in bpf/tls.c
 
 
 @dataclass(slots=True)
@@ -271,7 +271,7 @@ class TlsWatch:
         programs, form = self._loaded.programs, self._form
         assert form is not None
         entries = [Place(function.offset, _cookie(library, function)) for function in found.functions]
-        are_results_known = all(function.result_offsets for function in found.functions)
+        are_results_known = all(function.result_offsets or function.is_of_file for function in found.functions)
         has_returns = library.has_returns and (form is UprobeForm.SESSION or not are_results_known)
         links: list[int] = []
         try:
@@ -301,7 +301,8 @@ class TlsWatch:
 
 
 def _cookie(library: Library, function: Function) -> int:
-    return library.index | (_WRITES if function.is_write else 0) | function.count_argument << _COUNT_SHIFT
+    kind = (_WRITES if function.is_write else 0) | (_OF_FILE if function.is_of_file else 0)
+    return library.index | kind | function.count_argument << _COUNT_SHIFT
 
 
 def troubles(libraries: Iterable[Library]) -> list[str]:

@@ -139,7 +139,7 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["overhead", "odd", "parents"], help="one part alone")
+    parser.add_argument("--only", choices=["overhead", "odd", "parents", "tls"], help="one part alone")
     parser.add_argument(
         "--against", metavar="COMMIT", help="only: what the hooks cost, beside those of an older commit"
     )
@@ -152,6 +152,9 @@ def main() -> None:
         odd_traffic.report(rounds)
     elif arguments.only == "parents":
         parents.report(rounds)
+    elif arguments.only == "tls":
+        with tempfile.TemporaryDirectory(prefix="otel-ebpf-bench-") as folder:
+            tls.report(Path(folder), rounds)
     else:
         measure(rounds, is_overhead_alone=bool(arguments.only))
 

@@ -1,4 +1,4 @@
-"""The first file system of a guest: busybox, and the modules that reach the host's root.
+"""The first file system of a guest: busybox, and modules: those that reach the host's root, and kernel TLS.
 
 In:   a Kernel
 Out:  a cpio archive beside it, made once
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.vm.kernels import Kernel, KernelError
 
-MODULES = ("virtio_pci", "virtiofs", "overlay", "virtio_rng")
+MODULES = ("virtio_pci", "virtiofs", "overlay", "virtio_rng", "tls", "gcm", "ctr", "ghash-generic")  # and kernel TLS
 BUSYBOX = "/bin/busybox"
 INIT = Path(__file__).with_name("init.sh")
 
