@@ -5,7 +5,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test test-kernels check fuzz format bench bench-vm soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
+.PHONY: help setup run test test-kernels check lint fuzz format bench bench-vm soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,12 +17,14 @@ setup: python ## install what is missing to run the agent; leaves .venv/bin/otel
 run: setup ## watch every service of this host, one line a request
 	@exec $(AS_ROOT) env OTEL_EBPF_TRACE_PRINTER=$${OTEL_EBPF_TRACE_PRINTER:-text} $(VENV)/otel-ebpf run
 
-check: setup-check ## format, lint, types, tests that need no root: under a minute
+check: lint ## lint, and tests that need no root: two minutes
+	@$(VENV)/python -m pytest -q -m 'not kernel and not end_to_end'
+
+lint: setup-check ## format, lint, types: in seconds
 	@$(VENV)/ruff format --check --quiet . || { echo 'run: make format'; exit 1; }
 	@$(VENV)/ruff check --quiet .
 	@$(VENV)/clang-format --dry-run --Werror $$(find bpf -name '*.[ch]')
 	@$(VENV)/mypy
-	@$(VENV)/python -m pytest -q -m 'not kernel and not end_to_end'
 
 format: setup-check ## write the formatting that `check` asks for
 	@$(VENV)/ruff format --quiet . && $(VENV)/ruff check --quiet --fix . && $(VENV)/clang-format -i $$(find bpf -name '*.[ch]')
