@@ -148,7 +148,7 @@ def test_a_whole_response_from_a_file_is_read(family: str, hooks: SocketHooks, w
     wire = Wire(FAMILIES[family], tmp_path)
     wire.c(GET)
     send_file(wire, path)
-    watched.until(lambda done: len(done) == 2)
+    watched.until(lambda done: len(done) == (2 if hooks.sees_every_call else 1))
     wire.close()
 
     whole = (b"GET", b"/a", 200, 0, 90_000, Outcome.COMPLETE)
