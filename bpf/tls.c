@@ -17,6 +17,7 @@
 #define COOKIE_COUNT_ARGUMENT(cookie)                                                                                  \
   ((cookie) >> 9 & 7)  // it returns 1, and the count through this argument; 0: itself
 #define COOKIE_IS_OF_FILE(cookie) ((cookie) >> 12 & 1)
+#define COOKIE_IS_AT_RET(cookie) ((cookie) >> 13 & 1)  // the address to return to is still on the stack
 
 static u64 (*attach_cookie)(void *ctx) = (void *)174;  // bpf_get_attach_cookie, newer than bcc's headers
 static u64 (*entry_address)(void *ctx) = (void *)173;  // bpf_get_func_ip
@@ -28,6 +29,7 @@ static __always_inline int no_return_wanted(struct pt_regs *ctx) { return attach
 
 static __always_inline struct tls_frame frame_at_return(struct pt_regs *ctx, u64 pid_tid) {
   struct tls_frame frame = {pid_tid, PT_REGS_SP(ctx)};
+  if (COOKIE_IS_AT_RET(attach_cookie(ctx))) frame.stack += RETURN_ADDRESS_BYTES;
   return frame;
 }
 

@@ -33,7 +33,7 @@ class Function:
     count_argument: int  # it returns 1, and the count where this argument says, from 1; 0: it returns the count
     is_emulated: bool  # the instruction there is cheap
     result_offsets: tuple[int, ...]  # of the instructions behind its calls, for processes that bear no return probe
-    is_of_file: bool = False  # it sends a file, whose bytes are not in the process
+    is_of_file: bool = False  # it sends a file, whose bytes are not in the process; its results are at its own returns
 
 
 @dataclass(frozen=True, slots=True)

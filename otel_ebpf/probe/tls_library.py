@@ -144,7 +144,8 @@ def _sendfile(image: ElfImage) -> list[Function]:
         return []
     place = cheap_place(image.code(name))
     offset = image.offset(image.address(name) if place is None else place)
-    return [Function(name, offset, True, 0, place is not None, (), is_of_file=True)]
+    returns = tuple(image.offset(one.ip) for one in image.code(name) if one.flow_control == FlowControl.RETURN)
+    return [Function(name, offset, True, 0, place is not None, returns, is_of_file=True)] if returns else []
 
 
 class _Internal(NamedTuple):

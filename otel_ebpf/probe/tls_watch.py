@@ -31,7 +31,7 @@ _FILE = struct.Struct("<QI4x")  # struct executable
 Patiently = Callable[[Callable[[], list[int]]], list[int]]
 _HAS_TLS, _SWITCHES_STACKS = 1, 2  # enum mapped_file
 _STACK_SWITCHERS = (b"/greenlet/", b"_greenlet.")
-_WRITES, _COUNT_SHIFT, _OF_FILE = 1 << 8, 9, 1 << 12  # COOKIE_ in bpf/tls.c
+_WRITES, _COUNT_SHIFT, _OF_FILE, _AT_RET = 1 << 8, 9, 1 << 12, 1 << 13  # COOKIE_ in bpf/tls.c
 
 
 @dataclass(slots=True)
@@ -271,7 +271,7 @@ class TlsWatch:
         programs, form = self._loaded.programs, self._form
         assert form is not None
         entries = [Place(function.offset, _cookie(library, function)) for function in found.functions]
-        are_results_known = all(function.result_offsets or function.is_of_file for function in found.functions)
+        are_results_known = all(function.result_offsets for function in found.functions)
         has_returns = library.has_returns and (form is UprobeForm.SESSION or not are_results_known)
         links: list[int] = []
         try:
@@ -282,7 +282,11 @@ class TlsWatch:
                     links += attach(form, programs["on_tls_return"], path, entries, at_return=True)
                 links += attach(form, programs["on_tls_entry"], path, entries)
             if not has_returns:
-                results = [Place(offset, 0) for function in found.functions for offset in function.result_offsets]
+                results = [
+                    Place(offset, _AT_RET if function.is_of_file else 0)
+                    for function in found.functions
+                    for offset in function.result_offsets
+                ]
                 if results:
                     links += attach(form, programs["on_tls_return"], path, results)
         except BaseException:
