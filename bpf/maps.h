@@ -260,7 +260,7 @@ struct interpreter {
   u32 tries;
   u64 greenlet_type;  // address of PyGreenlet_Type
   u32 greenlet_module;  // number of greenlet's thread-local storage; 0: not known
-  u32 unused;
+  u32 thread_without;  // the last one that has made a context while none was current
 };
 
 // interpreters: processes that run CPython.

@@ -73,6 +73,9 @@ static __always_inline void unmark_context(struct thread *thread, u64 process) {
   thread->marked = 0;
 }
 
+// select() on no descriptors: time.sleep of Python before 3.11.
+static __always_inline int is_sleep(u64 descriptors) { return !(u32)descriptors; }
+
 // A thread waits for whatever comes next, as event loops do: what it does then need not be for what it has read before.
 static __always_inline void on_event_wait(u64 pid_tid) {
   u32 pid = pid_tid >> 32;

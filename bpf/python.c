@@ -13,7 +13,6 @@
 #define GREENLET_STATE 8  // in greenlet's thread-local storage: a pointer
 #define LOWEST_POINTER 4096
 #define MAX_TRIES 64
-#define EMPTY_TRIES 32
 #define TRIED_KEYS 4
 #define TRIED_WORDS 64  // of PyThreadState
 

@@ -1,9 +1,16 @@
 // Contexts of CPython that are made and freed: uprobes at instructions that probe/python_library.py has found.
 
-// Contexts are made, mostly while another one is current: is that where the layout says? Where never anything is, the
-// layout is looked for, and believed when it was right once more.
-static __always_inline void prove_layout(struct interpreter *interpreter) {
+// Contexts are made, mostly while another one is current: is that where the layout says? Where it is not, the layout is
+// looked for, and believed when it was right once more. A thread's first one is made while there is none, which says
+// nothing: servers that give each request a thread make no others.
+static __always_inline void prove_layout(struct interpreter *interpreter, u32 tid) {
   if (interpreter->state != INTERPRETER_ASSUMED) return;
+  u64 state = thread_state(interpreter->storage_key), current = 0;
+  if (state && interpreter->context) current = read_user_word(state + interpreter->context);
+  if (!current && interpreter->thread_without != tid) {
+    interpreter->thread_without = tid;
+    return;
+  }
   u32 tries = interpreter->tries++;
   u32 size = 0;
   bpf_probe_read_user(&size, sizeof(size), (void *)(interpreter->context_type + TYPE_BASIC_BYTES));
@@ -11,14 +18,9 @@ static __always_inline void prove_layout(struct interpreter *interpreter) {
     interpreter->state = INTERPRETER_REFUSED;
     return;
   }
-  u64 state = thread_state(interpreter->storage_key), current = 0;
-  if (state && interpreter->context) {
-    current = read_user_word(state + interpreter->context);
-    if (is_context(interpreter, current)) {
-      interpreter->state = INTERPRETER_PROVEN;
-      return;
-    }
-    if (!current && tries < EMPTY_TRIES) return;  // a thread's first one is being made
+  if (is_context(interpreter, current)) {
+    interpreter->state = INTERPRETER_PROVEN;
+    return;
   }
   u32 key = tries % TRIED_KEYS;
   state = thread_state(key);
@@ -41,7 +43,7 @@ static __always_inline u64 register_in(struct pt_regs *ctx, u64 place) {
 }
 
 #define COOKIE_IS_GREENLET 0x100
-#define TYPE_NAME 24       // in PyTypeObject
+#define TYPE_NAME 24  // in PyTypeObject
 #define JOB_NAME_BYTES 10  // with its end
 
 // A new context, or greenlet, belongs to whom its maker belongs to; a connection becomes the exchange that it has now.
@@ -55,7 +57,7 @@ int on_context_made(struct pt_regs *ctx) {
   struct identity made = {interpreter->process, register_in(ctx, cookie)};
   if (!is_greenlet) {
     if (!is_context(interpreter, made.address)) return 0;
-    prove_layout(interpreter);
+    prove_layout(interpreter, pid_tid);
   }
   struct owner owner;
   find_owner(pid_tid, &owner);

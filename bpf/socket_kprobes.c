@@ -220,10 +220,25 @@ int on_mmap(struct pt_regs *ctx) {
 // What follows is attached while a target runs Python: see owners.c. All at entry, where the tracepoint has the return:
 // between the two the thread does nothing of its own.
 
-// select, pselect6, epoll_wait, epoll_pwait, epoll_pwait2
+// A system call's arguments are in the registers that it was given.
+static __always_inline u64 first_argument(struct pt_regs *ctx) {
+  u64 value = 0;
+  bpf_probe_read_kernel(&value, sizeof(value), &PT_REGS_PARM1((struct pt_regs *)PT_REGS_PARM1(ctx)));
+  return value;
+}
+
+// epoll_wait, epoll_pwait, epoll_pwait2
 int on_wait(struct pt_regs *ctx) {
   struct target *target = current_target();
   if (target && target->flags & TARGET_IS_PYTHON) on_event_wait(current_pid_tid());
+  return 0;
+}
+
+// select, pselect6
+int on_select_call(struct pt_regs *ctx) {
+  struct target *target = current_target();
+  if (!target || !(target->flags & TARGET_IS_PYTHON) || is_sleep(first_argument(ctx))) return 0;
+  on_event_wait(current_pid_tid());
   return 0;
 }
 
@@ -237,10 +252,7 @@ int on_accept_call(struct pt_regs *ctx) {
 // setsockopt(int descriptor, …)
 int on_option_call(struct pt_regs *ctx) {
   struct target *target = current_target();
-  u64 descriptor = 0;
   if (!target || !(target->flags & TARGET_READS_OUTSIDE)) return 0;
-  // A system call's arguments are in the registers that it was given.
-  bpf_probe_read_kernel(&descriptor, sizeof(descriptor), &PT_REGS_PARM1((struct pt_regs *)PT_REGS_PARM1(ctx)));
-  on_option_set(descriptor, current_pid_tid());
+  on_option_set(first_argument(ctx), current_pid_tid());
   return 0;
 }

@@ -154,9 +154,13 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       return 0;
 #ifdef __x86_64__
     case NR_select:
-    case NR_epoll_wait:
 #endif
     case NR_pselect6:
+      if (is_sleep(ARGUMENT_0(registers))) return 0;
+      __attribute__((fallthrough));
+#ifdef __x86_64__
+    case NR_epoll_wait:
+#endif
     case NR_epoll_pwait:
     case NR_epoll_pwait2:
       if (target->flags & TARGET_IS_PYTHON) on_event_wait(pid_tid);

@@ -64,9 +64,13 @@ _SYSTEM_CALLS = {"x86_64": "__x64_sys_", "aarch64": "__arm64_sys_"}
 
 def _wait_kprobes(machine: str) -> tuple[Kprobe, ...]:
     begins = _SYSTEM_CALLS.get(machine, "sys_")
-    older = ("select", "epoll_wait") if machine == "x86_64" else ()
+    selects, waits = ["pselect6"], ["epoll_pwait"]
+    if machine == "x86_64":
+        selects.append("select")
+        waits.append("epoll_wait")
     return (
-        *(Kprobe(f"{begins}{name}", "on_wait") for name in (*older, "pselect6", "epoll_pwait")),
+        *(Kprobe(f"{begins}{name}", "on_select_call") for name in selects),
+        *(Kprobe(f"{begins}{name}", "on_wait") for name in waits),
         Kprobe(f"{begins}epoll_pwait2", "on_wait", is_needed=False),  # from Linux 5.11 on
         *(Kprobe(f"{begins}{name}", "on_accept_call") for name in ("accept", "accept4")),
         Kprobe(f"{begins}setsockopt", "on_option_call"),

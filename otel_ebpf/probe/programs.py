@@ -57,7 +57,7 @@ SOCKET_PROGRAMS = {
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
         *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
         *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap", "on_heads", "on_chunks"),
-        *_kprobes("on_wait", "on_accept_call", "on_option_call"),
+        *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_option_call"),
     ),
 }
 

@@ -1,45 +1,78 @@
 """Each outgoing call of a real service is the child of the request that caused it, by the ids in both paths."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.sink import CLIENT, SERVER, Span
+from tests.end_to_end.parentage import Verdict, asked_and_judged
 from tests.end_to_end.stage import Stage
-from tests.end_to_end.truth import belongs_to, target_of
-from tests.services.calling import STYLES, calling_service
+from tests.services.calling import all_styles, calling_service
+from tests.services.processes import VENV_BIN
 
 pytestmark = pytest.mark.end_to_end
 
-REQUESTS = int(os.environ.get("OTEL_EBPF_TEST_REQUESTS", "50"))  # of each kind
+REQUESTS = int(os.environ.get("OTEL_EBPF_TEST_REQUESTS", "300"))  # of all kinds of a style
 AT_ONCE = 40
-WARM_UP = 20  # what is loaded with the first requests has been looked at then
+# Each way to run Python's code, each client; `python -m tests.bench.right_parents` has all of them with each other.
+STYLES = [
+    "http.server",
+    "gunicorn-sync",
+    "gunicorn-gthread",
+    "gunicorn-gthread-tls",
+    "gunicorn-gevent",
+    "gevent.pywsgi+urllib3-tls",
+    "flask+httpx",
+    "uvicorn",
+    "uvicorn-tls",
+    "uvicorn-uvloop",
+    "uvicorn-uvloop-tls",
+    "starlette-uvloop+aiohttp",
+    "fastapi",
+    "hypercorn+streams",
+    "hypercorn-trio-tls",
+    "trio",
+    "aiohttp",
+    "aiohttp-uvloop",
+    "streams-tls",
+]
 
 
-def parents_of(spans: list[Span]) -> dict[str, str | None]:
-    """Of each client's span, by their targets; "?" for one that is not there."""
-    servers = {span.span_id: target_of(span) for span in spans if span.kind == SERVER}
-    return {
-        target_of(span): servers.get(span.parent_span_id, "?") if span.parent_span_id else None
-        for span in spans
-        if span.kind == CLIENT
-    }
+def other_interpreters() -> list[str]:
+    """The oldest and the newest that are here beside the distribution's; that one where there is no other."""
+    found = {}
+    for python in Path.home().glob(".pyenv/versions/3.*/bin/python3"):
+        minor = int(re.findall(r"\d+", python.parent.parent.name)[1])
+        if 8 <= minor <= 13:
+            found[minor] = str(python)
+    return sorted({found[min(found)], found[max(found)]}) if found else [str(VENV_BIN / "python")]
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_call_is_the_child_of_the_request_that_caused_it(style: str, prefix: str, stage: Stage) -> None:
     """Many at once, with pauses of random lengths, on connections that stay open; and calls that nobody caused."""
-    service = stage.ends.enter_context(calling_service(style, stage.new_folder(style)))
+    verdict = verdict_on(style, prefix, stage)
+
+    assert verdict.is_all_right, verdict
+
+
+@pytest.mark.parametrize("style", ["http.server+http.client", "streams"])
+@pytest.mark.parametrize("python", other_interpreters(), ids=lambda path: Path(path).parent.parent.name)
+def test_it_is_so_under_other_versions_of_python(style: str, python: str, prefix: str, stage: Stage) -> None:
+    """By what Python itself brings."""
+    verdict = verdict_on(style, prefix, stage, python)
+
+    # What a job of a pool does is not known on Python 3.13.
+    unknown = [path for path in verdict.unknown if "3.13" not in python or "/executor/" not in path]
+    assert ([], {}, []) == (unknown, verdict.wrong, verdict.missing)
+
+
+def test_every_style_has_a_name_that_is_understood() -> None:
+    assert [] == [style for style in STYLES if style not in all_styles()]
+
+
+def verdict_on(style: str, prefix: str, stage: Stage, python: str = str(VENV_BIN / "python")) -> Verdict:
+    service = stage.ends.enter_context(calling_service(style, stage.new_folder(style), python))
     stage.agent(OTEL_EBPF_OPEN_PORT=service.port)
-    warm = service.ask(f"warm-{prefix}", WARM_UP, AT_ONCE)
-    warm_kinds = WARM_UP * len(service.kinds)
-    # What the first ones call by TLS may begin before their library is attached to.
-    stage.sink.wait_for(len(warm) + warm_kinds, belongs_to(f"warm-{prefix}"), seconds=5)
-
-    caused = service.ask(f"hot-{prefix}", REQUESTS, AT_ONCE)
-
-    spans = stage.sink.wait_for(len(caused) + REQUESTS * len(service.kinds), belongs_to(f"hot-{prefix}"))
-    found = parents_of(spans)
-    assert {} == {path: (found.get(path), parent) for path, parent in caused.items() if found.get(path) != parent}
-    noise = stage.sink.wait_for(1, belongs_to("/noise/", CLIENT))
-    assert {None} == set(parents_of(noise).values())
+    return asked_and_judged(service, stage.sink, prefix, -(-REQUESTS // len(service.kinds)), AT_ONCE)

@@ -192,6 +192,30 @@ def test_a_layout_that_is_not_known_is_found(scene: Scene, followed: ContextsWat
     assert Parent("/shop", CONTEXT) == scene.parents(2)["/call"]
 
 
+def test_a_server_that_gives_each_request_a_thread_disproves_no_layout(scene: Scene, followed: ContextsWatched) -> None:
+    """Whose only contexts are the first ones of threads, made while none is current: Flask's."""
+    key, before = known(followed)
+    process, kind, storage_key, context, *_ = INTERPRETER.unpack(before)
+    followed.maps["interpreters"].update(key, INTERPRETER.pack(process, kind, storage_key, context, 0, 0, 0, 0))
+    variable = contextvars.ContextVar[int]("variable")
+    threads = 200
+
+    def serve(number: int) -> None:
+        if not number % 50:
+            scene.receive(b"/%d" % number)
+        variable.set(number)
+        if not number % 50:
+            scene.call(b"/call/%d" % number)
+
+    for number in range(threads):
+        in_a_thread(lambda: serve(number))  # noqa: B023 - it is called at once
+
+    assert REFUSED != state_of(followed)
+    assert [Parent(f"/{number}", LinkEvidence.THREAD) for number in range(0, threads, 50)] == [
+        found for path, found in scene.parents(8).items() if "/call/" in path
+    ]
+
+
 def test_a_layout_that_is_never_right_says_nothing(scene: Scene, followed: ContextsWatched) -> None:
     """A build whose contexts are no such objects."""
     key, before = known(followed)

@@ -96,17 +96,30 @@ def test_a_thread_that_waits_for_events_may_go_on_with_anything(scene: Scene, wa
     """An event loop that its runtime does not tell of."""
 
     def serve() -> None:
-        scene.receive(b"/shop")
+        wire = scene.receive(b"/shop")
         if wait == "epoll":
             with select.epoll() as events:
                 events.poll(0)
         else:
-            select.select([], [], [], 0)
+            select.select([wire.server], [], [], 0)
         scene.call(b"/whose")
 
     in_a_thread(serve)
 
     assert None is scene.parents(2)["/whose"]
+
+
+def test_a_thread_that_sleeps_goes_on_with_its_request(scene: Scene) -> None:
+    """time.sleep of Python before 3.11 is a select() on nothing."""
+
+    def serve() -> None:
+        scene.receive(b"/shop")
+        select.select([], [], [], 0)
+        scene.call(b"/call")
+
+    in_a_thread(serve)
+
+    assert Parent("/shop", THREAD) == scene.parents(2)["/call"]
 
 
 def test_another_thread_has_another_request_in_hand_or_none(scene: Scene) -> None:

@@ -7,6 +7,7 @@ Owns: the processes, as long as the context lasts
 
 import http.client
 import random
+import re
 import ssl
 import sys
 import threading
@@ -20,39 +21,76 @@ from tests.services.calling_app import CALLS
 from tests.services.certificates import session_certificates
 from tests.services.processes import CHECKOUT, VENV_BIN, environment, free_port, running
 
-PYTHON = str(VENV_BIN / "python")
 SERVICES = CHECKOUT / "tests" / "services"
 _IN_TASKS = ("sequence", "gather", "nested", "thread", "executor", "background")
-_UVICORN = [PYTHON, "-m", "uvicorn", "calling_app:asgi", "--log-level", "warning", "--port", "{port}", "--loop"]
-_UVICORN_TLS = ["--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}"]
-_GUNICORN_TLS = ["--certfile", "{certificate}", "--keyfile", "{key}"]
-_GUNICORN = [PYTHON, "-m", "gunicorn", "calling_app:wsgi", "--log-level", "warning", "-b", "127.0.0.1:{port}"]
+_IN_TRIO = ("sequence", "gather", "thread", "background")
+_IN_FRAMEWORKS = (*_IN_TASKS, "sync", "late-sync", "late-task")
+_ASKED_IN_TASKS, _ASKED_IN_THREADS = ("httpx", "aiohttp", "streams"), ("requests", "urllib3", "httpx")
+_APP = str(SERVICES / "calling_app.py")
 
 
 @dataclass(frozen=True)
 class Style:
-    command: list[str]
+    """Arguments of its interpreter; those that it needs for TLS, where its environment does not say it."""
+
+    arguments: list[str]
     kinds: tuple[str, ...] = ("plain",)
+    clients: tuple[str, ...] = _ASKED_IN_THREADS
     loop: str = ""
-    speaks_tls: bool = False  # at both sides
+    tls: tuple[str, ...] = ()
 
 
+def _by_uvicorn(loop: str, app: str = "calling_app:asgi", kinds: tuple[str, ...] = _IN_TASKS) -> Style:
+    options = ["--log-level", "warning", "--port", "{port}", "--loop", loop]
+    tls = ("--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}")
+    return Style(["-m", "uvicorn", app, *options], kinds, _ASKED_IN_TASKS, tls=tls)
+
+
+def _by_hypercorn(worker: str, app: str, kinds: tuple[str, ...], clients: tuple[str, ...]) -> Style:
+    tls = ("--certfile", "{certificate}", "--keyfile", "{key}")
+    return Style(["-m", "hypercorn", app, "-b", "127.0.0.1:{port}", "-k", worker], kinds, clients, tls=tls)
+
+
+def _by_gunicorn(*worker: str) -> Style:
+    options = ["--log-level", "warning", "-b", "127.0.0.1:{port}"]
+    tls = ("--certfile", "{certificate}", "--keyfile", "{key}")
+    return Style(["-m", "gunicorn", "calling_app:wsgi", *options, *worker], tls=tls)
+
+
+# Each speaks TLS at both sides with "-tls" behind its name, and asks by another client than its first with "+urllib3".
 STYLES = {
-    "http.server": Style([PYTHON, str(SERVICES / "calling_app.py"), "http.server", "{port}"]),
-    "gunicorn-sync": Style([*_GUNICORN, "-w", "4"]),
-    "gunicorn-gthread": Style([*_GUNICORN, "-k", "gthread", "--threads", "40"]),
-    "gunicorn-gevent": Style([*_GUNICORN, "-k", "gevent"]),
-    "uvicorn": Style([*_UVICORN, "asyncio"], _IN_TASKS),
-    "uvicorn-uvloop": Style([*_UVICORN, "uvloop"], _IN_TASKS),
-    "aiohttp": Style([PYTHON, str(SERVICES / "calling_app.py"), "aiohttp", "{port}"], _IN_TASKS),
-    "aiohttp-uvloop": Style([PYTHON, str(SERVICES / "calling_app.py"), "aiohttp", "{port}"], _IN_TASKS, "uvloop"),
-    "uvicorn-tls": Style([*_UVICORN, "asyncio", *_UVICORN_TLS], _IN_TASKS, speaks_tls=True),
-    "uvicorn-uvloop-tls": Style([*_UVICORN, "uvloop", *_UVICORN_TLS], _IN_TASKS, speaks_tls=True),
-    "gunicorn-gthread-tls": Style(
-        [*_GUNICORN, "-k", "gthread", "--threads", "40", *_GUNICORN_TLS],
-        speaks_tls=True,
-    ),
+    "http.server": Style([_APP, "http.server", "{port}"]),
+    "gunicorn-sync": _by_gunicorn("-w", "4"),
+    "gunicorn-gthread": _by_gunicorn("-k", "gthread", "--threads", "40"),
+    "gunicorn-gevent": _by_gunicorn("-k", "gevent"),
+    "gevent.pywsgi": Style([str(SERVICES / "calling_gevent.py"), "{port}"]),
+    "flask": Style([str(SERVICES / "calling_flask.py"), "{port}"]),
+    "uvicorn": _by_uvicorn("asyncio"),
+    "uvicorn-uvloop": _by_uvicorn("uvloop"),
+    "starlette": _by_uvicorn("asyncio", "calling_starlette:app", _IN_FRAMEWORKS),
+    "starlette-uvloop": _by_uvicorn("uvloop", "calling_starlette:app", _IN_FRAMEWORKS),
+    "fastapi": _by_uvicorn("asyncio", "calling_fastapi:app", _IN_FRAMEWORKS),
+    "fastapi-uvloop": _by_uvicorn("uvloop", "calling_fastapi:app", _IN_FRAMEWORKS),
+    "hypercorn": _by_hypercorn("asyncio", "calling_app:asgi", _IN_TASKS, _ASKED_IN_TASKS),
+    "hypercorn-uvloop": _by_hypercorn("uvloop", "calling_app:asgi", _IN_TASKS, _ASKED_IN_TASKS),
+    "hypercorn-trio": _by_hypercorn("trio", "calling_trio:asgi", _IN_TRIO, ("httpx",)),
+    "trio": Style([str(SERVICES / "calling_trio.py"), "{port}"], _IN_TRIO, ("httpx",)),
+    "aiohttp": Style([_APP, "aiohttp", "{port}"], _IN_TASKS, ("aiohttp", "httpx", "streams")),
+    "aiohttp-uvloop": Style([_APP, "aiohttp", "{port}"], _IN_TASKS, ("aiohttp", "httpx", "streams"), "uvloop"),
+    "streams": Style([_APP, "streams", "{port}"], _IN_TASKS, ("streams", "httpx", "aiohttp")),
+    "streams-uvloop": Style([_APP, "streams", "{port}"], _IN_TASKS, ("streams", "httpx", "aiohttp"), "uvloop"),
 }
+_NAME = re.compile(r"(?P<style>.+?)(?:\+(?P<client>[^-]+))?(?P<tls>-tls)?")
+
+
+def all_styles() -> list[str]:
+    """With every client, plain and by TLS."""
+    return [
+        f"{name}{'' if client == style.clients[0] else '+' + client}{tls}"
+        for name, style in STYLES.items()
+        for client in style.clients
+        for tls in ("", "-tls")
+    ]
 
 
 @dataclass
@@ -104,24 +142,29 @@ class CallingService:
 
 
 @contextmanager
-def calling_service(style_name: str, folder: Path) -> Iterator[CallingService]:
-    style, port, called_port = STYLES[style_name], free_port(), free_port()
+def calling_service(name: str, folder: Path, python: str = str(VENV_BIN / "python")) -> Iterator[CallingService]:
+    """One of `all_styles`, under this interpreter."""
+    asked = _NAME.fullmatch(name)
+    assert asked is not None
+    style, port, called_port = STYLES[asked["style"]], free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"certificate": "", "key": ""}
-    if style.speaks_tls:
+    arguments, files = style.arguments, {"certificate": "", "key": ""}
+    if asked["tls"]:
         files = {"certificate": session_certificates().certificate, "key": session_certificates().key}
+        arguments = [*arguments, *style.tls]
     with ExitStack() as ends:
-        for name, command, where in (
-            ("called", [sys.executable, str(SERVICES / "calling_app.py"), "called", "{port}"], called_port),
-            ("calling", style.command, port),
+        for what, command, where in (
+            ("called", [sys.executable, _APP, "called", "{port}"], called_port),
+            ("calling", [python, *arguments], port),
         ):
             made = [part.format(port=where, **files) for part in command]
             env = environment(
                 CALLS_TO=str(called_port),
+                CLIENT=asked["client"] or style.clients[0],
                 LOOP=style.loop,
                 PYTHONPATH=f"{SERVICES}:{CHECKOUT}",
                 CERTIFICATE=files["certificate"],
                 KEY=files["key"],
             )
-            process = ends.enter_context(running(made, ("127.0.0.1", where), log=folder / name, env=env))
-        yield CallingService(process, port, style.kinds, style.speaks_tls)
+            process = ends.enter_context(running(made, ("127.0.0.1", where), log=folder / what, env=env))
+        yield CallingService(process, port, style.kinds, asked["tls"] is not None)
