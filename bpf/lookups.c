@@ -10,7 +10,7 @@ struct user_addrinfo {  // of glibc and of musl, 64 bits
   u64 address, canonical_name, next;
 };
 
-// The cookie of a probe on its end: where the result is; any other, where results are. As in probe/lookup_library.py.
+// The cookie of a probe on its end: where the result is; any other, where results are. As in probe/function_finder.py.
 #define RESULT_IN_RBX 1
 #define RESULT_IN_RBP 2
 #define RESULT_IN_R12 3

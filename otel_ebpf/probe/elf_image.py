@@ -47,6 +47,10 @@ class ElfImage:
     def address(self, name: str) -> int:
         return self._symbols[name][0]
 
+    def extent(self, name: str) -> tuple[int, int]:
+        """Its address, and how many bytes it has."""
+        return self._symbols[name]
+
     def offset(self, address: int) -> int:
         """Place in the file of a virtual address."""
         for offset in self._elf.address_offsets(address):

@@ -8,8 +8,9 @@ Owns: nothing
 import os
 from collections.abc import Iterable
 
-from otel_ebpf.probe.lookup_places import LookupPlaces
-from otel_ebpf.probe.lookup_watch import MAX_LIBRARIES, is_libc, lookup_inspector
+from otel_ebpf.probe.function_places import FunctionPlaces
+from otel_ebpf.probe.function_watch import MAX_FILES
+from otel_ebpf.probe.lookup_watch import is_libc, lookup_inspector
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.tls_survey import SurveyedLibrary
 
@@ -18,7 +19,7 @@ def survey_lookups(pids: Iterable[int], procfs: Procfs) -> list[SurveyedLibrary]
     users: dict[MappedFile, int] = {}
     for pid in pids:
         for mapped in filter(is_libc, procfs.mapped_files(pid)):
-            if len(users) < MAX_LIBRARIES:
+            if len(users) < MAX_FILES:
                 users.setdefault(mapped, pid)
     inspector, found = lookup_inspector(), list[SurveyedLibrary]()
     for mapped, pid in users.items():
@@ -32,7 +33,7 @@ def survey_lookups(pids: Iterable[int], procfs: Procfs) -> list[SurveyedLibrary]
     return found
 
 
-def _detail(places: LookupPlaces | None) -> str:
+def _detail(places: FunctionPlaces | None) -> str:
     if places is None:
         return "not seen: its getaddrinfo could not be made out"
     if all((places.is_emulated, *(end.is_emulated for end in places.ends))):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from otel_ebpf.probe.lookup_survey import survey_lookups
 from otel_ebpf.probe.procfs import Procfs
-from tests.unit.probe.test_lookup_library import address_in_memory, compiled, mapping_of
+from tests.unit.probe.test_function_finder import address_in_memory, compiled, mapping_of
 from tests.unit.probe.test_tls_survey import Mapping
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from otel_ebpf.probe import lookup_watch
-from otel_ebpf.probe.lookup_library import find_getaddrinfo
-from otel_ebpf.probe.lookup_watch import MAX_LIBRARIES, LookupWatch
+from otel_ebpf.probe import function_watch
+from otel_ebpf.probe.function_finder import find_function
+from otel_ebpf.probe.function_watch import MAX_FILES
+from otel_ebpf.probe.lookup_watch import LookupWatch
 from otel_ebpf.probe.tls_watch import LINGER_TICKS
 from otel_ebpf.probe.uprobes import Place, UprobeForm
-from tests.unit.probe.test_lookup_library import address_in_memory, compiled, mapping_of
+from tests.unit.probe.test_function_finder import address_in_memory, compiled, mapping_of
 from tests.unit.probe.test_tls_watch import Kernel, Map, Processes, mapped
 
 PROGRAMS = ("on_lookup_entry", "on_lookup_end")
@@ -55,7 +56,7 @@ class Stage:
 def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """Nothing that was opened is left in the end."""
     kernel, processes, patient = Kernel(), Processes(), list[str]()
-    monkeypatch.setattr(lookup_watch, "attach", kernel.attach)
+    monkeypatch.setattr(function_watch, "attach", kernel.attach)
     maps = {"mapped_files": Map()}
     loaded: Any = SimpleNamespace(maps=maps, programs={name: name for name in PROGRAMS})
 
@@ -86,7 +87,7 @@ def copy_of_libc(path: Path) -> Path:
 def test_it_is_probed_where_it_begins_and_ends_and_nowhere_at_its_return(stage: Stage, libc: Path) -> None:
     """A return probe would be in every process of the host, and end those that switch stacks."""
     with libc.open("rb") as file:
-        places = find_getaddrinfo(file)
+        places = find_function(file, "getaddrinfo")
     assert places is not None
     stage.maps_file(1, libc, Path("/bin/true"))
     stage.settle()
@@ -247,7 +248,7 @@ def test_c_libraries_are_told_by_their_names(name: str, is_one: bool, stage: Sta
 def test_so_many_are_remembered_and_no_more(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libc: Path
 ) -> None:
-    monkeypatch.setattr(lookup_watch, "MAX_LIBRARIES", 2)
+    monkeypatch.setattr(function_watch, "MAX_FILES", 2)
     (tmp_path / "other").mkdir()
     (tmp_path / "third").mkdir()
     stage.maps_file(1, libc)
@@ -262,7 +263,7 @@ def test_so_many_are_remembered_and_no_more(
     stage.maps_file(4, tmp_path / "third" / "libc.so.6")
     stage.settle()
     assert 2 == stage.watch.probed_count
-    assert 256 == MAX_LIBRARIES
+    assert 256 == MAX_FILES
 
 
 @pytest.mark.parametrize(
