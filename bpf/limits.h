@@ -2,7 +2,7 @@
 #pragma once
 
 #ifndef MAX_CONNECTIONS
-#define MAX_CONNECTIONS 16384  // open connections of all targets; 200 bytes each
+#define MAX_CONNECTIONS 16384  // open connections of all targets; 250 bytes each
 #endif
 #ifndef RING_PAGES
 #define RING_PAGES 2048  // 8 MiB: 0.4 s of 20,000 requests a second with heads of 0.5 KB
@@ -19,6 +19,7 @@
 #define MAX_INTERPRETERS 4096    // processes that run CPython; 56 bytes each
 #define MAX_OWNERS 16384         // contexts, greenlets and jobs that belong to requests; 40 bytes each
 #define MAX_THREADS 16384        // that serve requests, or were started by one; 48 bytes each
+#define MAX_NGINX 1024           // processes of nginx that are asked for upstream connections
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
 #define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes

@@ -40,6 +40,21 @@ enum connection_flag {
   CONNECTION_HAS_PIPELINED = 32768,  // in an exchange before: which of two requests is worked on, nothing tells
 };
 
+// Whose work it is: see owners.c.
+enum owner_kind {
+  OWNER_NOBODY = 0,
+  OWNER_EXCHANGE = 1,
+  OWNER_CONNECTION = 2,  // the exchange that the connection has at that time
+};
+
+struct owner {
+  u64 sock;
+  u64 connection;
+  u32 position;
+  u16 kind;  // enum owner_kind
+  u16 evidence;  // enum link_evidence, of a link by it
+};
+
 struct connection {
   u64 id;
   u64 request_bytes;
@@ -77,6 +92,7 @@ struct connection {
   u32 sequence;
   u8 parent_evidence;
   u8 padding[3];
+  struct owner asked_by;  // of an upstream connection of nginx: whose request the next one is for; see nginx.c
 };
 
 // connections: what is known of each open connection of a target.
@@ -197,21 +213,6 @@ struct prefix {
   u32 padding;
 };
 
-// Whose work it is: see owners.c.
-enum owner_kind {
-  OWNER_NOBODY = 0,
-  OWNER_EXCHANGE = 1,
-  OWNER_CONNECTION = 2,  // the exchange that the connection has at that time
-};
-
-struct owner {
-  u64 sock;
-  u64 connection;
-  u32 position;
-  u16 kind;  // enum owner_kind
-  u16 evidence;  // enum link_evidence, of a link by it
-};
-
 // What runs, in a process of a runtime that says so: for CPython a context.
 struct identity {
   u64 process;  // struct interpreter's
@@ -269,6 +270,25 @@ struct interpreter {
 //   removed by the probe, and here by exec and exit
 //   full    no call of the process has a parent
 BPF_TABLE("hash", u32, struct interpreter, interpreters, MAX_INTERPRETERS);
+
+// open_upstreams: nginx's ngx_event_connect_peer has been entered.
+//   key     pid_tid
+//   value   what it was asked for: its ngx_peer_connection_t
+//   removed at its end
+//   full    LRU: processes that were killed inside leave theirs behind
+BPF_TABLE("lru_hash", u64, u64, open_upstreams, MAX_NGINX);
+
+// Of a process of nginx: how often what leads from an upstream connection to its request was where it should be.
+struct upstream_tally {
+  u64 found;
+  u64 lost;
+};
+
+// upstream_tallies: for people, where it never was.
+//   key     pid
+//   removed when the process ends
+//   full    LRU: it is counted anew
+BPF_TABLE("lru_hash", u32, struct upstream_tally, upstream_tallies, MAX_NGINX);
 
 // How far a copy from several pieces has come.
 struct captured {

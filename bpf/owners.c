@@ -191,6 +191,13 @@ static __always_inline void on_option_set(u32 descriptor, u64 pid_tid) {
   mark_context(pid_tid, &running.identity, &owner);
 }
 
+// Somebody has asked for this connection, for its next request alone. It counts while that one is still worked on.
+static __always_inline void take_asker(struct connection *connection, struct owner *found) {
+  *found = connection->asked_by;
+  connection->asked_by.kind = OWNER_NOBODY;
+  if (!is_in_hand(connection_of_owner(found), found->position)) found->kind = OWNER_NOBODY;
+}
+
 // A request has begun on this connection.
 static __always_inline void on_request_head(struct connection *connection, u64 sock, u64 pid_tid) {
   if (connection->role != ROLE_CLIENT) {
@@ -198,7 +205,8 @@ static __always_inline void on_request_head(struct connection *connection, u64 s
     return;
   }
   struct owner owner;
-  find_owner(pid_tid, &owner);
+  if (connection->asked_by.kind) take_asker(connection, &owner);
+  else find_owner(pid_tid, &owner);
   if (owner.kind != OWNER_EXCHANGE) return;
   connection->parent_connection = owner.connection;
   connection->parent_position = owner.position;

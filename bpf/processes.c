@@ -98,6 +98,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   u32 is_excluded = target->flags & TARGET_EXCLUDED;
   targets.delete(&pid);
   interpreters.delete(&pid);
+  upstream_tallies.delete(&pid);
   if (!is_excluded) send_process_event(PROCESS_EXIT, pid, 0, 1);
   return 0;
 }

@@ -21,6 +21,7 @@ from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, Progr
 from otel_ebpf.probe.maps import Map
 from otel_ebpf.probe.programs import (
     LOOKUP_PROGRAMS,
+    NGINX_PROGRAMS,
     PYTHON_PROGRAMS,
     TAIL_PROGRAMS,
     TLS_PROGRAMS,
@@ -95,6 +96,11 @@ def load_lookups(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
 def load_python(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
     """The same for the programs on CPython."""
     _load_uprobes(artifact, loaded, form.of_instructions, PYTHON_PROGRAMS)
+
+
+def load_nginx(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """And for those on nginx."""
+    _load_uprobes(artifact, loaded, form.of_instructions, NGINX_PROGRAMS)
 
 
 def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:

@@ -76,7 +76,10 @@ PYTHON_PROGRAMS = _kprobes(
 
 # Uprobes on getaddrinfo.
 LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
-UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *LOOKUP_PROGRAMS)
+
+# Uprobes on nginx: see probe/nginx_watch.py.
+NGINX_PROGRAMS = _kprobes("on_upstream_entry", "on_upstream_end")
+UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS)
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
 TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
@@ -99,6 +102,7 @@ _FRAGMENTS = (
     "tls.c",
     "go_tls.c",
     "python_contexts.c",
+    "nginx.c",
     "lookups.c",
     "tcp_states.c",
     "processes.c",

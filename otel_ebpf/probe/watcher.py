@@ -24,6 +24,7 @@ from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.lookup_watch import LookupWatch
+from otel_ebpf.probe.nginx_watch import NginxWatch
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.python_watch import PythonWatch
 from otel_ebpf.probe.socket_hooks import SocketHooks
@@ -65,6 +66,7 @@ class Watcher:
         self._attachments = Attachments(loaded, hooks)
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._python = PythonWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._nginx = NginxWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._lookups = LookupWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._to_look_at: dict[int, None] = {}  # processes that are new or have mapped a library
         self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
@@ -105,11 +107,13 @@ class Watcher:
         Lookups when the others have ended: more children would leave a process that lives for ten milliseconds no
         processor to be named on.
         """
-        if self._tls.fileno() < 0 and self._python.fileno() < 0:
+        self._nginx.inspect()
+        if self._tls.fileno() < 0 and self._python.fileno() < 0 and self._nginx.fileno() < 0:
             self._lookups.inspect()
         watches = (
             (self._tls.fileno(), self._tls.on_answer),
             (self._python.fileno(), self._take_python),
+            (self._nginx.fileno(), self._nginx.on_answer),
             (self._lookups.fileno(), self._lookups.on_answer),
         )
         return {answer: take for answer, take in watches if answer >= 0}
@@ -144,6 +148,7 @@ class Watcher:
                 self._detach_when_idle()
                 self._tls.tick()
                 self._look_again(self._python.tick())
+                self._nginx.tick()
                 self._lookups.tick()
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
@@ -160,6 +165,7 @@ class Watcher:
         """Detaches everything, then tells the exporter to finish."""
         self._tls.close()
         self._python.close()
+        self._nginx.close()
         self._lookups.close()
         self._attachments.detach_all()
         self._tell_counts()
@@ -168,6 +174,7 @@ class Watcher:
     def close(self) -> None:
         self._tls.close()
         self._python.close()
+        self._nginx.close()
         self._lookups.close()
         self._attachments.detach_all()
         self._events.close()
@@ -199,6 +206,7 @@ class Watcher:
                 self._maps["targets"].delete(_PID.pack(change.pid))
                 self._tls.forget(change.pid)
                 self._python.forget(change.pid)
+                self._nginx.forget(change.pid)
                 self._lookups.forget(change.pid)
         if self._discovery.targets:
             self._attachments.attach_socket_programs(True)
@@ -240,6 +248,7 @@ class Watcher:
                 continue
             self._tls.look_at(pid)
             self._python.look_at(pid)
+            self._nginx.look_at(pid)
             self._lookups.look_at(pid)
             if self._python.follows_any:
                 self._attachments.attach_waits(True)
@@ -289,7 +298,8 @@ class Watcher:
         self._tell_troubles()
 
     def _tell_troubles(self) -> None:
-        for line in (*troubles(self._tls.libraries), *self._python.troubles, *self._lookups.troubles):
+        watches = self._python, self._nginx, self._lookups
+        for line in (*troubles(self._tls.libraries), *(line for watch in watches for line in watch.troubles)):
             if line not in self._told_troubles and len(self._told_troubles) < MAX_LIBRARIES:
                 self._told_troubles.add(line)
                 sys.stderr.write(f"otel-ebpf: {line}\n")

@@ -1,10 +1,14 @@
+from typing import Any
+
 import pytest
 
+from otel_ebpf import supervisor
 from otel_ebpf.config import Settings
 from otel_ebpf.errors import PreflightError
 from otel_ebpf.probe.discovery import Target
 from otel_ebpf.probe.programs import SocketBackend
 from otel_ebpf.probe.socket_hooks import SocketHooks
+from otel_ebpf.probe.uprobes import UprobeForm
 from otel_ebpf.supervisor import capabilities_to_keep, require_rights, start_lines
 
 HOOKS = SocketHooks(SocketBackend.TRACEPOINT, "there is nothing else")
@@ -46,3 +50,19 @@ def test_the_start_says_where_prometheus_scrapes():
     settings, _ = Settings.from_environ({"OTEL_EBPF_PROMETHEUS_PORT": "9464"})
 
     assert "Prometheus scrapes any address, port 9464, /metrics" in start_lines(settings, HOOKS, [])
+
+
+@pytest.mark.parametrize(("parents", "is_loaded"), [("normal", True), ("strict", True), ("off", False)])
+def test_without_links_nothing_is_loaded_for_them(
+    parents: str, is_loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    for name in ("load_tls", "load_lookups", "load_python", "load_nginx"):
+        monkeypatch.setattr(supervisor, name, lambda *_, name=name: loaded.append(name))
+    monkeypatch.setattr(supervisor, "available_forms", lambda: iter([UprobeForm.MULTI]))
+    settings, _ = Settings.from_environ({"OTEL_EBPF_PARENTS": parents})
+    nothing: Any = None
+
+    supervisor.load_uprobes_if_wanted(settings, nothing, nothing)
+
+    assert {"load_tls", "load_lookups"} | ({"load_python", "load_nginx"} if is_loaded else set()) == set(loaded)
