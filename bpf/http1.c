@@ -379,10 +379,10 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   }
   if (is_request) on_request_bytes(connection, call, prefix, pid_tid, service_pid, now, report);
   else on_response_bytes(scratch_area, connection, call, prefix, now, report);
-  if (report->kind == RECORD_REQUEST) {
-    name_other_end(connection, call, scratch_area->sock);
-    on_request_head(connection, scratch_area->sock, pid_tid);
-  }
+  int is_beginning = report->kind == RECORD_REQUEST;
+  if (is_beginning) name_other_end(connection, call, scratch_area->sock);
+  if (is_beginning || (is_request && connection->request_bytes == call->bytes + 1))
+    on_request_head(connection, scratch_area->sock, pid_tid, is_beginning, call->bytes);
   int is_for_heads = send_report(scratch_area, connection, call);
   if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
   if (is_for_heads) return GO_ON_WITH_HEADS;

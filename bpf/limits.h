@@ -17,9 +17,12 @@
 #define MAX_TLS_CALLS 16384
 #define MAX_TLS_CIPHERTEXTS 4096  // of connections older than the agent, until each is proven
 #define MAX_INTERPRETERS 4096    // processes that run CPython; 56 bytes each
-#define MAX_OWNERS 16384         // contexts, greenlets and jobs that belong to requests; 40 bytes each
+#define MAX_OWNERS 32768         // contexts, greenlets, jobs and goroutines that belong to requests; 40 bytes each
 #define MAX_THREADS 16384        // that serve requests, or were started by one; 48 bytes each
 #define MAX_NGINX 1024           // processes of nginx that are asked for upstream connections
+#define MAX_GO_PROGRAMS 4096     // processes; 24 bytes each
+#define MAX_GO_STARTS 4096       // functions that goroutines were started with; 24 bytes each
+#define MAX_GO_CONNECTIONS 8192  // of net/http's clients; 40 bytes each
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
 #define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes
@@ -40,6 +43,13 @@
 #define MAX_HEAD_BYTES 65536  // of a head that has not ended by then; in records of up to REQUEST_CAPTURE_BYTES
 #define LATE_CAPTURE_BYTES 2048  // of what a client sends on after its answer: nginx reads it 4 KB at a time
 #define PAYLOAD_MASK (REQUEST_CAPTURE_BYTES - 1)
+
+// Goroutines that a request has started are believed to work for it once their function is known that well.
+#ifndef GO_START_AGE_NS
+#define GO_START_AGE_NS 3000000000ull  // a worker has shown itself by then: it took 140 ms in all that was measured
+#endif
+#define GO_START_DOUBT_NS 60000000000ull
+#define GO_START_REQUESTS 8  // a pool that is started once is started under one request
 
 // Lookups of names.
 #define MAX_LOOKUPS 512                       // threads whose last lookup of a name is kept; 440 bytes each

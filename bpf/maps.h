@@ -45,13 +45,15 @@ enum owner_kind {
   OWNER_NOBODY = 0,
   OWNER_EXCHANGE = 1,
   OWNER_CONNECTION = 2,  // the exchange that the connection has at that time
+  OWNER_AMBIGUOUS = 3,  // of a goroutine that had two requests in hand at once: nobody, from then on
 };
 
 struct owner {
   u64 sock;
   u64 connection;
   u32 position;
-  u16 kind;  // enum owner_kind
+  u8 kind;  // enum owner_kind
+  u8 is_inherited;  // by a goroutine, from the one that started it
   u16 evidence;  // enum link_evidence, of a link by it
 };
 
@@ -121,6 +123,7 @@ enum target_flag {
   TARGET_WITHOUT_RETURN_PROBES = 2,  // it switches stacks (greenlet): a return probe would end it
   TARGET_IS_PYTHON = 4,              // see `interpreters`
   TARGET_READS_OUTSIDE = 8,          // its event loop reads outside of any context (uvloop)
+  TARGET_IS_GO = 16,                 // see `go_programs`
 };
 
 struct target {
@@ -213,15 +216,15 @@ struct prefix {
   u32 padding;
 };
 
-// What runs, in a process of a runtime that says so: for CPython a context.
+// What runs, in a process of a runtime that says so: for CPython a context, for Go a goroutine.
 struct identity {
-  u64 process;  // struct interpreter's
-  u64 address;
+  u64 process;  // struct interpreter's, or struct go_program's
+  u64 address;  // of a goroutine its number
 };
 
-// owners: whose work is done in a context.
+// owners: whose work is done in a context, or by a goroutine.
 //   added   when a request is read in it; when it is made by what has an owner
-//   removed when it is freed; when it is made by what has none
+//   removed when it is freed; when it is made by what has none; goroutines' numbers never come again
 //   full    LRU: what it calls has no parent
 BPF_TABLE("lru_hash", struct identity, struct owner, owners, MAX_OWNERS);
 
@@ -289,6 +292,47 @@ struct upstream_tally {
 //   removed when the process ends
 //   full    LRU: it is counted anew
 BPF_TABLE("lru_hash", u32, struct upstream_tally, upstream_tallies, MAX_NGINX);
+
+// Where Go keeps what is asked of a goroutine: offsets in its runtime.g.
+struct go_program {
+  u64 process;  // unique, also among those that had the number before
+  u32 number;
+  u32 parent_number;
+  u32 start;  // the address of the function that it was started with
+  u32 unused;
+};
+
+// go_programs: processes that run a Go program whose goroutines are followed.
+//   key     pid
+//   added   by the probe, once all its places bear probes
+//   removed by the probe, and here by exec and exit
+//   full    no call of the process has a parent
+BPF_TABLE("hash", u32, struct go_program, go_programs, MAX_GO_PROGRAMS);
+
+struct go_start {
+  u64 believed_from_monotonic_ns;
+  u64 newest_monotonic_ns;  // of the requests under which such goroutines have called: when the last one was read
+  u32 requests;  // how many, each read after the one before
+  u32 outlives;  // 1: one has called when its request had been answered
+};
+
+// go_starts: functions that goroutines of requests were started with, to tell what works for one request from workers.
+//   key     the function's address, in place of a number
+//   added   with the first call by such a goroutine
+//   full    LRU: it has to be known anew, and till then says nothing
+BPF_TABLE("lru_hash", struct identity, struct go_start, go_starts, MAX_GO_STARTS);
+
+// go_requests: whose request a connection of net/http's client is to send next.
+//   key     the address of its persistConn, in place of a number
+//   added   by roundTrip, in the caller's goroutine
+//   removed when it is sent; by a roundTrip of which it is not known
+//   full    LRU: the call has no parent
+BPF_TABLE("lru_hash", struct identity, struct owner, go_requests, MAX_GO_CONNECTIONS);
+
+// go_writers: goroutines that write for such a connection.
+//   value   the address of its persistConn
+//   full    LRU: added again with each write
+BPF_TABLE("lru_hash", struct identity, u64, go_writers, MAX_GO_CONNECTIONS);
 
 // How far a copy from several pieces has come.
 struct captured {

@@ -9,6 +9,7 @@ static __always_inline void own_exchange(struct owner *owner, u64 sock, u64 conn
   owner->connection = connection;
   owner->position = position;
   owner->kind = OWNER_EXCHANGE;
+  owner->is_inherited = 0;
   owner->evidence = evidence;
 }
 
@@ -40,6 +41,87 @@ static __always_inline void find_owner_of_thread(u64 pid_tid, int is_plain, stru
     return;
   }
   if (is_in_hand(connection_of_owner(&thread->owner), thread->owner.position)) *found = thread->owner;
+}
+
+// Of what a goroutine has in hand: nothing has been answered yet.
+static __always_inline int is_unanswered(const struct owner *owner) {
+  struct connection *connection = connection_of_owner(owner);
+  return connection && connection->position == owner->position && connection->state == STATE_REQUEST;
+}
+
+// Is a goroutine that a request has started sure to work for that? One of a pool looks the same at first, but it goes
+// on to call when its request has long been answered, and one request has started all of its kind. So a function is
+// believed once several requests, one after the other, have started goroutines with it that called, and for a while
+// none of these was late; never again once one was. Where the connection is gone it may be the client that was early:
+// then it has to be known anew.
+static __always_inline int works_for_one_request(const struct running *running, const struct owner *owner) {
+  struct identity function = {running->identity.process, running->start};
+  u64 now = bpf_ktime_get_ns();
+  struct go_start *known = go_starts.lookup(&function);
+  if (!known) {
+    struct go_start fresh = {.believed_from_monotonic_ns = now + GO_START_AGE_NS};
+    go_starts.update(&function, &fresh);
+    known = go_starts.lookup(&function);
+    if (!known) return 0;
+  }
+  struct connection *connection = connection_of_owner(owner);
+  if (!connection || connection->state == STATE_IDLE) {
+    known->requests = 0;
+    known->believed_from_monotonic_ns = now + GO_START_DOUBT_NS;
+    return 0;
+  }
+  if (!is_unanswered(owner)) {
+    known->outlives = 1;
+    return 0;
+  }
+  u64 read_monotonic_ns = connection->request_last_monotonic_ns;
+  if (read_monotonic_ns > known->newest_monotonic_ns) {
+    known->newest_monotonic_ns = read_monotonic_ns;
+    if (known->requests < GO_START_REQUESTS) known->requests++;
+  }
+  return !known->outlives && known->requests >= GO_START_REQUESTS && now >= known->believed_from_monotonic_ns;
+}
+
+// Whose work a goroutine does by itself: that of the request that it has read, or that has started it.
+static __always_inline void find_owner_of_goroutine(const struct running *running, struct owner *found) {
+  struct owner *owner = owners.lookup((struct identity *)&running->identity);
+  if (!owner || owner->kind != OWNER_EXCHANGE) return;
+  if (owner->is_inherited && !works_for_one_request(running, owner)) return;
+  struct connection *connection = connection_of_owner(owner);
+  if (connection && connection->state != STATE_FOREIGN) *found = *owner;
+}
+
+// What a goroutine sends: on a connection of net/http's client, for whom roundTrip was called last; else its own.
+static __always_inline void find_owner_of_write(u32 pid, struct owner *found) {
+  struct running running;
+  find_goroutine(pid, &running);
+  if (running.kind != RUNS_GOROUTINE) return;
+  u64 *written_for = go_writers.lookup(&running.identity);
+  if (!written_for) {
+    find_owner_of_goroutine(&running, found);
+    return;
+  }
+  struct identity connection = {running.identity.process, *written_for};
+  struct owner *owner = go_requests.lookup(&connection);
+  if (!owner) return;
+  *found = *owner;
+  go_requests.delete(&connection);
+}
+
+// A goroutine has read a request: it serves that until it reads another one. The first byte alone says nothing:
+// net/http reads it while the handler of the request before may be at work, in a goroutine of its own.
+static __always_inline void own_by_goroutine(u32 pid, struct owner *owner) {
+  struct running running;
+  find_goroutine(pid, &running);
+  if (running.kind != RUNS_GOROUTINE) return;
+  owner->evidence = LINK_GOROUTINE;
+  struct owner *before = owners.lookup(&running.identity);
+  if (before) {
+    if (before->kind == OWNER_AMBIGUOUS) return;
+    int is_another = before->connection != owner->connection && !before->is_inherited;
+    if (is_another && is_unanswered(before)) owner->kind = OWNER_AMBIGUOUS;  // an event loop
+  }
+  if (owners.update(&running.identity, owner)) owners.delete(&running.identity);
 }
 
 // A thread has read a request, outside of anything that its runtime tells apart.
@@ -106,8 +188,11 @@ static __always_inline void find_owner(u64 pid_tid, struct owner *found) {
   own_nothing(found);
   struct target *target = targets.lookup(&pid);
   if (!target) return;
+  if (target->flags & TARGET_IS_GO) find_owner_of_write(pid, found);
   find_running(pid, target->flags & TARGET_WITHOUT_RETURN_PROBES, &running);
-  if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
+  if (found->kind == OWNER_EXCHANGE) {
+    // a goroutine's
+  } else if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
     struct owner *owner = owners.lookup(&running.identity);
     if (owner) *found = *owner;
   } else {
@@ -133,15 +218,21 @@ static __always_inline void own_outside(u64 pid_tid, const struct running *runni
   threads.update(&pid_tid, &now);
 }
 
-// A request was received: it is owned by what runs now.
-static __always_inline void own_by_running(const struct connection *connection, u64 sock, u64 pid_tid) {
+// A request was received: it is owned by what runs now. `is_beginning`: these are its first bytes, `bytes` of them.
+static __always_inline void own_by_running(const struct connection *connection, u64 sock, u64 pid_tid, int is_beginning,
+                                           u64 bytes) {
   struct owner owner;
   struct running running;
   u32 pid = pid_tid >> 32;
   struct target *target = targets.lookup(&pid);
-  if (!target || !(target->flags & TARGET_IS_PYTHON)) return;
-  find_running(pid, target->flags & TARGET_WITHOUT_RETURN_PROBES, &running);
+  if (!target || !(target->flags & (TARGET_IS_PYTHON | TARGET_IS_GO))) return;
   own_exchange(&owner, sock, connection->id, connection->position, LINK_CONTEXT);
+  if (target->flags & TARGET_IS_GO) {
+    if (bytes != 1) own_by_goroutine(pid, &owner);
+    return;
+  }
+  if (!is_beginning) return;
+  find_running(pid, target->flags & TARGET_WITHOUT_RETURN_PROBES, &running);
   if (target->flags & TARGET_READS_OUTSIDE && running.kind != RUNS_UNKNOWN) {
     own_outside(pid_tid, &running, &owner);
   } else if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
@@ -177,8 +268,9 @@ static __always_inline void on_nothing_accepted(u64 pid_tid) {
   if (before && before->kind == OWNER_CONNECTION) owners.delete(&running.identity);
 }
 
-// An option of a connection is set, as it is made: whose turn it is in the context that connections share.
-static __always_inline void on_option_set(u32 descriptor, u64 pid_tid) {
+// An option of a connection is set, or its addresses are asked for, as it is made: whose turn it is in the context that
+// connections share. uvloop does the latter shortly before it tells of a new one.
+static __always_inline void on_socket_named(u32 descriptor, u64 pid_tid) {
   u64 sock = socket_of_descriptor(descriptor);
   struct connection *connection = sock ? connections.lookup(&sock) : 0;
   if (!connection || connection->role != ROLE_SERVER) return;
@@ -198,12 +290,14 @@ static __always_inline void take_asker(struct connection *connection, struct own
   if (!is_in_hand(connection_of_owner(found), found->position)) found->kind = OWNER_NOBODY;
 }
 
-// A request has begun on this connection.
-static __always_inline void on_request_head(struct connection *connection, u64 sock, u64 pid_tid) {
+// A request has begun on this connection; or its first byte had come alone, and these follow it.
+static __always_inline void on_request_head(struct connection *connection, u64 sock, u64 pid_tid, int is_beginning,
+                                            u64 bytes) {
   if (connection->role != ROLE_CLIENT) {
-    own_by_running(connection, sock, pid_tid);
+    own_by_running(connection, sock, pid_tid, is_beginning, bytes);
     return;
   }
+  if (!is_beginning) return;
   struct owner owner;
   if (connection->asked_by.kind) take_asker(connection, &owner);
   else find_owner(pid_tid, &owner);

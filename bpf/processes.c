@@ -33,7 +33,9 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     event.is_target = 1;
   }
   interpreters.delete(&pid);
-  if (target) target->flags &= ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE);  // until the probe has looked at it
+  go_programs.delete(&pid);
+  if (target)
+    target->flags &= ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE | TARGET_IS_GO);  // until the probe has looked at it
   event.kind = PROCESS_EXEC;
   event.pid = pid;
   event.is_target |= target != 0;
@@ -68,6 +70,7 @@ int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   u32 pid = pid_of_task(ctx->args[1]);
   if (pid == parent_pid) return 0;  // a thread
   struct target inherited = *parent;
+  inherited.flags &= ~TARGET_IS_GO;  // a copy has one thread, and runs another program at once
   targets.update(&pid, &inherited);
   inherit_owner(parent_pid_tid, (u64)pid << 32 | pid);
   struct interpreter *interpreter = interpreters.lookup(&parent_pid);
@@ -99,6 +102,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   targets.delete(&pid);
   interpreters.delete(&pid);
   upstream_tallies.delete(&pid);
+  go_programs.delete(&pid);
   if (!is_excluded) send_process_event(PROCESS_EXIT, pid, 0, 1);
   return 0;
 }

@@ -27,6 +27,7 @@ struct running {
   u32 kind;  // enum running_kind
   u32 unused;
   struct identity identity;
+  u64 start;  // of a goroutine: the function that it was started with
 };
 
 static __always_inline u64 read_user_word(u64 address) {

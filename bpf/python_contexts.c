@@ -34,12 +34,19 @@ static __always_inline void prove_layout(struct interpreter *interpreter, u32 ti
   }
 }
 
-// Which register holds it says the cookie, as a place in struct pt_regs.
+// Which register holds it says the cookie, as a place in struct pt_regs; or the register tells where in memory it is.
+#define COOKIE_IS_IN_MEMORY 0x200
+#define COOKIE_BYTES_SHIFT 16  // and how far behind that
 static __always_inline u64 register_in(struct pt_regs *ctx, u64 place) {
-  u64 value = 0, address = (u64)ctx + (place & 0x78);
+  u64 value = 0, address = (u64)ctx + (place & 0xf8);
   asm volatile("" : "+r"(address));
   bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
   return value;
+}
+
+static __always_inline u64 value_at(struct pt_regs *ctx, u64 cookie) {
+  u64 value = register_in(ctx, cookie);
+  return cookie & COOKIE_IS_IN_MEMORY ? read_user_word(value + (cookie >> COOKIE_BYTES_SHIFT)) : value;
 }
 
 #define COOKIE_IS_GREENLET 0x100
@@ -54,7 +61,7 @@ int on_context_made(struct pt_regs *ctx) {
   if (!interpreter) return 0;
   u64 cookie = attach_cookie(ctx);
   int is_greenlet = (cookie & COOKIE_IS_GREENLET) != 0;
-  struct identity made = {interpreter->process, register_in(ctx, cookie)};
+  struct identity made = {interpreter->process, value_at(ctx, cookie)};
   if (!is_greenlet) {
     if (!is_context(interpreter, made.address)) return 0;
     prove_layout(interpreter, pid_tid);
@@ -124,7 +131,7 @@ int on_job_taken(struct pt_regs *ctx) {
   u32 pid = pid_tid >> 32;
   struct interpreter *interpreter = interpreters.lookup(&pid);
   if (!interpreter) return 0;
-  struct identity job = {interpreter->process, register_in(ctx, attach_cookie(ctx))};
+  struct identity job = {interpreter->process, value_at(ctx, attach_cookie(ctx))};
   if (!job.address || !is_job(job.address)) return 0;
   struct thread thread = {};
   struct owner *owner = owners.lookup(&job);  // and it stays, for one way through the function may have two places

@@ -249,10 +249,10 @@ int on_accept_call(struct pt_regs *ctx) {
   return 0;
 }
 
-// setsockopt(int descriptor, …)
-int on_option_call(struct pt_regs *ctx) {
+// setsockopt, getsockname, getpeername(int descriptor, …)
+int on_naming_call(struct pt_regs *ctx) {
   struct target *target = current_target();
   if (!target || !(target->flags & TARGET_READS_OUTSIDE)) return 0;
-  on_option_set(first_argument(ctx), current_pid_tid());
+  on_socket_named(first_argument(ctx), current_pid_tid());
   return 0;
 }

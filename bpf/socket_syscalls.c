@@ -18,6 +18,8 @@ enum {
   NR_sendmsg = 46,
   NR_recvmsg = 47,
   NR_shutdown = 48,
+  NR_getsockname = 51,
+  NR_getpeername = 52,
   NR_setsockopt = 54,
   NR_select = 23,
   NR_epoll_wait = 232,
@@ -52,6 +54,8 @@ enum {
   NR_pselect6 = 72,
   NR_accept = 202,
   NR_connect = 203,
+  NR_getsockname = 204,
+  NR_getpeername = 205,
   NR_sendto = 206,
   NR_recvfrom = 207,
   NR_setsockopt = 208,
@@ -166,7 +170,9 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       if (target->flags & TARGET_IS_PYTHON) on_event_wait(pid_tid);
       return 0;
     case NR_setsockopt:
-      if (target->flags & TARGET_READS_OUTSIDE) on_option_set(ARGUMENT_0(registers), pid_tid);
+    case NR_getsockname:
+    case NR_getpeername:
+      if (target->flags & TARGET_READS_OUTSIDE) on_socket_named(ARGUMENT_0(registers), pid_tid);
       return 0;
     case NR_io_uring_enter:
       if (result >= 0) count_for(target->service_pid, COUNT_IO_URING);

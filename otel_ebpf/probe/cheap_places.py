@@ -6,7 +6,8 @@ Owns: nothing
 
 A return probe costs twice as much as one on an instruction that the kernel emulates (a jump, a call, a push), and ends a
 process that switches stacks. So what a function returns is followed backwards from its return, to such instructions
-that between them are on every way there. What is found may be wrong in a build that nobody has seen: whoever uses it
+that between them are on every way there. A compiler may have it on the stack until shortly before: there, it is looked
+for at the jump to where it is loaded. What is found may be wrong in a build that nobody has seen: whoever uses it
 asks the value what it is.
 """
 
@@ -53,15 +54,24 @@ _REGISTERS = (
     Register.RSI,
     Register.RDI,
 )
+# A place on the stack: so many bytes above where the stack pointer points. All registers have lower numbers.
+_ON_STACK = 1 << 16
+_STACK_POINTER_COOKIE, _IN_MEMORY_COOKIE = 152, 0x200  # where struct pt_regs has it
+_BYTES_SHIFT = 16
+_MAX_STACK_BYTES = 4096
 _KEPT_BY_CALLS = {Register.RBX, Register.RBP, Register.R12, Register.R13, Register.R14, Register.R15}
 
 
-Place = tuple[int, int]  # address, register
+Place = tuple[int, int]  # address; register, or _ON_STACK and so many bytes
 
 
 def spot_of(image: ElfImage, place: Place) -> Spot:
-    address, register = place
-    return image.offset(address), 8 * _REGISTERS.index(register)
+    address, holder = place
+    if holder >= _ON_STACK:
+        cookie = _STACK_POINTER_COOKIE | _IN_MEMORY_COOKIE | (holder - _ON_STACK) << _BYTES_SHIFT
+    else:
+        cookie = 8 * _REGISTERS.index(holder)
+    return image.offset(address), cookie
 
 
 def pointers(elf: ELFFile) -> Iterator[tuple[int, int]]:
@@ -207,7 +217,10 @@ class _Graph:
 
 
 def _held_before(instruction: Instruction, register: int) -> int | None:
-    """Which register holds it before this instruction, if `register` does behind it; NONE: it is 0; None: unknown."""
+    """What holds it before this instruction, if `register` does behind it; NONE: it is 0; None: unknown."""
+    if register >= _ON_STACK:  # what is done to memory, nobody follows: straight from a jump, or not at all
+        is_jump = instruction.flow_control in (FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH)
+        return register if is_jump else None
     if instruction.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL):
         return register if register in _KEPT_BY_CALLS else None
     if register not in _written(instruction):
@@ -216,6 +229,8 @@ def _held_before(instruction: Instruction, register: int) -> int | None:
         return None
     if _is_move(instruction):
         return instruction.op1_register if instruction.op1_register in _REGISTERS else None
+    if _is_load_from_stack(instruction):
+        return _ON_STACK + instruction.memory_displacement
     is_cleared = instruction.mnemonic == Mnemonic.XOR and instruction.op0_register == instruction.op1_register
     return Register.NONE if is_cleared else None
 
@@ -225,6 +240,17 @@ def _is_move(instruction: Instruction) -> bool:
     kinds = {instruction.op0_kind, instruction.op1_kind}
     return (
         instruction.mnemonic == Mnemonic.MOV and kinds == {OpKind.REGISTER} and instruction.op0_register in _REGISTERS
+    )
+
+
+def _is_load_from_stack(instruction: Instruction) -> bool:
+    """Of 64 bits, from a place that the stack pointer alone tells."""
+    return (
+        instruction.mnemonic == Mnemonic.MOV
+        and instruction.op1_kind == OpKind.MEMORY
+        and instruction.op0_register in _REGISTERS
+        and (instruction.memory_base, instruction.memory_index) == (Register.RSP, Register.NONE)
+        and 0 <= instruction.memory_displacement < _MAX_STACK_BYTES
     )
 
 

@@ -53,21 +53,22 @@ def _inspect(image: GoImage) -> GoTls:
     if lacking := {_WRITE, _READ, _WRITE_RECORD, _COPY} - functions.keys():
         raise UnreadableTlsError(f"it is made by Go {version} without {', '.join(sorted(lacking))}")
     write, read = (list(image.code(*functions[name])) for name in (_WRITE, _READ))
-    copies = _calls(read, functions[_COPY][0])
+    copies = calls(read, functions[_COPY][0])
     if len(copies) != 1 or not _keeps_first_argument(read):
         raise UnreadableTlsError(f"its (*Conn).Read is not as Go {version} makes it: perhaps without optimisation")
-    written = _behind_last_call(write, functions[_WRITE_RECORD][0])
-    return GoTls(version, image.offset(_push(write)), image.offset(written), image.offset(copies[0].ip))
+    sent = _behind_last_call(write, functions[_WRITE_RECORD][0])
+    begun = push_of("(*Conn).Write", write)
+    return GoTls(version, image.offset(begun), image.offset(sent), image.offset(copies[0].ip))
 
 
-def _push(code: Iterable[Instruction]) -> int:
+def push_of(name: str, code: Iterable[Instruction]) -> int:
     """The `push rbp` of a function whose arguments nothing has touched before."""
     for instruction in _prologue(code):
         if instruction.code == Code.PUSH_R64 and instruction.op0_register == Register.RBP:
             return instruction.ip
-        if _written(instruction) & _ARGUMENTS:
+        if written(instruction) & _ARGUMENTS:
             break
-    raise UnreadableTlsError("(*Conn).Write does not begin as Go's functions do")
+    raise UnreadableTlsError(f"{name} does not begin as Go's functions do")
 
 
 def _keeps_first_argument(code: Iterable[Instruction]) -> bool:
@@ -84,7 +85,7 @@ def _keeps_first_argument(code: Iterable[Instruction]) -> bool:
             is_on_stack = instruction.memory_base == Register.RSP and instruction.memory_index == Register.NONE
             if is_on_stack and instruction.memory_displacement == frame_bytes + _FIRST_ARGUMENT:
                 return has_frame_pointer
-        elif Register.RAX in _written(instruction):
+        elif Register.RAX in written(instruction):
             break
     return False
 
@@ -103,13 +104,13 @@ def _prologue(code: Iterable[Instruction]) -> Iterator[Instruction]:
 
 def _behind_last_call(code: list[Instruction], function: int) -> int:
     """Of the function, the first instruction behind its call that the kernel emulates."""
-    places = [place for place, call in enumerate(code) if _calls([call], function)]
+    places = [place for place, call in enumerate(code) if calls([call], function)]
     whole = [place for place in places if not _passes_one_byte(code[:place])]
     if len(whole) == 1:
         for instruction in code[whole[0] + 1 :]:
             if _is_emulated(instruction):
                 return instruction.ip
-            if instruction.flow_control != FlowControl.NEXT or Register.RBX in _written(instruction):
+            if instruction.flow_control != FlowControl.NEXT or Register.RBX in written(instruction):
                 break
     raise UnreadableTlsError("(*Conn).Write does not end as Go's does")
 
@@ -117,12 +118,12 @@ def _behind_last_call(code: list[Instruction], function: int) -> int:
 def _passes_one_byte(before: list[Instruction]) -> bool:
     """TLS 1.0 sends the first byte of a call by itself: the fourth argument, its length, is the constant 1."""
     for instruction in reversed(before):
-        if Register.RDI in _written(instruction):
+        if Register.RDI in written(instruction):
             return instruction.code == Code.MOV_R32_IMM32 and instruction.immediate(1) == 1
     return False
 
 
-def _calls(code: Iterable[Instruction], function: int) -> list[Instruction]:
+def calls(code: Iterable[Instruction], function: int) -> list[Instruction]:
     return [one for one in code if one.code == Code.CALL_REL32_64 and one.near_branch_target == function]
 
 
@@ -134,7 +135,7 @@ def _is_emulated(instruction: Instruction) -> bool:
     )
 
 
-def _written(instruction: Instruction) -> set[int]:
+def written(instruction: Instruction) -> set[int]:
     return {
         RegisterExt.full_register(used.register)
         for used in InstructionInfoFactory().info(instruction).used_registers()

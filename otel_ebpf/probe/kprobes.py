@@ -73,7 +73,7 @@ def _wait_kprobes(machine: str) -> tuple[Kprobe, ...]:
         *(Kprobe(f"{begins}{name}", "on_wait") for name in waits),
         Kprobe(f"{begins}epoll_pwait2", "on_wait", is_needed=False),  # from Linux 5.11 on
         *(Kprobe(f"{begins}{name}", "on_accept_call") for name in ("accept", "accept4")),
-        Kprobe(f"{begins}setsockopt", "on_option_call"),
+        *(Kprobe(f"{begins}{name}", "on_naming_call") for name in ("setsockopt", "getsockname", "getpeername")),
     )
 
 

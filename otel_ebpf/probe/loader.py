@@ -20,6 +20,7 @@ from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.maps import Map
 from otel_ebpf.probe.programs import (
+    GO_PROGRAMS,
     LOOKUP_PROGRAMS,
     NGINX_PROGRAMS,
     PYTHON_PROGRAMS,
@@ -101,6 +102,11 @@ def load_python(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
 def load_nginx(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
     """And for those on nginx."""
     _load_uprobes(artifact, loaded, form.of_instructions, NGINX_PROGRAMS)
+
+
+def load_go(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """The same for the programs on Go's runtime."""
+    _load_uprobes(artifact, loaded, form.of_instructions, GO_PROGRAMS)
 
 
 def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:

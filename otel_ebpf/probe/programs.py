@@ -57,7 +57,7 @@ SOCKET_PROGRAMS = {
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
         *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
         *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap", "on_heads", "on_chunks"),
-        *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_option_call"),
+        *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_naming_call"),
     ),
 }
 
@@ -74,12 +74,15 @@ PYTHON_PROGRAMS = _kprobes(
     *("on_job_put", "on_job_taken"),
 )
 
+# Uprobes on Go's runtime and on net/http: see probe/go_watch.py.
+GO_PROGRAMS = _kprobes("on_goroutine_born", "on_round_trip", "on_connection_write")
+
 # Uprobes on getaddrinfo.
 LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
 
 # Uprobes on nginx: see probe/nginx_watch.py.
 NGINX_PROGRAMS = _kprobes("on_upstream_entry", "on_upstream_end")
-UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS)
+UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *GO_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS)
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
 TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
@@ -96,6 +99,7 @@ _FRAGMENTS = (
     "chunks.c",
     "tls_hello.c",
     "python.c",
+    "go.c",
     "owners.c",
     "http1.c",
     "heads.c",
@@ -103,6 +107,7 @@ _FRAGMENTS = (
     "go_tls.c",
     "python_contexts.c",
     "nginx.c",
+    "go_calls.c",
     "lookups.c",
     "tcp_states.c",
     "processes.c",

@@ -7,7 +7,8 @@ Owns: nothing
 
 from dataclasses import dataclass
 
-Spot = tuple[int, int]  # place in the file; where in struct pt_regs a register is saved
+# Place in the file; where in struct pt_regs a register is saved, and how far from there on the stack, if it is there.
+Spot = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,9 @@ class PythonWatch:
         return early
 
     def close(self) -> None:
+        """What nobody follows any more has no owners, though sockets are watched still: addresses are used again."""
+        for pid in list(self._files):
+            self.forget(pid)
         self._inspector.close()
         for interpreter in self._interpreters.values():
             close_all(interpreter.links)

@@ -44,7 +44,7 @@ STRUCTS = (
     StructRow(
         "task_struct",
         "linux/sched.h",
-        "files tgid pid group_leader thread_pid nsproxy signal flags start_boottime comm real_parent thread",
+        "files tgid pid group_leader thread_pid nsproxy signal flags start_boottime comm real_parent thread stack",
     ),
     StructRow("thread_struct", "asm/processor.h", "fsbase?"),  # x86-64 alone has it
     StructRow("signal_struct", "linux/sched/signal.h", "live"),

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove, Target
+from otel_ebpf.probe.go_watch import GoWatch
 from otel_ebpf.probe.hidden import HiddenTraffic
 from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.ledger import LedgerWatch
@@ -67,6 +68,7 @@ class Watcher:
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._python = PythonWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._nginx = NginxWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._go = GoWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._lookups = LookupWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._to_look_at: dict[int, None] = {}  # processes that are new or have mapped a library
         self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
@@ -104,16 +106,19 @@ class Watcher:
     def _inspecting(self) -> dict[int, Callable[[], None]]:
         """Who waits for an answer takes it, by what becomes readable.
 
-        Lookups when the others have ended: more children would leave a process that lives for ten milliseconds no
-        processor to be named on.
+        Go programs and then lookups when the others have ended: more children would leave a process that lives for ten
+        milliseconds no processor to be named on.
         """
         self._nginx.inspect()
         if self._tls.fileno() < 0 and self._python.fileno() < 0 and self._nginx.fileno() < 0:
-            self._lookups.inspect()
+            self._go.inspect()
+            if self._go.fileno() < 0:
+                self._lookups.inspect()
         watches = (
             (self._tls.fileno(), self._tls.on_answer),
             (self._python.fileno(), self._take_python),
             (self._nginx.fileno(), self._nginx.on_answer),
+            (self._go.fileno(), self._take_go),
             (self._lookups.fileno(), self._lookups.on_answer),
         )
         return {answer: take for answer, take in watches if answer >= 0}
@@ -149,6 +154,7 @@ class Watcher:
                 self._tls.tick()
                 self._look_again(self._python.tick())
                 self._nginx.tick()
+                self._go.tick()
                 self._lookups.tick()
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
@@ -166,6 +172,7 @@ class Watcher:
         self._tls.close()
         self._python.close()
         self._nginx.close()
+        self._go.close()
         self._lookups.close()
         self._attachments.detach_all()
         self._tell_counts()
@@ -175,6 +182,7 @@ class Watcher:
         self._tls.close()
         self._python.close()
         self._nginx.close()
+        self._go.close()
         self._lookups.close()
         self._attachments.detach_all()
         self._events.close()
@@ -207,6 +215,7 @@ class Watcher:
                 self._tls.forget(change.pid)
                 self._python.forget(change.pid)
                 self._nginx.forget(change.pid)
+                self._go.forget(change.pid)
                 self._lookups.forget(change.pid)
         if self._discovery.targets:
             self._attachments.attach_socket_programs(True)
@@ -249,16 +258,20 @@ class Watcher:
             self._tls.look_at(pid)
             self._python.look_at(pid)
             self._nginx.look_at(pid)
+            self._go.look_at(pid)
             self._lookups.look_at(pid)
             if self._python.follows_any:
                 self._attachments.attach_waits(True)
             if (target := self._discovery.targets.get(pid)) is not None:  # it may have ended meanwhile
-                flags = self._tls.target_flags(pid) | self._python.target_flags(pid)
+                flags = self._tls.target_flags(pid) | self._python.target_flags(pid) | self._go.target_flags(pid)
                 self._write_target(pid, target.service_pid, flags)
             self._read_events()
 
     def _take_python(self) -> None:
         self._look_again(self._python.on_answer())
+
+    def _take_go(self) -> None:
+        self._look_again(self._go.on_answer())
 
     def _look_again(self, pids: Iterable[int]) -> None:
         self._to_look_at.update(dict.fromkeys(pids))
@@ -298,7 +311,7 @@ class Watcher:
         self._tell_troubles()
 
     def _tell_troubles(self) -> None:
-        watches = self._python, self._nginx, self._lookups
+        watches = self._python, self._go, self._nginx, self._lookups
         for line in (*troubles(self._tls.libraries), *(line for watch in watches for line in watch.troubles)):
             if line not in self._told_troubles and len(self._told_troubles) < MAX_LIBRARIES:
                 self._told_troubles.add(line)

@@ -34,8 +34,8 @@ SERVER_BY_LOOKUP = (f"{PREFIX}server_address", b"dns_lookup")
 PARENT, PARENT_STATE = f"{PREFIX}parent", f"{PREFIX}parent_state"
 # What the kernel side gives, and what is found here.
 _PARENTS = (
-    *(b"traceparent", b"connection", b"thread", b"context", b"greenlet", b"executor", b"handler", b"process"),
-    b"upstream",
+    *(b"traceparent", b"connection", b"thread", b"context", b"greenlet", b"executor", b"goroutine", b"handler"),
+    *(b"process", b"upstream"),
 )
 PARENTS = tuple((PARENT, name) for name in _PARENTS)
 PARENT_STATES = tuple((PARENT_STATE, state.name.lower().encode()) for state in ParentState if state)

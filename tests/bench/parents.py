@@ -17,6 +17,7 @@ from tests.bench.rounds import NGINX_TARGET, median, no_processor_sleeps, wrk
 from tests.end_to_end.agent import running_agent
 from tests.end_to_end.sink import http_sink
 from tests.services.calling import CallingService, calling_service
+from tests.services.calling_go import go_calling_service
 from tests.services.servers import Running, plain_nginx, proxying
 
 STYLES = ("uvicorn", "uvicorn-uvloop", "aiohttp", "gunicorn-gthread", "gunicorn-gevent")
@@ -39,7 +40,9 @@ def report(rounds: int) -> None:
         print(f"{'':30}{'off':>10}{'on':>10}{'ratio':>8}{'from-to':>14}")
         for style in STYLES:
             with calling_service(style, folder / style) as service:
-                _row(style, folder / style, _of_python(service), rounds)
+                _row(style, folder / style, _of_calls(service), rounds)
+        with go_calling_service(folder / "go") as service:
+            _row("go", folder / "go", _of_calls(service), rounds)
         ends.enter_context(no_processor_sleeps())
         with plain_nginx(folder / "behind") as behind:
             for keep_alive, name in ((True, "nginx, upstream kept alive"), (False, "nginx, upstream fresh")):
@@ -77,7 +80,7 @@ def _with_agent(folder: Path, how: str, asked: _Asked) -> float:
     return used / 1000 / count
 
 
-def _of_python(service: CallingService) -> _Asked:
+def _of_calls(service: CallingService) -> _Asked:
     def ask() -> int:
         service.ask(f"bench{next(_names)}-", REQUESTS, AT_ONCE)
         return REQUESTS * len(service.kinds)

@@ -5,6 +5,7 @@ Out:  {path of a client's request: path of its parent, or None}; how sure each i
 Owns: nothing
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import NamedTuple
@@ -24,18 +25,20 @@ class Parent(NamedTuple):
 
 def parents(records: Iterable[Record]) -> dict[str, Parent | None]:
     """Of all that clients have sent. A parent that no record tells of is wrong: "?"."""
-    beginnings = [record for record in records if record.kind == Kind.REQUEST]
-    paths = {(record.connection, record.position): path_of(record) for record in beginnings}
+    beginnings, heads = list[Record](), defaultdict[tuple[int, int], bytes](bytes)
+    for record in records:
+        if record.kind == Kind.REQUEST:
+            beginnings.append(record)
+        if record.kind in (Kind.REQUEST, Kind.REQUEST_MORE):  # Go reads the first byte alone
+            heads[record.connection, record.position] += record.payload
+    paths = {exchange: head.split(b" ", 2)[1].decode() for exchange, head in heads.items() if head.count(b" ") > 1}
     found: dict[str, Parent | None] = {}
     for record in beginnings:
-        if record.role == Role.CLIENT:
+        path = paths.get((record.connection, record.position))
+        if record.role == Role.CLIENT and path is not None:
             parent = paths.get((record.parent_connection, record.parent_position), "?")
-            found[path_of(record)] = Parent(parent, record.parent_evidence) if record.parent_evidence else None
+            found[path] = Parent(parent, record.parent_evidence) if record.parent_evidence else None
     return found
-
-
-def path_of(record: Record) -> str:
-    return record.payload.split(b" ", 2)[1].decode()
 
 
 def parents_seen(watched: Watched, count: int) -> dict[str, Parent | None]:

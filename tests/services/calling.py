@@ -11,9 +11,9 @@ import re
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
@@ -80,6 +80,12 @@ STYLES = {
     "streams": Style([_APP, "streams", "{port}"], _IN_TASKS, ("streams", "httpx", "aiohttp")),
     "streams-uvloop": Style([_APP, "streams", "{port}"], _IN_TASKS, ("streams", "httpx", "aiohttp"), "uvloop"),
 }
+# What misleads: see calling_oddly.py.
+ODD = Style(
+    [str(SERVICES / "calling_oddly.py"), "{port}"],
+    ("sequence", "gather", "executor", "default-pool", "churn", "after", "worker", "fork"),
+    ("streams",),
+)
 _NAME = re.compile(r"(?P<style>.+?)(?:\+(?P<client>[^-]+))?(?P<tls>-tls)?")
 
 
@@ -93,16 +99,22 @@ def all_styles() -> list[str]:
     ]
 
 
+def caused_by(names: Iterable[str], calls: Mapping[str, int] = CALLS) -> dict[str, str]:
+    """What each call is that these requests cause: its path, and the request's. A name is of a kind: `gather/1`."""
+    return {f"/out/{name}/{number}": f"/in/{name}" for name in names for number in range(calls[name.partition("/")[0]])}
+
+
 @dataclass
 class CallingService:
     process: Popen[bytes]
     port: int
     kinds: tuple[str, ...]
     speaks_tls: bool = False
+    calls: Mapping[str, int] = field(default_factory=lambda: CALLS)  # how many a request of each kind causes
 
-    def ask(self, prefix: str, count: int, at_once: int) -> dict[str, str]:
+    def ask(self, prefix: str, count: int, at_once: int, kinds: tuple[str, ...] = ()) -> dict[str, str]:
         """So many requests of each kind. What each of the calls is that they cause: its path, and the request's."""
-        waiting = [f"{kind}/{prefix}{number}" for kind in self.kinds for number in range(count)]
+        waiting = [f"{kind}/{prefix}{number}" for kind in kinds or self.kinds for number in range(count)]
         random.shuffle(waiting)
         asked, errors = list(waiting), list[BaseException]()
 
@@ -130,9 +142,7 @@ class CallingService:
             thread.join()
         if errors:
             raise errors[0]
-        return {
-            f"/out/{name}/{number}": f"/in/{name}" for name in asked for number in range(CALLS[name.partition("/")[0]])
-        }
+        return caused_by(asked, self.calls)
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.speaks_tls:
@@ -142,29 +152,43 @@ class CallingService:
 
 
 @contextmanager
-def calling_service(name: str, folder: Path, python: str = str(VENV_BIN / "python")) -> Iterator[CallingService]:
-    """One of `all_styles`, under this interpreter."""
+def calling_service(
+    name: str, folder: Path, python: str = str(VENV_BIN / "python"), style: Style | None = None
+) -> Iterator[CallingService]:
+    """One of `all_styles`, or this one; under this interpreter."""
     asked = _NAME.fullmatch(name)
     assert asked is not None
-    style, port, called_port = STYLES[asked["style"]], free_port(), free_port()
+    style = style or STYLES[asked["style"]]
+    with calling_and_called(
+        [python, *style.arguments, *(style.tls if asked["tls"] else ())],
+        [sys.executable, _APP, "called", "{port}"],
+        folder,
+        speaks_tls=asked["tls"] is not None,
+        CLIENT=asked["client"] or style.clients[0],
+        LOOP=style.loop,
+    ) as (process, port):
+        yield CallingService(process, port, style.kinds, asked["tls"] is not None)
+
+
+@contextmanager
+def calling_and_called(
+    calling: list[str], called: list[str], folder: Path, *, speaks_tls: bool, **variables: str
+) -> Iterator[tuple[Popen[bytes], int]]:
+    """Who calls, and where it listens. Both commands have places for `{port}`, `{certificate}` and `{key}`."""
+    port, called_port = free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    arguments, files = style.arguments, {"certificate": "", "key": ""}
-    if asked["tls"]:
+    files = {"certificate": "", "key": ""}
+    if speaks_tls:
         files = {"certificate": session_certificates().certificate, "key": session_certificates().key}
-        arguments = [*arguments, *style.tls]
     with ExitStack() as ends:
-        for what, command, where in (
-            ("called", [sys.executable, _APP, "called", "{port}"], called_port),
-            ("calling", [python, *arguments], port),
-        ):
+        for what, command, where in (("called", called, called_port), ("calling", calling, port)):
             made = [part.format(port=where, **files) for part in command]
             env = environment(
                 CALLS_TO=str(called_port),
-                CLIENT=asked["client"] or style.clients[0],
-                LOOP=style.loop,
                 PYTHONPATH=f"{SERVICES}:{CHECKOUT}",
                 CERTIFICATE=files["certificate"],
                 KEY=files["key"],
+                **variables,
             )
             process = ends.enter_context(running(made, ("127.0.0.1", where), log=folder / what, env=env))
-        yield CallingService(process, port, style.kinds, asked["tls"] is not None)
+        yield process, port

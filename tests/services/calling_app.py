@@ -102,6 +102,11 @@ CALLS = {
     "thread": 1,
     "executor": 1,
     "background": 1,
+    "default-pool": 1,
+    "churn": 1,
+    "after": 1,
+    "worker": 1,
+    "fork": 2,
     "sync": 2,
     "late-sync": 2,
     "late-task": 2,
@@ -168,9 +173,12 @@ async def serve_by_streams(port: int) -> None:
             await writer.drain()
 
     async def handle_until_it_ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        _left.add(task)  # asyncio itself keeps no reference before Python 3.12
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await handle(reader, writer)
         writer.close()
+        _left.discard(task)
 
     _left.add(asyncio.ensure_future(noise_task(ask_in_tasks())))
     server = await asyncio.start_server(handle_until_it_ends, "127.0.0.1", port, ssl=server_tls())

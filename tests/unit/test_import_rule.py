@@ -52,6 +52,7 @@ OF_CHILDREN = {
     "gnutls_library.py": {"iced_x86"},
     "go_image.py": {"elftools", "iced_x86"},
     "go_library.py": {"iced_x86"},
+    "go_program.py": {"iced_x86"},
     "greenlet_library.py": {"elftools"},
     "python_library.py": {"elftools"},
     "queue_library.py": {"elftools", "iced_x86"},

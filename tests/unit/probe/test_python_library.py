@@ -13,10 +13,10 @@ from pathlib import Path
 import greenlet
 import pytest
 from elftools.elf.elffile import ELFFile
-from iced_x86 import FlowControl, Instruction, Mnemonic
+from iced_x86 import FlowControl, Instruction, Mnemonic, Register
 
 from otel_ebpf.probe import greenlet_library, queue_library
-from otel_ebpf.probe.cheap_places import value_places
+from otel_ebpf.probe.cheap_places import spot_of, value_places
 from otel_ebpf.probe.elf_image import ElfImage
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.python_findings import PythonLibrary
@@ -46,6 +46,12 @@ struct object *make(void *next) {
   return made;
 }
 struct object *pass_on(struct object **given) { return *given; }
+int receive(struct object **place);
+struct object *hand_over(void) {
+  struct object *handed = NULL;
+  if (receive(&handed) < 0) return NULL;
+  return handed;
+}
 """
 
 
@@ -105,7 +111,7 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> ElfImage:
     (folder / "makers.c").write_text(MAKERS)
     options = ["-O2", "-shared", "-fPIC", "-fno-stack-protector", "-fcf-protection=none"]
     subprocess.run([compiler, *options, "-o", str(folder / "makers.so"), str(folder / "makers.c")], check=True)
-    return ElfImage(ELFFile(io.BytesIO((folder / "makers.so").read_bytes())), ["make", "pass_on"])
+    return ElfImage(ELFFile(io.BytesIO((folder / "makers.so").read_bytes())), ["make", "pass_on", "hand_over"])
 
 
 def test_on_every_way_to_a_return_there_is_a_place(makers: ElfImage) -> None:
@@ -114,6 +120,21 @@ def test_on_every_way_to_a_return_there_is_a_place(makers: ElfImage) -> None:
 
     assert places
     assert all(makers.address("make") <= address < makers.address("make") + 200 for address, _ in places)
+
+
+def test_what_others_have_left_on_the_stack_is_looked_for_there(makers: ElfImage) -> None:
+    """At the jump to where it is loaded, behind the call that left it: SimpleQueue.get of Python 3.13."""
+    code = {one.ip: one for one in makers.code_at(makers.address("hand_over"), 60)}
+    (load,) = [one for one in code.values() if one.mnemonic == Mnemonic.MOV and one.memory_base == Register.RSP][-1:]
+
+    places = value_places(makers, makers.address("hand_over"))
+
+    assert places
+    assert [load.memory_displacement << 16] == [
+        cookie & ~0xFFFF
+        for address, cookie in (spot_of(makers, place) for place in places)
+        if code[address + makers.address("hand_over") - makers.offset(makers.address("hand_over"))].next_ip == load.ip
+    ]
 
 
 def test_a_value_that_no_place_sees_has_none(makers: ElfImage) -> None:

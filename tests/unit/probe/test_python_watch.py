@@ -225,6 +225,15 @@ def test_probes_leave_a_moment_after_the_last_process(stage: Stage, python: Path
     assert {} == stage.maps["mapped_files"]
 
 
+def test_at_the_end_nobody_has_owners_before_the_probes_leave(stage: Stage, python: Path) -> None:
+    """Sockets are watched a moment longer, and contexts made meanwhile are not: one would be taken for that before it."""
+    stage.maps_file(1, python)
+
+    stage.watch.close()
+
+    assert None is stage.known(1)
+
+
 def test_another_program_has_nothing_of_the_one_before(stage: Stage, python: Path) -> None:
     """exec"""
     stage.maps_file(1, python)

@@ -1,0 +1,3 @@
+module go_calling
+
+go 1.21
