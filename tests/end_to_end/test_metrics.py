@@ -181,7 +181,7 @@ def sums(sink: Sink) -> dict[tuple[str, int], int]:
 
 def test_differences_and_exponential_histograms_add_up(prefix: str, stage: Stage) -> None:
     """Sent every second; calls in between, so that they lie in different exports."""
-    server = stage.server("go")
+    server = stage.server("nginx")
     agent = stage.agent(
         is_ended_by_test=True,
         OTEL_EBPF_OPEN_PORT=server.port,

@@ -74,15 +74,15 @@ def test_nothing_is_left_of_a_guest_that_does_not_end(kernel: Kernel, monkeypatc
 @pytest.mark.parametrize(
     ("backend", "tests", "fewest"),
     [
-        (SocketBackend.KPROBE, ["tests/kernel"], 500),
+        # What differs by addresses alone, and cuts of heads and bodies by the hundred, `make test-kernels` has.
+        (SocketBackend.KPROBE, ["tests/kernel", "-k", "not ipv6 and not hard_http1 and not test_heads"], 300),
         (
             SocketBackend.TRACEPOINT,
             [
                 "tests/kernel/test_exchanges_on_the_wire.py",
                 "tests/kernel/test_other_ways.py",
-                "tests/kernel/test_tls.py",
             ],
-            70,
+            50,
         ),
     ],
     ids=["kprobe", "tracepoint"],

@@ -74,14 +74,15 @@ def test_a_child_of_a_target_is_a_target_before_it_does_anything(watched: Watche
         os._exit(0)
     try:
         event = events.until(of(ProcessEventKind.FORK, pid))
-        entry = watched.maps["targets"].lookup(struct.pack("<I", pid))
+        entry, own = (watched.maps["targets"].lookup(struct.pack("<I", of)) for of in (pid, os.getpid()))
     finally:
         os.write(writer, b"x")
         os.waitpid(pid, 0)
 
     assert event is not None
     assert (os.getpid(), 1) == (event.parent_pid, event.is_target)
-    assert (os.getpid(), 0) == TARGET.unpack(entry or b"")
+    assert os.getpid() == TARGET.unpack(entry or b"")[0]
+    assert own == entry
 
 
 def test_a_target_that_ends_is_forgotten(watched: Watched, events: Events):
