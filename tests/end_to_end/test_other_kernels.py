@@ -15,8 +15,10 @@ from tests.vm.kernels import Kernel, find_kernel
 from tests.vm.suites import run_tests
 
 KERNEL = "6.1-cloud"
-SECONDS_FOR_A_COMMAND = 120
-SECONDS_FOR_THE_TESTS = 600
+SECONDS_FOR_A_COMMAND = 300
+SECONDS_FOR_THE_TESTS = 1200  # beside everything else that is tested meanwhile
+
+pytestmark = pytest.mark.guest
 
 
 @pytest.fixture(scope="module")

@@ -195,8 +195,8 @@ def test_a_layout_that_is_not_known_is_found(scene: Scene, followed: ContextsWat
 def test_a_server_that_gives_each_request_a_thread_disproves_no_layout(scene: Scene, followed: ContextsWatched) -> None:
     """Whose only contexts are the first ones of threads, made while none is current: Flask's."""
     key, before = known(followed)
-    process, kind, storage_key, context, *_ = INTERPRETER.unpack(before)
-    followed.maps["interpreters"].update(key, INTERPRETER.pack(process, kind, storage_key, context, 0, 0, 0, 0))
+    process, kind, storage_key, context, _, _, *greenlets = INTERPRETER.unpack(before)
+    followed.maps["interpreters"].update(key, INTERPRETER.pack(process, kind, storage_key, context, 0, 0, *greenlets))
     variable = contextvars.ContextVar[int]("variable")
     threads = 200
 
