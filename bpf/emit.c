@@ -1,17 +1,17 @@
 // Put records together and hand them over; count what did not fit.
 
 static __always_inline u8 chunk_flags(const struct connection *connection) {
-  if (connection->chunks_state < CHUNKS_SIZE) return 0;
-  u8 state = connection->chunks_state;
-  return FLAG_CHUNKS_FOLLOWED | (state >= CHUNKS_ENDED ? FLAG_CHUNKS_ENDED : 0) |
-         (state == CHUNKS_TRAILER || state == CHUNKS_ENDED_BY_TRAILER ? FLAG_CHUNKS_TRAILER : 0);
+  u8 state = connection->chunks[RESPONSE_CHUNKS].state;
+  if (state < CHUNKS_SIZE) return 0;
+  return FLAG_CHUNKS_FOLLOWED | (state == CHUNKS_ENDED ? FLAG_CHUNKS_ENDED : 0);
 }
 
 // Payload that has been moved: of the chunk in hand its size is counted, and what is still to come (with the two bytes
 // of its line end) is not.
 static __always_inline u64 chunk_payload(const struct connection *connection) {
-  u64 to_come = connection->chunks_state == CHUNKS_DATA ? connection->chunk_left : 0;
-  return connection->chunk_payload_bytes - (to_come > 2 ? to_come - 2 : 0);
+  const struct chunks *chunks = &connection->chunks[RESPONSE_CHUNKS];
+  u64 to_come = chunks->state == CHUNKS_DATA ? chunks->left_bytes : 0;
+  return chunks->payload_bytes - (to_come > 2 ? to_come - 2 : 0);
 }
 
 // Of a connection that is told early: when the socket had taken what was handed over last, 0: it may not have yet.
@@ -60,8 +60,11 @@ static __always_inline void fill_record(struct record *record, const struct conn
   __builtin_memcpy(record->tail, connection->tail, 8);
   record->chunk_payload_bytes = chunk_payload(connection);
   int is_beginning = kind == RECORD_REQUEST;
-  record->parent_connection = is_beginning ? connection->parent_connection : 0;
-  record->parent_position = is_beginning ? connection->parent_position : 0;
+  const struct chunks *chunks = &connection->chunks[REQUEST_CHUNKS];
+  if (!is_beginning && chunks->state == CHUNKS_ENDED) record->flags |= FLAG_REQUEST_CHUNKS_ENDED;
+  u32 chunks_wire_bytes = (u32)connection->request_bytes - connection->request_body_at;
+  record->parent_connection = is_beginning ? connection->parent_connection : chunks->payload_bytes;
+  record->parent_position = is_beginning ? connection->parent_position : chunks_wire_bytes;
   record->parent_evidence = is_beginning ? connection->parent_evidence : 0;
   record->network_namespace = is_beginning ? connection->network_namespace : 0;
   record->sequence = is_beginning ? connection->sequence : 0;

@@ -79,6 +79,14 @@ static __always_inline int another_head_follows(struct scratch *scratch_area, in
   return is_response ? begins_like_response(&prefix) : begins_like_request(&prefix);
 }
 
+// May chunks begin behind the head that ends in the block? What was not captured may.
+static __always_inline int chunks_may_follow(struct scratch *scratch_area) {
+  u64 place = scratch_area->head_block.head_end;
+  if (place >= scratch_area->head_block.captured) return 1;
+  asm volatile("%0 &= 0x1fff" : "+r"(place));
+  return hex_digit(scratch_area->payload[place]) < 16;
+}
+
 // The bytes of the call from `offset` on, as far as they lie in one piece.
 static __always_inline u32 capture_from(struct scratch *scratch_area, const struct call *call, u64 offset) {
   u64 address = call->address + offset, length = call->bytes - offset;
@@ -125,21 +133,25 @@ static __always_inline enum go_on read_head(struct scratch *scratch_area) {
   u16 known_end = is_response ? CONNECTION_RESPONSE_HEAD_DONE : CONNECTION_REQUEST_HEAD_ENDED;
   int goes_on = is_another || connection->flags & CONNECTION_PIPELINED || !(head_end || connection->flags & known_end);
   int is_more_wanted = goes_on && captured && left && so_far + captured < MAX_HEAD_BYTES;
-  u64 untold = is_more_wanted ? left : 0;
+  int has_request_ended = head_end && !is_another && !is_response;
+  // Of a body whose chunks are followed no more is told than was captured: another request may begin behind it.
+  u16 known_ends = CONNECTION_REQUEST_HEAD_ENDED | CONNECTION_REQUEST_HEAD_DONE;
+  int is_followed = has_request_ended && !(connection->flags & known_ends) && chunks_may_follow(scratch_area);
+  u64 untold = is_more_wanted || is_followed ? left : 0;
   if (!send_captured(scratch_area, connection, block->kind, captured, call->bytes - offset - untold, untold, 0)) {
     after_report(connection, !is_response);
     return GO_ON_WITH_NOTHING;
   }
-  if (head_end && !is_another) {
-    if (is_response) on_response_head(connection, offset + head_end);
-    else if (head_end == captured && !left) connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
-    else connection->flags |= CONNECTION_REQUEST_HEAD_ENDED;
-  }
+  scratch_area->told_bytes = offset + captured;
+  if (is_response && head_end && !is_another) on_response_head(connection, offset + head_end);
+  if (is_followed) on_request_head_end(connection, offset + head_end, call->bytes);
+  if (untold) connection->flags |= CONNECTION_UNTOLD;  // of too many pieces the counts alone tell
+  if (has_request_ended && head_end == captured && !left) connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
+  else if (has_request_ended) connection->flags |= CONNECTION_REQUEST_HEAD_ENDED;
   if (is_more_wanted) {
     block->offset = offset + captured;
     block->captured = capture_from(scratch_area, call, offset + captured);
     if (block->kind == RECORD_REQUEST) block->kind = RECORD_REQUEST_MORE;
-    connection->flags |= CONNECTION_UNTOLD;  // of too many pieces the counts alone tell
     return GO_ON_WITH_HEADS;
   }
   return after_report(connection, !is_response);

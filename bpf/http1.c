@@ -4,6 +4,12 @@
 // next request. It never looks for the end of a head or of a body: user space does, from the captured bytes and
 // the counts, and so also sees where one cut holds several pipelined requests.
 
+static __always_inline u32 hex_digit(u8 byte) {
+  if (byte >= '0' && byte <= '9') return byte - '0';
+  byte |= 0x20;
+  return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : 16;
+}
+
 static __always_inline int is_token_byte(u8 byte) { return (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '_'; }
 
 // Empty lines may come before a request (RFC 9112 section 2.2); in a body too.
@@ -92,8 +98,9 @@ static __always_inline int ends_like_head(const struct call *call) {
 static __always_inline void begin_exchange(struct connection *connection, const struct call *call, u64 pid_tid,
                                            u32 service_pid, u64 now) {
   // The answer before may still be in flight: its chunks are followed on, and what is surely of them is not captured.
-  int is_in_chunks = connection->chunks_state >= CHUNKS_SIZE && connection->chunks_state < CHUNKS_ENDED;
-  int is_in_body = is_in_chunks && (connection->chunk_payload_bytes || connection->chunks_state != CHUNKS_SIZE);
+  struct chunks *chunks = &connection->chunks[RESPONSE_CHUNKS];
+  int is_in_chunks = chunks->state >= CHUNKS_SIZE && chunks->state < CHUNKS_ENDED;
+  int is_in_body = is_in_chunks && (chunks->payload_bytes || chunks->state != CHUNKS_SIZE);
   count_for(service_pid, COUNT_BEGAN);
   u16 pipelined = connection->flags & CONNECTION_PIPELINED ? CONNECTION_HAS_PIPELINED : 0;
   connection->flags &= CONNECTION_BY_ACCEPT | CONNECTION_TLS | CONNECTION_TLS_SEEN | CONNECTION_TOLD_EARLY |
@@ -117,9 +124,21 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->parent_position = 0;
   connection->parent_evidence = LINK_NONE;
   if (!is_in_chunks) {
-    connection->chunks_state = CHUNKS_OFF;
-    connection->chunk_payload_bytes = 0;
+    chunks->state = CHUNKS_OFF;
+    chunks->payload_bytes = 0;
   }
+  connection->chunks[REQUEST_CHUNKS] = (struct chunks){};
+}
+
+// May these bytes go on with a chunk, a size line or a trailer of the request? A body of known length may read like
+// chunks by chance, so that they look like another request counts all the same.
+static __always_inline int is_in_request_chunks(const struct chunks *chunks, const struct prefix *prefix) {
+  u8 state = chunks->state;
+  if (state == CHUNKS_OFF || state == CHUNKS_HEAD || state == CHUNKS_ENDED) return 0;
+  if (state > CHUNKS_SIZE || chunks->digits) return 1;
+  // A size line may begin here. At first another request is as likely: some methods begin with hexadecimal digits.
+  if (!prefix->length || hex_digit(prefix->bytes[0]) >= 16) return 0;
+  return state == CHUNKS_SIZE || !begins_like_request(prefix);
 }
 
 // Bytes have moved since the last record; or when the bytes that it told of were sent is not told yet.
@@ -163,10 +182,19 @@ static __always_inline void name_other_end(struct connection *connection, const 
     connection->sequence = next_sequence(sock, !call->is_inbound) - (u32)call->bytes;
 }
 
+// How much of a request is captured; beyond that only where a head may be.
+static __always_inline u32 wanted_request_bytes(const struct connection *connection) {
+  if (connection->flags & CONNECTION_PIPELINED) return MAX_HEAD_BYTES;
+  if (connection->flags & CONNECTION_REQUEST_HEAD_DONE) return 0;
+  // A body that shares a call with its head is small, or read on in vain for as long as it might be.
+  return connection->flags & CONNECTION_REQUEST_HEAD_ENDED ? REQUEST_CAPTURE_BYTES : MAX_HEAD_BYTES;
+}
+
 static __always_inline void on_request_bytes(struct connection *connection, const struct call *call,
                                              const struct prefix *prefix, u64 pid_tid, u32 service_pid, u64 now,
                                              volatile struct report *report) {
-  int is_beginning = begins_like_request(prefix);
+  struct chunks *chunks = &connection->chunks[REQUEST_CHUNKS];
+  int is_in_chunks = is_in_request_chunks(chunks, prefix), is_beginning = begins_like_request(prefix);
   report->limit_bytes = REQUEST_CAPTURE_BYTES;
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
     if (!is_beginning || (prefix->length >= 8 && *(u64 *)prefix->bytes == HTTP2_PREFACE)) {
@@ -183,6 +211,9 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
   connection->request_bytes += call->bytes;
   connection->request_last_monotonic_ns = now;
   connection->flags |= CONNECTION_UNTOLD;
+  if (!is_in_chunks && !(is_beginning && chunks->state == CHUNKS_ENDED)) chunks->state = CHUNKS_OFF;
+  if (is_in_chunks && chunks->state == CHUNKS_AWAITED) chunks->state = CHUNKS_SIZE;
+  if (is_in_chunks && !is_beginning) return;  // on_chunks goes on with them
   if (is_beginning && connection->flags & (CONNECTION_REQUEST_HEAD_DONE | CONNECTION_REQUEST_HEAD_ENDED)) {
     connection->flags &= ~(CONNECTION_REQUEST_HEAD_DONE | CONNECTION_REQUEST_HEAD_ENDED);
     connection->flags |= CONNECTION_PIPELINED;
@@ -197,11 +228,7 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
     report->limit_bytes = LATE_CAPTURE_BYTES;
     return;
   }
-  // A body that shares a call with its head is small, or read on in vain for as long as it might be.
-  u32 wanted_bytes = MAX_HEAD_BYTES;
-  if (connection->flags & CONNECTION_PIPELINED) wanted_bytes = MAX_HEAD_BYTES;
-  else if (connection->flags & CONNECTION_REQUEST_HEAD_DONE) wanted_bytes = 0;
-  else if (connection->flags & CONNECTION_REQUEST_HEAD_ENDED) wanted_bytes = REQUEST_CAPTURE_BYTES;
+  u32 wanted_bytes = wanted_request_bytes(connection);
   if (connection->request_captured < wanted_bytes) {
     report->kind = RECORD_REQUEST_MORE;
     u32 room_bytes = wanted_bytes - connection->request_captured;
@@ -238,10 +265,7 @@ static __always_inline void on_response_bytes(struct scratch *scratch_area, stru
     connection->flags &= ~CONNECTION_RESPONSE_HEAD_DONE;
     connection->response_captured = 0;
     connection->response_head_last = 0;
-    connection->chunks_state = CHUNKS_OFF;
-    connection->chunk_left = 0;
-    connection->chunk_digits = 0;
-    connection->chunk_payload_bytes = 0;
+    connection->chunks[RESPONSE_CHUNKS] = (struct chunks){};
   }
   int is_head_wanted = !(connection->flags & CONNECTION_RESPONSE_HEAD_DONE) || connection->flags & CONNECTION_PIPELINED;
   if (!is_head_wanted || connection->response_captured >= MAX_HEAD_BYTES) return;
@@ -263,13 +287,19 @@ static __always_inline int send_captured(struct scratch *scratch_area, struct co
   record->total_bytes = moved;
   if (is_response) record->response_bytes -= left;
   else record->request_bytes -= left;
+  if (kind == RECORD_REQUEST_MORE) record->parent_position -= moved + left;  // the chunks ended before these bytes
   if (records.ringbuf_output(record, sizeof(*record) + captured, BPF_RB_NO_WAKEUP)) {
     count_lost(connection);
     return 0;
   }
   connection->flags &= ~CONNECTION_UNTOLD;
-  if (is_response) connection->response_captured += captured;
-  else connection->request_captured += captured;
+  if (is_response) {
+    connection->response_captured += captured;
+    return 1;
+  }
+  connection->request_captured += captured;
+  struct chunks *chunks = &connection->chunks[REQUEST_CHUNKS];
+  if (chunks->state == CHUNKS_ENDED) chunks->state = CHUNKS_OFF;  // that is told
   return 1;
 }
 
@@ -277,9 +307,21 @@ static __always_inline int send_captured(struct scratch *scratch_area, struct co
 static __always_inline void on_response_head(struct connection *connection, u32 bytes) {
   if (connection->flags & CONNECTION_RESPONSE_HEAD_DONE) return;  // of a body, then, to a client that pipelines
   connection->flags |= CONNECTION_RESPONSE_HEAD_DONE;
-  if (connection->chunks_state != CHUNKS_OFF) return;  // of a body that was in flight when the client went on
-  connection->chunks_state = CHUNKS_HEAD;
-  connection->chunk_left = bytes;
+  struct chunks *chunks = &connection->chunks[RESPONSE_CHUNKS];
+  if (chunks->state != CHUNKS_OFF) return;  // of a body that was in flight when the client went on
+  chunks->state = CHUNKS_HEAD;
+  chunks->left_bytes = bytes;
+}
+
+// The request's head ends behind so many of the bytes of this call, which are the last ones so far.
+static __always_inline void on_request_head_end(struct connection *connection, u32 bytes, u64 call_bytes) {
+  if (connection->flags & (CONNECTION_REQUEST_HEAD_ENDED | CONNECTION_REQUEST_HEAD_DONE)) return;  // of a body, then
+  struct chunks *chunks = &connection->chunks[REQUEST_CHUNKS];
+  if (chunks->state >= CHUNKS_SIZE && chunks->state < CHUNKS_ENDED) return;
+  *chunks = (struct chunks){};
+  connection->request_body_at = connection->request_bytes - call_bytes + bytes;
+  chunks->state = bytes == call_bytes ? CHUNKS_AWAITED : CHUNKS_HEAD;
+  if (chunks->state == CHUNKS_HEAD) chunks->left_bytes = bytes;
 }
 
 // Tells of what this call moved, with the beginning of its bytes. Returns 1 when on_heads has to look at them first:
@@ -305,8 +347,10 @@ static __always_inline int send_report(struct scratch *scratch_area, struct conn
   }
   if (!send_captured(scratch_area, connection, kind, captured, call->bytes, 0, is_of_end ? FLAG_PAYLOAD_IS_END : 0))
     return 0;
+  scratch_area->told_bytes = call->bytes;
   if (!is_head_done) return 0;
   if (kind != RECORD_RESPONSE) {
+    if (!is_of_end) on_request_head_end(connection, captured, call->bytes);
     connection->flags |= CONNECTION_REQUEST_HEAD_DONE;
   } else {
     on_response_head(connection, captured);
@@ -351,11 +395,13 @@ enum go_on { GO_ON_WITH_NOTHING = 0, GO_ON_WITH_CHUNKS = 1, GO_ON_WITH_HEADS = 2
 
 // When all that was to be told of a call is told.
 static __always_inline enum go_on after_report(const struct connection *connection, int is_request) {
+  u8 chunks_state = connection->chunks[is_request ? REQUEST_CHUNKS : RESPONSE_CHUNKS].state;
+  if (is_request && chunks_state >= CHUNKS_HEAD && chunks_state < CHUNKS_ENDED) return GO_ON_WITH_CHUNKS;
   // Of a request only what comes after the answer has begun is not told by the answer's record.
   int is_unreported = connection->flags & CONNECTION_UNREPORTED;
   if (is_request && connection->state != STATE_RESPONSE && !is_unreported) return GO_ON_WITH_NOTHING;
   write_progress(connection, 0);
-  if (is_request || is_unreported || connection->state == STATE_FOREIGN || connection->chunks_state == CHUNKS_OFF)
+  if (is_request || is_unreported || connection->state == STATE_FOREIGN || chunks_state == CHUNKS_OFF)
     return GO_ON_WITH_NOTHING;
   return GO_ON_WITH_CHUNKS;
 }
@@ -367,6 +413,8 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   volatile struct report *report = &scratch_area->report;
   report->kind = 0;
   report->is_of_end = 0;
+  scratch_area->told_bytes = 0;
+  scratch_area->chunk_place.rounds = 0;
   int is_request = call->is_inbound == (connection->role == ROLE_SERVER);
   if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
     int is_http2 = begins_like_http2_server(prefix);

@@ -34,7 +34,8 @@
 #define PROCESS_EVENT_PAGES 32   // 2,900 events between two wake-ups of the probe
 #define MAX_IOVECS 128            // pieces of one call among which its last byte is found; a power of two
 #define MAX_CAPTURED_PIECES 8     // that are copied; heads were in the first one in all servers measured
-#define MAX_CHUNK_STEPS 96         // through one call: a byte of a size line or a piece each; ten chunks and more
+#define MAX_CHUNK_STEPS 64            // of one round: a byte of a size line or a piece each
+#define MAX_CHUNK_ROUNDS 22  // through one call: 200 chunks and more; a program may be followed by 33 others at most
 #define MAX_TAIL_PIECES 3         // before the last one: "size, data, end of chunk" are pieces of their own in Node
 
 // Bytes of one message's beginning that are copied out. Powers of two: the verifier bounds offsets by masks.

@@ -12,14 +12,26 @@ enum connection_state {
 
 enum chunks_state {    // see chunks.c
   CHUNKS_OFF = 0,      // not followed, or given up
-  CHUNKS_HEAD = 1,     // `chunk_left` bytes of the head are still to come
-  CHUNKS_SIZE = 2,     // in a size line
-  CHUNKS_DATA = 3,     // `chunk_left` bytes of a chunk and its line end are still to come
-  CHUNKS_LAST = 4,     // behind the last size line: an empty line of two bytes, or trailers
-  CHUNKS_TRAILER = 5,  // trailers end with the call that ends with an empty line
-  CHUNKS_ENDED = 6,
-  CHUNKS_ENDED_BY_TRAILER = 7,  // which is not read: more may have been behind it
+  CHUNKS_AWAITED = 1,  // of a request: its head ended with the call, a body may come in the next one
+  CHUNKS_HEAD = 2,     // `left_bytes` bytes of the head are still to come
+  CHUNKS_SIZE = 3,     // in a size line
+  CHUNKS_DATA = 4,     // `left_bytes` bytes of a chunk and its line end are still to come
+  CHUNKS_LAST = 5,     // where a line begins behind the last size line: an empty one ends the body
+  CHUNKS_TRAILER = 6,  // in such a line that is not empty
+  CHUNKS_ENDED = 7,
 };
+
+enum chunks_of { REQUEST_CHUNKS = 0, RESPONSE_CHUNKS = 1 };
+
+struct chunks {
+  u64 payload_bytes;
+  u32 left_bytes;
+  u8 state;   // enum chunks_state
+  u8 digits;  // of the size line in hand; with SIZE_SPACE or SIZE_EXTENSION it has come further
+  u16 unused;
+};
+#define SIZE_SPACE 0x40
+#define SIZE_EXTENSION 0x80
 
 enum connection_flag {
   CONNECTION_BY_ACCEPT = 1,      // accept or connect was seen
@@ -77,11 +89,10 @@ struct connection {
   u8 state;
   u8 role;
   u8 family;
-  u8 lost;          // see struct record
-  u8 chunks_state;  // enum chunks_state
-  u8 chunk_digits;  // of the size line in hand
-  u32 chunk_left;
-  u64 chunk_payload_bytes;
+  u8 lost;  // see struct record
+  u16 unused;
+  u32 request_body_at;      // so many of the request bytes came before the chunks that are followed, modulo 2^32
+  struct chunks chunks[2];  // by enum chunks_of
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
   u64 ciphertext_sent_monotonic_ns;  // of a TLS connection: when its socket last took bytes
   u64 sent_monotonic_ns;  // with CONNECTION_TOLD_EARLY: when what was told had been sent, if later than that
@@ -344,7 +355,7 @@ struct chunk_place {
   u64 left_bytes;
   u64 offset;
   u32 piece;
-  u32 padding;
+  u32 rounds;  // of on_chunks, 0: it has not begun
 };
 
 // What on_heads is to look at: bytes of a head that were copied to scratch->payload, and are not sent yet.
@@ -376,6 +387,9 @@ struct scratch {
   struct connection fresh;
   u64 connections_made;
   u64 is_taken;  // tls_scratches only
+  struct chunks chunks;  // what on_chunks follows
+  u64 chunks_index;  // whose they are: enum chunks_of
+  u64 told_bytes;  // of the call in hand, by records with its first bytes
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);
 

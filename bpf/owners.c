@@ -27,7 +27,7 @@ static __always_inline int is_pipelined(const struct connection *connection) {
 // Begun, and not seen to have ended.
 static __always_inline int is_in_hand(const struct connection *connection, u32 position) {
   if (!connection || connection->position != position || is_pipelined(connection)) return 0;
-  if (connection->state == STATE_RESPONSE) return connection->chunks_state < CHUNKS_ENDED;
+  if (connection->state == STATE_RESPONSE) return connection->chunks[RESPONSE_CHUNKS].state < CHUNKS_ENDED;
   return connection->state == STATE_REQUEST;
 }
 

@@ -54,8 +54,9 @@ enum record_flag {
   FLAG_PAYLOAD_IS_END = 4,      // captured are the last bytes of what the call moved, not the first
   FLAG_CHUNKS_FOLLOWED = 8,     // the response's body reads like chunks from its first byte on: see chunks.c
   FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
-  FLAG_CHUNKS_TRAILER = 32,     // a trailer came behind the last chunk, or in the same call a further response
-  FLAG_TLS = 64,                // the plain text of a TLS connection
+  FLAG_REQUEST_CHUNKS_ENDED = 32,  // the request's body read like chunks from its first byte on, and ended where what
+                                   // this record tells of begins, or with `request_bytes`: RESPONSE, END
+  FLAG_TLS = 64,  // the plain text of a TLS connection
   // The last bit says one thing of a request and another one of what comes later.
   FLAG_CALLER_WATCHED = 128,  // REQUEST to a server: the client is a target, too, and its record will come or has come
   FLAG_UNSENT = 128,  // else: `response_last` is when it was handed over, not when it was sent: see go_tls.c
@@ -102,10 +103,13 @@ struct record {
   u8 remote_address[16];
   u8 tail[8];  // the last bytes of the response, zero where unread
   u64 chunk_payload_bytes;  // END, with FLAG_CHUNKS_FOLLOWED: of the response's chunks
-  // REQUEST only, else zero. Of a client: the server's exchange under which it began. Of a server on a Unix socket: the
-  // client's connection, if that is watched; its position is then this one's.
+  // Of a client's REQUEST: the server's exchange under which it began. Of a server's on a Unix socket: the client's
+  // connection, if that is watched; its position is then this one's.
+  // Of what comes later, with FLAG_REQUEST_CHUNKS_ENDED: how much payload the request's chunks had; how many bytes they
+  // were on the wire, modulo 2^32.
   u64 parent_connection;
   u32 parent_position;
+  // REQUEST only, else zero.
   u32 parent_evidence;  // enum link_evidence; LINK_NONE: there is no parent, or none that is known
   // By these and the addresses the two ends of one connection know each other.
   u32 network_namespace;  // inode number; 0: not known

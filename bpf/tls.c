@@ -295,7 +295,9 @@ int on_tls_chunks(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
   struct scratch *scratch_area = taken_scratch(&frame);
   if (!scratch_area) return no_return_wanted(ctx);
-  read_chunks(scratch_area);
+  enum go_on go_on = read_chunks(scratch_area);
+  if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
+  if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   leave_tls(&frame, scratch_area);
   return no_return_wanted(ctx);
 }

@@ -10,7 +10,7 @@ Pure: the time and the readings are passed in.
 from collections import Counter
 from collections.abc import Callable
 
-from otel_ebpf.exchanges.counted_run import CountedRun
+from otel_ebpf.exchanges.counted_run import UNKNOWN_BYTES, CountedRun
 from otel_ebpf.exchanges.exchange import Exchange, OpenRequest
 from otel_ebpf.exchanges.http1 import NotHttpError
 from otel_ebpf.exchanges.kinship import Kinship, Parents
@@ -105,6 +105,7 @@ class Assembler:
                 self.stray_records += 1
             return []
         if isinstance(run, CountedRun):
+            self._runs[record.connection] = run = run.told(record)
             if kind != _END:
                 self.stray_records += 1
             elif record.reason not in _NEXT:
@@ -180,7 +181,7 @@ class Assembler:
     def _begin_behind(self, previous: AnyRun, record: Record, head: Head) -> list[Exchange]:
         """A request on a connection of which more is to be known than that it was there."""
         done: list[Exchange] = []
-        extra, unread_bytes = previous.extra, 0
+        extra, unread_bytes, is_end_unknown = previous.extra, 0, False
         if _was_lost(previous, record.position, record.lost):
             is_unpaired = previous.is_unpaired or previous.has_overlapped
             self._forget_counted(previous)
@@ -189,16 +190,18 @@ class Assembler:
                 previous, done = self._before_next(previous)
                 if previous.goes_on_with(record):
                     return done + self._go_on(previous, record)
-            is_unpaired = previous.owes_answers
+            is_unpaired, is_end_unknown = previous.owes_answers, previous.may_hold(record.payload)
             if not previous.is_settled and not isinstance(previous, CountedRun):
                 previous, last = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)
                 done += last
             extra, unread_bytes = previous.extra, previous.unread_request_bytes
             self._forget(previous)
-        if unread_bytes:
-            # An early answer: these bytes are the rest of the body before, whatever they look like.
-            self._lose("not a request but the rest of a body", record.service_pid)
-            self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired)
+        if unread_bytes or is_end_unknown:
+            # An early answer: these bytes are the rest of the body before, whatever they look like, or they may be.
+            reason = "not a request but the rest of a body" if unread_bytes else "behind a body whose end was not seen"
+            self._lose(reason, record.service_pid)
+            owed_bytes = unread_bytes or UNKNOWN_BYTES
+            self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired, owed_bytes)
             return done
         return done + self._open(record, extra, head, is_unpaired=is_unpaired)
 

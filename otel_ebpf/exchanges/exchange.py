@@ -46,7 +46,6 @@ class Inferred(IntFlag):
 
     NOTHING = 0
     ROLE_BY_REQUEST = 1  # server or client by who sent the request: the connection is older than the agent
-    REQUEST_END_BY_LAST_CHUNK = 2  # chunks that were not followed, then what looks like a last one and a request line
     REQUEST_END_TIME = 4  # the request ended at `request_end_ns` or before: later bytes had moved by then
     RESPONSE_END_BY_LAST_CHUNK = 8  # the last bytes look like a last chunk, and nothing followed them
     RESPONSE_END_BY_NEXT_REQUEST = 16  # nothing said where it ends; the client went on

@@ -16,7 +16,6 @@ from otel_ebpf.exchanges.line_mask import NOTHING, LineMask
 from otel_ebpf.exchanges.memory import LOOK_EVERY_BYTES, MAX_KEPT_BYTES, runs_to_drop
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.exchanges.readings import Readings
-from otel_ebpf.exchanges.requests import LAST_CHUNK_AND_REQUEST
 from otel_ebpf.exchanges.responses import BEGINS_LIKE_RESPONSE, END_OF_HEAD
 from otel_ebpf.exchanges.run import Run
 from otel_ebpf.records.kinds import EndReason, Kind, Record, RecordFlag
@@ -25,8 +24,6 @@ from otel_ebpf.records.progress import Progress
 _MAX_CONNECTIONS = 65_536
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_NOTHING = slice(0, 0)
-_NO_REQUEST = b"X x HTTP/1.\n"  # begins like a request, to who looks for one behind a last chunk
 _LAST_CHUNKS = (b"\r\n0\r\n\r\n", b"0\r\n\r\n", b"\r\n\r\n")  # what of a response's last bytes says that it has ended
 
 
@@ -98,7 +95,7 @@ class RunMask:
         self._run.advance(record)
 
     def feed(self, record: Record) -> bytes:
-        payload, total_bytes, last_chunk = record.payload, record.total_bytes, _NOTHING
+        payload, total_bytes = record.payload, record.total_bytes
         if not self._is_http:
             return bytes(len(payload))
         told = self._run.in_stream(record)
@@ -110,7 +107,6 @@ class RunMask:
             direction, end = self._requests, told.request_bytes
             if record.flags & RecordFlag.PAYLOAD_IS_END:
                 total_bytes = len(payload)
-                last_chunk = self._last_chunk(payload)
         direction.begin(end - total_bytes, len(payload), record.at_monotonic_ns)
         try:
             self._run.feed(record)
@@ -122,16 +118,7 @@ class RunMask:
         beginning = BEGINS_LIKE_RESPONSE.match(payload) if record.kind == Kind.RESPONSE and self._is_http else None
         if beginning:
             masked = beginning[0] + masked[beginning.end() :]
-        rest = masked[last_chunk.stop :]
-        if last_chunk is not _NOTHING and rest.startswith(b"\0"):
-            rest = _NO_REQUEST + rest[len(_NO_REQUEST) :]
-        return masked[: last_chunk.start] + payload[last_chunk] + rest
-
-    def _last_chunk(self, payload: bytes) -> slice:
-        """Where in the last bytes of a call a body of unknown length ends, as Run finds it."""
-        message = self._run.readers[0].open_message
-        found = LAST_CHUNK_AND_REQUEST.search(payload) if message and message.framing == CHUNKED else None
-        return slice(found.start(), found.end()) if found else _NOTHING
+        return masked
 
     def advance(self, progress: Progress, now_ns: int) -> None:
         believed = self._readings.believed(self._run, progress, now_ns)  # as the assembler does

@@ -128,6 +128,9 @@ class PlainRun:
     def unread_request_bytes(self) -> int:
         return 0
 
+    def may_hold(self, _: bytes) -> bool:
+        return False
+
     @property
     def service_pid(self) -> int:
         return self._first.service_pid

@@ -1,30 +1,31 @@
 """The requests of one run, and where a chunked one ends of which not all was captured.
 
-In:   records of requests and what the kernel has counted, both since the run began
+In:   records of requests and what the kernel has counted, both since the run began; what it says of chunks
 Out:  requests in their order, whole or still open
 Owns: the reader of requests
+
+What a body holds is its sender's choice, so no byte of it says where it ends: its length does, or chunks that were followed from
+the first to the last.
 """
 
 import re
 
-from otel_ebpf.exchanges.exchange import Inferred
 from otel_ebpf.exchanges.http1 import CHUNKED, RequestHead, parse_request_head
 from otel_ebpf.exchanges.making import unread_bytes
 from otel_ebpf.exchanges.reader import Message, Reader
 from otel_ebpf.records.kinds import Kind, Record, RecordFlag
 from otel_ebpf.records.progress import Progress
 
-LAST_CHUNK_AND_REQUEST = re.compile(rb"(?:\A|\n)0+\r\n\r\n(?=[A-Z_-]+ [^ \r\n]+ HTTP/1\.)")
-_BEGINNING = re.compile(rb"[A-Z_-]{1,8}(?: |\Z)|[A-Z_-]{8}")  # of a request, as the kernel sees one
+_SIZE_LINE = re.compile(rb"[0-9a-fA-F]+[ \t]*(?:[;\r\n]|\Z)")  # as far as it goes
+_CHUNKS_ENDED = int(RecordFlag.REQUEST_CHUNKS_ENDED)
 
 
 class Requests:
-    __slots__ = ("_answered_bytes", "messages", "reader")
+    __slots__ = ("messages", "reader")
 
     def __init__(self) -> None:
         self.reader: Reader[RequestHead] = Reader(parse_request_head, lambda head: head.framing)
         self.messages: list[Message[RequestHead]] = self.reader.messages
-        self._answered_bytes = 0  # so many had come when a response did
 
     @property
     def unread_bytes(self) -> int:
@@ -38,56 +39,38 @@ class Requests:
         reader = self.reader
         return not (reader.is_lost or reader.is_in_head or reader.open_message is not None)
 
-    def feed(self, record: Record, *, are_reported: bool) -> bool:
-        """Has one ended where only what follows it says so? `are_reported`: all of them."""
-        payload, total_bytes, has_ended = record.payload, record.total_bytes, False
-        if record.flags & RecordFlag.PAYLOAD_IS_END:
-            payload = self._behind_chunks(record)
-            has_ended = len(payload) < len(record.payload)
-            total_bytes = len(payload)
-        elif record.kind == Kind.REQUEST_MORE and are_reported:
-            has_ended = self._end_answered_chunks(record)
-        self.reader.feed(record.request_bytes - total_bytes, payload, total_bytes, record.at_monotonic_ns)
-        return has_ended
-
-    def meet_response(self, record: Record) -> None:
-        """A response comes: by then so much had been sent."""
-        self.reader.skip_to(record.request_bytes, record.request_last_monotonic_ns)
-        self._answered_bytes = record.request_bytes
-
-    def advance(self, progress: Progress | Record) -> None:
-        self.reader.skip_to(progress.request_bytes, progress.request_last_monotonic_ns)
-
-    def _end_answered_chunks(self, record: Record) -> bool:
-        """A request behind a chunked one that has been answered: to the kernel an answer that came in one call with an
-        interim one was none, so it takes both for one run."""
+    def may_hold(self, payload: bytes) -> bool:
+        """It is not known where the last one ends: may its body go on with these bytes, whatever they look like?"""
+        if self.reader.is_lost or self.reader.has_begun_head:
+            return True  # of one whose head was not seen, or not all of it
         message = self.reader.open_message
-        if (
-            message is None
-            or message.framing != CHUNKED
-            or self.reader.is_in_chunks
-            or self._answered_bytes != record.request_bytes - record.total_bytes
-            or not _BEGINNING.match(record.payload)
-        ):
+        if message is None or message.framing != CHUNKED:
             return False
-        message.is_complete = True
-        return True
+        return message.wire_bytes > message.head.length or _SIZE_LINE.match(payload) is not None
 
-    def _behind_chunks(self, record: Record) -> bytes:
-        """What follows the end of a chunked body in the last bytes of a call; all of them when no body ends there.
+    def feed(self, record: Record) -> None:
+        payload, total_bytes = record.payload, record.total_bytes
+        if record.kind == Kind.REQUEST_MORE:
+            self._believe_chunks(record, record.request_bytes - total_bytes)
+        if record.flags & RecordFlag.PAYLOAD_IS_END:
+            total_bytes = len(payload)
+        self.reader.feed(record.request_bytes - total_bytes, payload, total_bytes, record.at_monotonic_ns)
 
-        A last chunk and behind it a request line: nothing else looks so, and the sizes before were not captured. A
-        client that sends it before the answer may have sent others in what was not: which answer is whose is not known.
-        """
-        message = self.reader.open_message
-        is_followed = self.reader.is_in_chunks and record.request_bytes - len(record.payload) == self.reader.offset
-        if message is None or message.framing != CHUNKED or is_followed:
-            return record.payload
-        end = LAST_CHUNK_AND_REQUEST.search(record.payload)
-        if end is None:
-            return record.payload
-        rest = record.payload[end.end() :]
-        self.reader.skip_to(record.request_bytes - len(rest), record.at_monotonic_ns)
-        message.is_complete = True
-        message.inferred |= Inferred.REQUEST_END_BY_LAST_CHUNK
-        return rest
+    def advance(self, told: Progress | Record) -> None:
+        """So much had been sent by then."""
+        self.reader.skip_to(told.request_bytes, told.request_last_monotonic_ns)
+        if isinstance(told, Record):
+            self._believe_chunks(told, told.request_bytes)
+
+    def _believe_chunks(self, record: Record, end: int) -> None:
+        """The kernel has followed chunks to their end: those of the request that is open, if they began where its body does."""
+        if not record.flags & _CHUNKS_ENDED:
+            return
+        reader = self.reader
+        reader.skip_to(end, record.request_last_monotonic_ns, is_late=True)
+        message = reader.open_message
+        if message is None or message.framing != CHUNKED or reader.offset != end:
+            return
+        payload_bytes, wire_bytes = record.request_chunks
+        if (message.wire_bytes - message.head.length) & 0xFFFF_FFFF == wire_bytes:
+            message.is_complete, message.body_bytes = True, payload_bytes

@@ -39,7 +39,6 @@ class Responses:
         "_doubted",
         "_finals",
         "_is_in_flight",
-        "_is_unsure",
         "_requests",
         "_seen_count",
         "_tail",
@@ -55,7 +54,6 @@ class Responses:
         self._finals: list[Response] = []
         self._seen_count = 0  # of the reader's messages
         self._is_in_flight = False  # by its length; no byte of it has come since the client went on
-        self._is_unsure = False  # what was taken for a trailer may hold a further response
         self._are_chunks_followed = False
         self._begins_with_head = True
         self._doubted: Response | None = None  # what the kernel says of chunks may not be of this one
@@ -107,7 +105,6 @@ class Responses:
             self._are_chunks_followed = True
             message.body_bytes = progress.chunk_payload_bytes
             message.is_complete = bool(progress.flags & RecordFlag.CHUNKS_ENDED)
-            self._is_unsure = bool(progress.flags & RecordFlag.CHUNKS_TRAILER)
         elif self._are_chunks_followed:
             self._are_chunks_followed = False  # given up: what was counted until then is not the size
             message.body_bytes = None
@@ -187,8 +184,6 @@ class Responses:
         messages = self.reader.messages
         if self.reader.is_lost or (messages and messages[-1].inferred):
             return False
-        if self._is_unsure and (self.awaited_count or self._requests.is_lost):
-            return False
         message = self.reader.open_message
         if message is None or message.framing >= 0:
             return True
@@ -203,10 +198,8 @@ class Responses:
         """
         reader, offset = self.reader, record.response_bytes - record.total_bytes
         was_in_flight, self._is_in_flight = self._is_in_flight, False
-        awaited, was_unsure, self._is_unsure = self.awaited_count, self._is_unsure, False
+        awaited = self.awaited_count
         are_others_awaited = awaited > 1 or (awaited == 1 and self._requests.is_lost)
-        if was_unsure and are_others_awaited:
-            reader.is_lost = True
         if not BEGINS_LIKE_RESPONSE.match(record.payload):
             self.has_overlapped = self.has_overlapped or was_in_flight
             return

@@ -14,7 +14,7 @@ from otel_ebpf.exchanges.http1 import RequestHead, ResponseHead
 from otel_ebpf.exchanges.kin import Kin, TraceHeaders
 from otel_ebpf.exchanges.making import exchange_of, open_request, outcome_of, unread_bytes
 from otel_ebpf.exchanges.positions import Positions, Told
-from otel_ebpf.exchanges.reader import MAX_MESSAGES, Reader
+from otel_ebpf.exchanges.reader import Reader
 from otel_ebpf.exchanges.requests import Requests
 from otel_ebpf.exchanges.responses import Response, Responses
 from otel_ebpf.records.kinds import EndReason, Kind, Record
@@ -32,7 +32,6 @@ class Run:
     __slots__ = (
         "_flags",
         "_is_ended",
-        "_paired_count",
         "_positions",
         "_reported",
         "_requests",
@@ -52,7 +51,6 @@ class Run:
         self._flags = first.flags
         self._reported = 0
         self._is_ended = False
-        self._paired_count = MAX_MESSAGES  # so many requests have their answers at the same place
         self._requests = Requests()
         self._responses = Responses(self._requests.reader)
 
@@ -162,8 +160,7 @@ class Run:
     @property
     def owes_answers(self) -> bool:
         """When the run ends here: answers to its requests may come to those behind it."""
-        is_unsure = self._responses.awaited_count > 0 or self._paired_count < len(self._requests.messages)
-        if self.is_unpaired or is_unsure or self._requests.reader.has_begun_head:
+        if self.is_unpaired or self._responses.awaited_count > 0 or self._requests.reader.has_begun_head:
             return True
         return self.has_overlapped and not self.is_settled
 
@@ -171,6 +168,10 @@ class Run:
     def unread_request_bytes(self) -> int:
         """Bytes that the last request's length promised and that have not been sent."""
         return self._requests.unread_bytes
+
+    def may_hold(self, payload: bytes) -> bool:
+        """May the next position begin within the last request's body, of which it is not known where it ends?"""
+        return self._requests.may_hold(payload)
 
     def feed(self, record: Record) -> list[Exchange]:
         """Takes any record but END; returns the exchanges that it completes."""
@@ -180,22 +181,15 @@ class Run:
         if record.kind != Kind.RESPONSE:
             if record.kind == Kind.REQUEST_MORE and not self.is_unpaired:
                 self._responses.advance(record)  # counted since the last record, and told by no other
-            self._feed_requests(record)
+            self._requests.feed(record)
             return self._take_complete()
-        self._requests.meet_response(record)
+        self._requests.advance(record)
         if self.is_answer_out_of_turn:
             self._requests.reader.take_cut_head()  # answered before it was whole
         if self.is_unpaired:
             return []
         self._responses.feed(record)
         return self._take_complete()
-
-    def _feed_requests(self, record: Record) -> None:
-        """Where one ended is inferred when not all was captured: in what was not, others may have been, and answers to them."""
-        count = len(self._requests.messages)
-        has_ended = self._requests.feed(record, are_reported=self._reported == count)
-        if has_ended and len(self._responses.finals) != count:
-            self._paired_count = min(self._paired_count, count)
 
     def in_stream(self, told: Told) -> Told:
         """With its counts since the run began."""
@@ -209,8 +203,6 @@ class Run:
     def may_go_on(self) -> bool:
         """Are responses still to come, also when the client sends its next request?"""
         if self._is_ended or self.is_unpaired or self.is_settled or not self.has_head:
-            return False
-        if self._paired_count < len(self._requests.messages):
             return False
         return self._requests.are_between and self._responses.may_go_on
 
@@ -238,7 +230,9 @@ class Run:
     def would_guess(self, progress: Progress) -> bool:
         """Does it tell of bytes that a record may still explain? The table is ahead of the ring."""
         progress = self._positions.in_stream(progress)
-        return self._requests.reader.would_guess(progress.request_bytes) or self._responses.would_guess(progress)
+        return self._requests.reader.would_guess(progress.request_bytes, is_last=False) or self._responses.would_guess(
+            progress
+        )
 
     def after_quiet(self, quiet_ns: int) -> list[Exchange]:
         """No byte of the response has moved for so long; returns the exchanges that are complete by that."""
@@ -253,18 +247,19 @@ class Run:
         self._responses.end(reason, at_ns)
         outcome = outcome_of(self._positions.newest.role, reason, self._flags)
         has_broken_off = not self.is_unpaired and self._responses.have_broken_off
-        responses = self._responses.finals[: self._paired_count]
+        responses = self._responses.finals
         done: list[Exchange] = []
         for index in range(self._reported, len(self._requests.messages)):
             response = responses[index] if index < len(responses) else None
             if response is not None and response.is_complete and not response.is_abandoned:
-                done.append(self._exchange(index, response, Outcome.COMPLETE, response.last_ns))
+                exchange = self._exchange(index, response, Outcome.COMPLETE, response.last_ns)
             else:
-                is_certain = has_broken_off and index < self._paired_count
-                exchange = self._exchange(index, response, outcome if is_certain else Outcome.UNKNOWN, at_ns)
+                exchange = self._exchange(index, response, outcome if has_broken_off else Outcome.UNKNOWN, at_ns)
                 if is_late:
                     exchange.inferred |= Inferred.END_TIME
-                done.append(exchange)
+            if reason == EndReason.NEXT_REQUEST and unread_bytes(self._requests.messages[index]):
+                exchange.request_body_bytes = None  # what comes next is of it
+            done.append(exchange)
         self._reported = len(self._requests.messages)
         self._is_ended = True
         return done
@@ -275,7 +270,7 @@ class Run:
         done: list[Exchange] = []
         if self._reported >= len(responses):
             return done
-        while self._reported < min(len(responses), len(requests), self._paired_count):
+        while self._reported < min(len(responses), len(requests)):
             response = responses[self._reported]
             is_partial = bool(unread_bytes(requests[self._reported]))
             is_whole = response.is_complete and not self._responses.is_unsent(response)

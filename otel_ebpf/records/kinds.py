@@ -40,7 +40,7 @@ class RecordFlag(IntFlag):
     PAYLOAD_IS_END = 4
     CHUNKS_FOLLOWED = 8
     CHUNKS_ENDED = 16
-    CHUNKS_TRAILER = 32
+    REQUEST_CHUNKS_ENDED = 32
     TLS = 64
     UNSENT = 128
     CALLER_WATCHED = 128  # REQUEST
@@ -95,6 +95,11 @@ class Record(NamedTuple):
     network_namespace: int
     sequence: int
     payload: bytes
+
+    @property
+    def request_chunks(self) -> tuple[int, int]:
+        """With REQUEST_CHUNKS_ENDED: how much payload they had; how many bytes they were on the wire, modulo 2^32."""
+        return self.parent_connection, self.parent_position
 
 
 class Lookup(NamedTuple):

@@ -19,7 +19,6 @@ PREFIX = "otel_ebpf.evidence."
 # README.md has the same table, with what each means.
 BY_INFERENCE = (
     (Inferred.ROLE_BY_REQUEST, (f"{PREFIX}role", b"request")),
-    (Inferred.REQUEST_END_BY_LAST_CHUNK, (f"{PREFIX}request_end", b"last_chunk")),
     (Inferred.REQUEST_END_TIME, (f"{PREFIX}request_end_time", b"upper_bound")),
     (Inferred.RESPONSE_END_BY_LAST_CHUNK, (f"{PREFIX}response_end", b"last_chunk")),
     (Inferred.RESPONSE_END_BY_NEXT_REQUEST, (f"{PREFIX}response_end", b"next_request")),
@@ -39,7 +38,7 @@ _PARENTS = (
 )
 PARENTS = tuple((PARENT, name) for name in _PARENTS)
 PARENT_STATES = tuple((PARENT_STATE, state.name.lower().encode()) for state in ParentState if state)
-MOST_EVIDENCE = 10  # attributes of one exchange: each name once
+MOST_EVIDENCE = 9  # attributes of one exchange: each name once
 
 
 def evidence_of(exchange: Exchange, route: bytes | None, routes: RouteTable) -> Attributes:

@@ -100,8 +100,8 @@ def of_chunks(size: int) -> bytes:
 
 
 def of_other_chunks(size: int) -> bytes:
-    """With an extension: the kernel does not follow them."""
-    return of_chunks(size).replace(b"3e8\r\n", b"3e8;e\r\n", 1)
+    """With an extension, and more digits than the kernel follows."""
+    return of_chunks(size).replace(b"3e8\r\n", b"000003e8;e\r\n", 1)
 
 
 def answers_outstanding(wire: Wire) -> None:
@@ -140,7 +140,7 @@ def large_request(wire: Wire) -> None:
 
 
 def chunked_request_in_calls(wire: Wire) -> None:
-    """With a trailer. Its chunks are not captured: the size is not known."""
+    """With a trailer. Its chunks are not captured, their sizes are read."""
     for piece in (
         b"PUT /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"3\r",
@@ -149,6 +149,16 @@ def chunked_request_in_calls(wire: Wire) -> None:
         b"X-Sum: 1\r\n\r\n",
     ):
         wire.c(piece)
+    wire.s(OK)
+
+
+def chunk_that_holds_a_request(wire: Wire) -> None:
+    """Its data looks like its end, and like what would come behind it."""
+    data = b"u" * 9000 + b"\r\n0\r\n\r\n" + get(b"/invented")
+    wire.c(b"PUT /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    wire.c(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data), pieces=3)
+    wire.s(OK)
+    wire.c(get(b"/a"))
     wire.s(OK)
 
 
@@ -240,7 +250,8 @@ CASES: list[tuple[str, Callable[[Wire], None], list[Expected]]] = [
     ("a file of 100 MB", file_of(100_000_000), [plain(b"/a", size=100_000_000)]),
     ("an upload of 100 MB", upload_of_100_mb, [(b"POST", b"/p", 200, 100_000_000, 5, COMPLETE)]),
     ("a chunked request with a trailer", ask(TRAILER_REQUEST), [(b"PUT", b"/c", 200, 3, 5, COMPLETE)]),
-    ("a chunked request in calls", chunked_request_in_calls, [(b"PUT", b"/c", 200, None, 5, COMPLETE)]),
+    ("a chunked request in calls", chunked_request_in_calls, [(b"PUT", b"/c", 200, 8, 5, COMPLETE)]),
+    ("a chunk that holds a request", chunk_that_holds_a_request, [(b"PUT", b"/c", 200, 9045, 5, COMPLETE), plain(b"/a")]),
     ("a path that is longer than reported", ask(get(LONGER)), [plain(LONGER)]),
     ("a request of 1 MB", large_request, [(b"POST", b"/p", 200, 1_000_000, 5, COMPLETE)]),
     ("websocket", websocket, [plain(b"/ws", status=101, size=0)]),

@@ -31,6 +31,10 @@ def begins_like_request(data: bytes) -> bool:
     return bool(re.match(rb"(?!-)(?:[A-Z_-]{1,8}(?: |\Z)|[A-Z_-]{8})", data[:8]))
 
 
+def is_size(data: bytes) -> bool:
+    return bool(re.match(rb"[0-9a-fA-F]", data))
+
+
 def begins_like_response(data: bytes) -> bool:
     return bool(data) and data[:7] == b"HTTP/1."[: len(data)]
 
@@ -38,45 +42,49 @@ def begins_like_response(data: bytes) -> bool:
 class Chunks:
     """bpf/chunks.c, a byte at a time."""
 
-    def __init__(self, behind_head: bytes) -> None:
+    def __init__(self) -> None:
         self.is_followed = True
         self.has_ended = False
         self.payload_bytes = 0
+        self.wire_bytes = 0
         self._line = b""
-        self._left = 0  # of a chunk, and of the empty line behind it
-        self._trailer = b""
+        self._left = 0  # of a chunk, and of the line end behind it
         self._is_last = False
-        self.feed(behind_head)
 
-    def feed(self, data: bytes, uncopied: int = 0) -> None:
+    def feed(self, data: bytes, uncopied: int = 0) -> bytes:
+        """Returns what is behind the end."""
         if uncopied:
             self.is_followed &= 0 < self._left >= len(data) + uncopied
             self._left -= len(data) + uncopied
-            return
-        while data and self.is_followed:
-            if self.has_ended:
-                self.is_followed = False
-            elif self._is_last:
-                taken = max(0, 2 - len(self._trailer)) or len(data)
-                self._trailer, data = self._trailer + data[:taken], data[taken:]
-                self.has_ended = self._trailer == b"\r\n" or (not data and self._trailer.endswith(END_OF_HEAD))
-            elif self._left:
-                taken = min(self._left, len(data))
-                self._left, data = self._left - taken, data[taken:]
+            self.wire_bytes += len(data) + uncopied
+            return b""
+        while data and self.is_followed and not self.has_ended:
+            taken = min(self._left, len(data)) or 1
+            self.wire_bytes += taken
+            if self._left:
+                self._left -= taken
             else:
-                self._line, data = self._line + data[:1], data[1:]
-                self._read_size()
+                self._line += data[:1]
+                (self._read_trailer if self._is_last else self._read_size)()
+            data = data[taken:]
+        return data
 
     def _read_size(self) -> None:
-        self.is_followed = bool(re.fullmatch(rb"[0-9a-fA-F]{1,7}\r*\n?", self._line))
+        self.is_followed = bool(re.fullmatch(rb"[0-9a-fA-F]{1,7}(?:[ \t\r]*(?:;[^\n]*)?\n?)?", self._line))
         if self.is_followed and self._line.endswith(b"\n"):
-            size, self._line = int(self._line, 16), b""
+            size, self._line = int(re.split(rb"[^0-9a-fA-F]", self._line)[0], 16), b""
             self.payload_bytes += size
             self._left, self._is_last = (size + 2 if size else 0), not size
 
-    @property
-    def has_trailer(self) -> bool:
-        return len(self._trailer) >= 2 and not self._trailer.startswith(b"\r\n")
+    def _read_trailer(self) -> None:
+        if self._line.endswith(b"\n"):
+            self.has_ended = self._line in (b"\n", b"\r\n")
+            self._line = b""
+
+    def goes_on_with(self, data: bytes) -> bool:
+        """With any byte, or where a size line may begin."""
+        is_between = not (self._line or self._left or self._is_last)
+        return self.is_followed and not self.has_ended and (not is_between or is_size(data))
 
     @property
     def is_in_body(self) -> bool:
@@ -115,6 +123,9 @@ class Connection:
         self._is_untold = False
         self._flags = RecordFlag.ROLE_BY_CONNECTION
         self._chunks: Chunks | None = None  # of a response whose head is done
+        self._request_chunks: Chunks | None = None
+        self._is_body_awaited = False  # of a request whose head ended with its call
+        self._told = 0  # bytes of the call in hand
         self._tail = b""
         self._ended = 0
 
@@ -188,7 +199,7 @@ class Connection:
         if chunks is None or not chunks.is_followed:
             return 0
         ended = RecordFlag.CHUNKS_ENDED if chunks.has_ended else 0
-        return RecordFlag.CHUNKS_FOLLOWED | ended | (RecordFlag.CHUNKS_TRAILER if chunks.has_trailer else 0)
+        return RecordFlag.CHUNKS_FOLLOWED | ended
 
     @property
     def _chunk_payload_bytes(self) -> int:
@@ -209,6 +220,11 @@ class Connection:
         return self
 
     def _move_request(self, data: bytes, total: int) -> None:
+        self._told = 0
+        chunks = self._request_chunks
+        is_in_chunks = chunks is not None and chunks.goes_on_with(data)
+        if self._is_body_awaited and is_size(data) and not begins_like_request(data):
+            self._request_chunks, is_in_chunks = Chunks(), True
         is_beginning = begins_like_request(data)
         if self._state == IDLE or (self._state == RESPONSE and is_beginning):
             if not is_beginning:
@@ -226,9 +242,27 @@ class Connection:
             self._captured, self._is_head_done = [0, 0], [False, self._chunks is not None and self._chunks.is_in_body]
             self._head_last, self._has_head_ended, self._is_pipelined = [b"", b""], False, False
             self._flags &= RecordFlag.ROLE_BY_CONNECTION
+            self._request_chunks, self._is_body_awaited = None, False
             self._capture(Kind.REQUEST, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES)
             return
         self._count(OF_REQUEST, total)
+        self._is_body_awaited = False
+        if is_in_chunks and not is_beginning:
+            self._follow_request(data, total)
+            return
+        if not is_in_chunks and not (is_beginning and chunks is not None and chunks.has_ended):
+            self._request_chunks = None
+        self._capture_more(data, total, is_beginning=is_beginning)
+        if is_in_chunks:
+            self._follow_request(data, total)
+
+    @property
+    def _wanted_request_bytes(self) -> int:
+        if self._is_pipelined or not (self._is_head_done[0] or self._has_head_ended):
+            return MAX_HEAD_BYTES
+        return 0 if self._is_head_done[0] else REQUEST_CAPTURE_BYTES
+
+    def _capture_more(self, data: bytes, total: int, *, is_beginning: bool) -> None:
         if self._state == RESPONSE:
             if total == len(data):
                 self._send_end(data)
@@ -236,13 +270,44 @@ class Connection:
         if is_beginning and (self._is_head_done[0] or self._has_head_ended):
             self._captured[0], self._is_head_done[0], self._has_head_ended = 0, False, False
             self._head_last[0], self._is_pipelined = b"", True
-        wanted = MAX_HEAD_BYTES
-        if not self._is_pipelined and (self._is_head_done[0] or self._has_head_ended):
-            wanted = 0 if self._is_head_done[0] else REQUEST_CAPTURE_BYTES
-        room = wanted - self._captured[0]
+        room = self._wanted_request_bytes - self._captured[0]
         if room > 0:
             self._capture(Kind.REQUEST_MORE, OF_REQUEST, data, total, min(room, REQUEST_CAPTURE_BYTES))
         elif total == len(data) >= 18 and data.endswith(END_OF_HEAD):
+            self._is_pipelined = True
+            self._send_end(data)
+
+    def _follow_request(self, data: bytes, total: int, start: int = 0) -> None:
+        """on_chunks: what is behind their end is captured, unless a record has told of it; or what were no chunks."""
+        chunks = self._request_chunks
+        assert chunks is not None
+        behind = chunks.feed(data[start:], total - len(data))
+        self._is_untold = True
+        if not chunks.has_ended:
+            if not chunks.is_followed:
+                self._request_chunks = None
+            self._capture_after_all(data, total)
+            return
+        if not behind:
+            return
+        self._is_head_done[0], self._has_head_ended, self._is_pipelined = False, False, True
+        self._captured[0] = 0
+        end = total - len(behind)
+        if end < self._told:
+            self._request_chunks, end = None, self._told
+        else:
+            self._head_last[0] = b""
+        if end < total:
+            self._capture(Kind.REQUEST_MORE, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES, start=end)
+
+    def _capture_after_all(self, data: bytes, total: int) -> None:
+        if self._told or total != len(data):
+            return
+        if self._state != RESPONSE and self._captured[0] < self._wanted_request_bytes:
+            self._capture(Kind.REQUEST_MORE, OF_REQUEST, data, total, REQUEST_CAPTURE_BYTES, start=0)
+        elif self._state == RESPONSE:
+            self._send_end(data)
+        elif self._request_chunks is None and total >= 18 and data.endswith(END_OF_HEAD):
             self._is_pipelined = True
             self._send_end(data)
 
@@ -270,24 +335,32 @@ class Connection:
             self._captured[1], self._is_head_done[1], self._head_last[1] = 0, False, b""
             self._chunks = None
         elif self._chunks is not None:
-            self._chunks.feed(data, total - len(data))
+            self._follow_response(data, total - len(data))
         if (not self._is_head_done[1] or self._is_pipelined) and self._captured[1] < MAX_HEAD_BYTES:
             limit = REQUEST_CAPTURE_BYTES if self._captured[1] else RESPONSE_CAPTURE_BYTES
             self._capture(Kind.RESPONSE, OF_RESPONSE, data, total, limit)
         if status == b"101":
             self._state = FOREIGN
 
+    def _follow_response(self, data: bytes, uncopied: int = 0) -> None:
+        assert self._chunks is not None
+        if self._chunks.feed(data, uncopied) or (uncopied and self._chunks.has_ended):
+            self._chunks.is_followed = False
+
     def _count(self, direction: int, total: int) -> None:
         self._bytes[direction] += total
         self._last_ns[direction] = self.now_ms * MS
         self._is_untold = True
 
-    def _capture(self, kind: Kind, direction: int, data: bytes, total: int, limit: int) -> None:
-        """send_report, and on_heads where the bytes do not end with the end of a head."""
-        offset, block = 0, data[:limit]
+    def _capture(
+        self, kind: Kind, direction: int, data: bytes, total: int, limit: int, *, start: int | None = None
+    ) -> None:
+        """send_report, and on_heads where the bytes do not end with the end of a head. `start`: on_heads, from there on."""
+        offset = start or 0
+        block, chunks_at = data[offset : offset + limit], -1
         while True:
             left = total - offset - len(block)
-            ends_so = not offset and block.endswith(END_OF_HEAD)
+            ends_so = start is None and not offset and block.endswith(END_OF_HEAD)
             head_end = len(block) if ends_so else self._end_of_head(direction, block)
             rest = block[head_end:]
             is_another = bool(head_end and rest) and (begins_like_request, begins_like_response)[direction](rest)
@@ -298,18 +371,33 @@ class Connection:
             is_more = (
                 not ends_so and goes_on and block and left and self._captured[direction] + len(block) < MAX_HEAD_BYTES
             )
+            has_ended = bool(head_end) and not is_another
+            is_first = direction == OF_REQUEST and not (self._is_head_done[0] or self._has_head_ended)
+            is_all = head_end == len(block) and not left
+            is_followed = has_ended and is_first and not is_all and (not rest or is_size(rest))
+            untold = left if is_more or (is_followed and not ends_so) else 0
             self._captured[direction] += len(block)
-            self._send(
-                kind, block, total - offset - (left if is_more else 0), left=left if is_more else 0, of=direction
-            )
-            if head_end and not is_another:
-                if direction == OF_RESPONSE or ends_so or (head_end == len(block) and not left):
+            self._send(kind, block, total - offset - untold, left=untold, of=direction)
+            self._told = total - untold
+            self._is_untold = bool(untold)
+            if direction == OF_REQUEST and self._request_chunks is not None and self._request_chunks.has_ended:
+                self._request_chunks = None
+            if has_ended:
+                is_followed = is_followed and self._request_chunks is None
+                if is_first and is_all and self._request_chunks is None:
+                    self._is_body_awaited = True
+                if is_followed:
+                    self._request_chunks, chunks_at = Chunks(), offset + head_end
+                if direction == OF_RESPONSE or ends_so or is_all:
                     self._is_head_done[direction] = True
                     if direction == OF_RESPONSE and self._chunks is None:
-                        self._chunks = Chunks(data[offset + head_end :])
+                        self._chunks = Chunks()
+                        self._follow_response(data[offset + head_end :])
                 else:
                     self._has_head_ended = True
             if not is_more:
+                if chunks_at >= 0:
+                    self._follow_request(data, total, chunks_at)
                 return
             offset += len(block)
             block = data[offset : offset + REQUEST_CAPTURE_BYTES]
@@ -327,6 +415,9 @@ class Connection:
         """`left` bytes of the call are told of by a later record."""
         self._is_untold = False
         counted = [self._bytes[0] - (left if of == OF_REQUEST else 0), self._bytes[1] - (left if of else 0)]
+        chunks, of_chunks, chunks_ended = self._request_chunks, (0, 0), 0
+        if kind != Kind.REQUEST and chunks is not None and chunks.has_ended:
+            of_chunks, chunks_ended = (chunks.payload_bytes, chunks.wire_bytes), RecordFlag.REQUEST_CHUNKS_ENDED
         unsent, response_last_ns = self._response_end
         record = Record(
             kind,
@@ -334,7 +425,7 @@ class Connection:
             self.role,
             2,
             reason,
-            self._flags | self._chunk_flags | unsent,
+            self._flags | self._chunk_flags | unsent | chunks_ended,
             len(payload),
             41,
             42,
@@ -352,7 +443,8 @@ class Connection:
             bytes([127, 0, 0, 1]) + bytes(12),
             self._tail,
             self._chunk_payload_bytes,
-            *NO_PARENT,
+            *of_chunks,
+            *NO_PARENT[2:],
             payload,
         )
         self.records.append(record)
