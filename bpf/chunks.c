@@ -62,7 +62,9 @@ static __always_inline u64 chunk_step(struct chunks *chunks, u64 address, u64 le
 static __always_inline void follow_chunks(struct scratch *scratch_area, const struct call *call, u32 is_request) {
   struct chunks *chunks = &scratch_area->chunks;
   volatile struct chunk_place *place = &scratch_area->chunk_place;
-  if (!place->rounds++) {
+  place->rounds++;
+  if (!place->is_begun) {
+    place->is_begun = 1;
     place->left_bytes = call->bytes;
     place->piece = 0;
     place->offset = 0;
@@ -141,6 +143,10 @@ static __always_inline enum go_on capture_after_all(struct scratch *scratch_area
   block->offset = offset;
   block->captured = captured;
   block->kind = RECORD_REQUEST_MORE;
+  // There is a bound to how often programs go on with one another: what is not told then is not known.
+  block->is_behind_chunks = connection->chunks[REQUEST_CHUNKS].state == CHUNKS_ENDED;
+  if (block->is_behind_chunks) connection->chunks[REQUEST_CHUNKS].state = CHUNKS_OFF;
+  scratch_area->chunk_place.is_begun = state != CHUNKS_OFF && state != CHUNKS_ENDED;
   return GO_ON_WITH_HEADS;
 }
 
@@ -154,7 +160,7 @@ static __always_inline enum go_on read_chunks(struct scratch *scratch_area) {
   u64 index = *(volatile u64 *)&scratch_area->chunks_index;
   asm volatile("%0 &= 1" : "+r"(index));
   struct chunks *chunks = &scratch_area->chunks;
-  if (!scratch_area->chunk_place.rounds) *chunks = connection->chunks[index];
+  if (!scratch_area->chunk_place.is_begun) *chunks = connection->chunks[index];
   follow_chunks(scratch_area, &scratch_area->call, index == REQUEST_CHUNKS);
   u64 left = scratch_area->chunk_place.left_bytes;
   if (left && chunks->state != CHUNKS_OFF && !(index == REQUEST_CHUNKS && chunks->state == CHUNKS_ENDED)) {

@@ -120,6 +120,8 @@ static __always_inline enum go_on read_head(struct scratch *scratch_area) {
   if (!connection) return GO_ON_WITH_NOTHING;
   volatile struct head_block *block = &scratch_area->head_block;
   const struct call *call = &scratch_area->call;
+  if (block->is_behind_chunks) connection->chunks[REQUEST_CHUNKS] = scratch_area->chunks;
+  block->is_behind_chunks = 0;
   find_end_of_head(scratch_area);
   u64 offset = block->offset, captured = block->captured, left = call->bytes - offset - captured;
   int is_response = block->kind == RECORD_RESPONSE;

@@ -343,6 +343,7 @@ static __always_inline int send_report(struct scratch *scratch_area, struct conn
     block->offset = 0;
     block->captured = captured;
     block->kind = kind;
+    block->is_behind_chunks = 0;
     return 1;
   }
   if (!send_captured(scratch_area, connection, kind, captured, call->bytes, 0, is_of_end ? FLAG_PAYLOAD_IS_END : 0))
@@ -415,6 +416,7 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   report->is_of_end = 0;
   scratch_area->told_bytes = 0;
   scratch_area->chunk_place.rounds = 0;
+  scratch_area->chunk_place.is_begun = 0;
   int is_request = call->is_inbound == (connection->role == ROLE_SERVER);
   if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
     int is_http2 = begins_like_http2_server(prefix);

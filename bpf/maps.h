@@ -355,7 +355,8 @@ struct chunk_place {
   u64 left_bytes;
   u64 offset;
   u32 piece;
-  u32 rounds;  // of on_chunks, 0: it has not begun
+  u16 rounds;  // of on_chunks, through this call
+  u16 is_begun;  // it goes on; else with what the connection has
 };
 
 // What on_heads is to look at: bytes of a head that were copied to scratch->payload, and are not sent yet.
@@ -364,6 +365,7 @@ struct head_block {
   u32 captured;  // bytes
   u32 kind;  // of the record
   u64 head_end;  // in the block; 0: not in it
+  u64 is_behind_chunks;  // the request's, in `scratch`, have ended where the block begins
 };
 
 // scratch: where a record is put together. Used by sys_exit programs alone, which cannot interrupt one another on

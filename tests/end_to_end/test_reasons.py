@@ -76,12 +76,20 @@ def hidden_head(client: Client) -> None:
     client.leave()
 
 
+def unseen_end(client: Client) -> None:
+    """An answer within a chunk, of which the kernel does not follow the size; then what looks like a request."""
+    client.ask(b"PUT /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n000000ff\r\nabc", EARLY)
+    client.ask(b"GET /answered HTTP/1.1\r\n\r\n", OK)
+    client.leave()
+
+
 # what happens, the reason, requests that began, spans
 CASES: list[tuple[Callable[[Client], None], str, int, int]] = [
     (not_http, "not HTTP", 1, 0),
     (half_a_head, "head never complete", 1, 0),
     (rest_of_a_body, "not a request but the rest of a body", 2, 1),
     (hidden_head, "head in one call with a body", 2, 1),
+    (unseen_end, "behind a body whose end was not seen", 2, 1),
 ]
 
 

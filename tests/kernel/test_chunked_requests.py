@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tests.kernel.test_exchanges_on_the_wire import BOTH, COMPLETE, GET, OK, PLAIN, post
-from tests.kernel.wire import Expected, Watched, Wire, summary
+from tests.kernel.wire import Expected, Watched, Wire
 
 pytestmark = pytest.mark.kernel
 
@@ -90,14 +90,37 @@ def test_requests_that_are_pipelined_behind_chunks_are_found(pieces: int, wire: 
 
 
 def test_all_of_it_may_come_in_one_call(wire: Wire, watched: Watched):
+    """Each is followed anew, from the place where the one before it ended."""
     wire.c(HEAD + coded(b"u" * 20_000) + HEAD + coded(b"v" * 9000) + GET)
     for _ in range(3):
+        wire.s(OK)
+
+    watched.expect(up(20_000), up(9000), PLAIN)
+
+
+def test_more_of_them_than_programs_may_go_on_with_one_another_give_no_wrong_size(wire: Wire, watched: Watched):
+    """Twenty and more in a call of 64 KB, each to be captured behind the one before it."""
+    sizes = {b"/%d" % number: 2500 + number for number in range(60)}
+    wire.c(b"".join(HEAD.replace(b"/up", target) + coded(b"u" * size) for target, size in sizes.items()))
+    for _ in sizes:
         wire.s(OK)
     watched.until(lambda done: len(done) >= 2)
 
     for role in BOTH:
-        assert up(20_000) == summary(watched.exchanges(role)[0])
-        assert not {found.target for found in watched.exchanges(role)} - {b"/up", b"/a"}
+        found = {each.target: each.request_body_bytes for each in watched.exchanges(role)}
+        assert found.keys() <= sizes.keys()
+        assert {} == {target: size for target, size in found.items() if size not in (None, sizes[target])}
+
+
+def test_after_an_interim_response_the_body_is_followed_as_well(wire: Wire, watched: Watched):
+    wire.c(HEAD)
+    wire.s(b"HTTP/1.1 100 Continue\r\n\r\n")
+    wire.c(BODY, pieces=3)
+    wire.s(OK)
+    wire.c(GET)
+    wire.s(OK)
+
+    watched.expect(up(4301), PLAIN)
 
 
 def test_of_requests_on_one_connection_each_is_followed_anew(wire: Wire, watched: Watched):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from otel_ebpf.exchanges.exchange import Exchange, Unknown
 from otel_ebpf.records.kinds import EndReason
 from tests.unit.exchanges.kernel_model import Connection
+from tests.unit.exchanges.test_masking import Redacted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 EARLY = b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\n"
@@ -69,6 +70,19 @@ def test_nor_does_it_when_the_answer_comes_before_the_body(calls: list[bytes]):
     ended(connection)
 
     assert [b"/up"] == targets(connection)
+
+
+@pytest.mark.parametrize("calls", CALLS)
+def test_a_redacted_recording_shows_nothing_of_it_and_gives_the_same(calls: list[bytes]):
+    redacted = Redacted()
+    plain, hidden = Connection(), Connection(assembler=redacted)
+    for connection in (plain, hidden):
+        for call in calls:
+            connection.request(call)
+        connection.response(OK).request(GET).response(OK)
+
+    assert (plain.exchanges, plain.assembler.losses) == (hidden.exchanges, redacted.losses)
+    assert b"invented" not in redacted.seen
 
 
 def test_nor_one_call_of_such_a_body_after_the_other():
