@@ -198,7 +198,7 @@ class Assembler:
             self._forget(previous)
         if unread_bytes or is_end_unknown:
             # An early answer: these bytes are the rest of the body before, whatever they look like, or they may be.
-            reason = "not a request but the rest of a body" if unread_bytes else "behind a body whose end was not seen"
+            reason = "not a request but the rest of a body" if unread_bytes else "behind a body without a known end"
             self._lose(reason, record.service_pid)
             owed_bytes = unread_bytes or UNKNOWN_BYTES
             self._runs[record.connection] = CountedRun.of(record, extra, is_unpaired, owed_bytes)

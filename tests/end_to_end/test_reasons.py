@@ -89,7 +89,7 @@ CASES: list[tuple[Callable[[Client], None], str, int, int]] = [
     (half_a_head, "head never complete", 1, 0),
     (rest_of_a_body, "not a request but the rest of a body", 2, 1),
     (hidden_head, "head in one call with a body", 2, 1),
-    (unseen_end, "behind a body whose end was not seen", 2, 1),
+    (unseen_end, "behind a body without a known end", 2, 1),
 ]
 
 

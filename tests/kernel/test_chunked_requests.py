@@ -182,7 +182,7 @@ def test_where_it_begins_like_a_request_in_a_call_of_its_own_nothing_more_is_bel
     wire.s(OK)
 
     watched.expect(up(None, 413))
-    assert {"behind a body whose end was not seen": 4} == watched.assembler.losses
+    assert {"behind a body without a known end": 4} == watched.assembler.losses
 
 
 @pytest.mark.parametrize("is_pipelined", [False, True], ids=["alone", "pipelined"])

@@ -93,7 +93,7 @@ def test_nor_one_call_of_such_a_body_after_the_other():
     ended(connection)
 
     assert [b"/up"] == targets(connection)
-    assert 5 == connection.assembler.losses["behind a body whose end was not seen"]
+    assert 5 == connection.assembler.losses["behind a body without a known end"]
 
 
 def test_the_rest_of_a_body_of_known_length_is_no_request_however_often_it_looks_like_one():
@@ -121,7 +121,7 @@ def test_behind_one_that_was_not_followed_nothing_is_believed_and_all_is_counted
     ended(connection)
 
     assert [b"/up"] == targets(connection)
-    assert {"behind a body whose end was not seen": 2} == connection.assembler.losses
+    assert {"behind a body without a known end": 2} == connection.assembler.losses
 
 
 def test_a_client_that_was_refused_its_body_goes_on_with_a_request():
