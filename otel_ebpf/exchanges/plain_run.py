@@ -166,8 +166,7 @@ class PlainRun:
             return None
         self._response, self._response_head, self._body_bytes = record, head, framing
         self.lost = record.lost
-        self._is_unsent = bool(record.flags & _UNSENT)
-        return self._advance(record.response_bytes, record.at_monotonic_ns)
+        return self._advance(record.response_bytes, record.at_monotonic_ns, bool(record.flags & _UNSENT))
 
     def advance(self, progress: Progress | Record) -> list[Exchange] | None:
         """As `feed`, by what the kernel has counted."""
@@ -177,10 +176,10 @@ class PlainRun:
             return []
         if self._response is None:
             return None
-        self._is_unsent = bool(progress.flags & _UNSENT)
-        if self._is_unsent and isinstance(progress, Record) and progress.kind == _END:
+        is_unsent = bool(progress.flags & _UNSENT)
+        if is_unsent and isinstance(progress, Record) and progress.kind == _END:
             return None  # nobody will say
-        return self._advance(progress.response_bytes, progress.response_last_monotonic_ns)
+        return self._advance(progress.response_bytes, progress.response_last_monotonic_ns, is_unsent)
 
     def would_guess(self, progress: Progress) -> bool:
         """See Run."""
@@ -212,15 +211,15 @@ class PlainRun:
             )
         return run
 
-    def _advance(self, response_bytes: int, last_ns: int) -> list[Exchange] | None:
+    def _advance(self, response_bytes: int, last_ns: int, is_unsent: bool) -> list[Exchange] | None:
         response, response_head = self._response, self._response_head
         assert response is not None
         assert response_head is not None
         left = response_head.length + self._body_bytes - response_bytes
         if self.is_settled or left < 0:
             return None
-        self._response_bytes, self._response_last_ns = response_bytes, last_ns
-        if left or self._is_unsent:
+        self._response_bytes, self._response_last_ns, self._is_unsent = response_bytes, last_ns, is_unsent
+        if left or is_unsent:
             return []
         self.is_settled = True
         if self.kin is not None:

@@ -84,6 +84,13 @@ def test_what_has_been_sent_is_whole_however_its_connection_ends(calls: list[byt
     assert (Outcome.COMPLETE, 30 * MS) == (exchange.outcome, exchange.end_ns)
 
 
+def test_bytes_behind_it_that_are_told_with_its_end_do_not_hide_it() -> None:
+    """More than its length promises; it was whole before them."""
+    exchange = only(handed_over([OK]).response(b"more", at_ms=25).sent(at_ms=30).wait(5))
+
+    assert (Outcome.COMPLETE, 200, 5) == (exchange.outcome, exchange.status, exchange.response_body_bytes)
+
+
 def test_answers_to_a_client_that_does_not_wait_end_one_after_the_other() -> None:
     connection = Connection(is_told_early=True).request(GET + GET, at_ms=1)
     connection.response(OK, at_ms=10).sent(at_ms=12).response(OK, at_ms=20).sent(at_ms=23).wait(5)
