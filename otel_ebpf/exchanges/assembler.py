@@ -188,8 +188,8 @@ class Assembler:
         else:
             if not previous.is_settled and not isinstance(previous, CountedRun):
                 previous, done = self._before_next(previous)
-                if previous.goes_on_with(record):
-                    return done + self._go_on(previous, record)
+            if isinstance(previous, Run) and previous.goes_on_with(record):
+                return done + self._go_on(previous, record)
             is_unpaired, is_end_unknown = previous.owes_answers, previous.may_hold(record.payload)
             if not previous.is_settled and not isinstance(previous, CountedRun):
                 previous, last = self._finish(previous, EndReason.NEXT_REQUEST, record.at_monotonic_ns)

@@ -101,7 +101,7 @@ class RunMask:
         told = self._run.in_stream(record)
         if record.kind == Kind.RESPONSE:
             direction, end = self._responses, told.response_bytes
-            if self._run.is_answer_out_of_turn:
+            if self._run.is_answer_out_of_turn(record):
                 self._requests.forget_head()  # as Run does: it was answered before it was whole
         else:
             direction, end = self._requests, told.request_bytes

@@ -4,7 +4,8 @@ In:   the record that begins each position
 Out:  its counts as places in the streams; which record a request belongs to
 Owns: where each position began, as long as one of its requests is in the list of the run
 
-Nearly always there is one. A client that sends its next request while responses are still to come adds another.
+Nearly always there is one. A client that sends its next request while responses are still to come adds another. Where a head
+is cut by that, its pieces are in two of them: the request belongs to the one in which its head ends.
 """
 
 from bisect import bisect_right
@@ -19,12 +20,13 @@ _RECORD_BYTES = 800  # one without its payload
 
 
 class Positions:
-    __slots__ = ("_begins", "_records", "_request_base", "_response_base", "count", "dropped", "newest")
+    __slots__ = ("_begins", "_records", "_request_base", "_response_base", "count", "dropped", "joined", "newest")
 
     def __init__(self, first: Record) -> None:
         self.newest = first = first._replace(payload=b"")  # what is needed of it the readers keep
         self.count = 1
         self.dropped = 0  # requests that are no longer in the list of the run
+        self.joined = 0  # held nothing but a piece of a head, which goes on in the position behind
         self._begins = [0]  # the number of each position's first request, the dropped ones counted
         self._records = [first]
         self._request_base = 0
@@ -48,8 +50,11 @@ class Positions:
         self.dropped += dropped
         over = bisect_right(self._begins, self.dropped) - 1
         del self._begins[:over], self._records[:over]
+        if self._begins[-1] == self.dropped + request_count:
+            self.joined += 1
+            del self._begins[-1], self._records[-1]
         self._begins.append(self.dropped + request_count)
-        self._records.append(record)
+        self._records.append(record._replace(position=record.position - self.joined))
         self._request_base, self._response_base = request_offset, response_offset
 
     def origin(self, index: int) -> tuple[Record, bool]:

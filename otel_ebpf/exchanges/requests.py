@@ -39,6 +39,11 @@ class Requests:
         reader = self.reader
         return not (reader.is_lost or reader.is_in_head or reader.open_message is not None)
 
+    @property
+    def is_amid_head(self) -> bool:
+        """A request has begun, and more of its head is to come, whatever that looks like."""
+        return self.reader.has_begun_head and not self.reader.is_lost
+
     def may_hold(self, payload: bytes) -> bool:
         """It is not known where the last one ends: may its body go on with these bytes, whatever they look like?"""
         if self.reader.is_lost or self.reader.has_begun_head:

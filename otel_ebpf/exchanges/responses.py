@@ -83,6 +83,11 @@ class Responses:
         is_framed = message is not None and (message.framing >= 0 or message.framing == CHUNKED)
         return not self.reader.is_lost and (is_framed or self.awaited_count > 0)
 
+    def goes_on_with(self, record: Record) -> bool:
+        """Are these bytes of a response that has begun before?"""
+        message = self.reader.open_message
+        return message is not None and (message.framing >= 0 or not BEGINS_LIKE_RESPONSE.match(record.payload))
+
     def feed(self, record: Record) -> None:
         self._meet_beginning(record)
         self._tail = record.tail

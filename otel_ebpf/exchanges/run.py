@@ -6,7 +6,8 @@ Owns: which response is whose, and which requests have been reported
 
 HTTP/1 answers in the order of the requests (RFC 9112 section 9.3.2): the n-th final response answers the n-th
 request of the run. A client that does not wait may send a request while responses to others are still to come; the kernel
-begins a position there, and the run goes on with it.
+begins a position there, and the run goes on with it. A server may have read of the next request before its answer was seen,
+be it one byte; the kernel begins a position with the rest of that head, and the run goes on with that.
 """
 
 from otel_ebpf.exchanges.exchange import Exchange, Inferred, OpenRequest, Outcome
@@ -30,29 +31,34 @@ class Run:
     is_plain = False
 
     __slots__ = (
+        "_extra",
         "_flags",
         "_is_ended",
         "_positions",
         "_reported",
         "_requests",
         "_responses",
-        "extra",
         "is_unpaired",
         "kin",
         "lost",
     )
 
     def __init__(self, first: Record, extra: int, *, is_unpaired: bool = False) -> None:
-        self.extra = extra  # exchanges on this connection that the kernel did not count, being pipelined
         self.lost = first.lost  # exchanges of the connection that the kernel has counted as lost, modulo 256
         self.is_unpaired = is_unpaired  # answers to other requests may come: which is to which is not known
         self.kin: Kin | None = None  # of the run's first request
         self._positions = Positions(first)
+        self._extra = extra
         self._flags = first.flags
         self._reported = 0
         self._is_ended = False
         self._requests = Requests()
         self._responses = Responses(self._requests.reader)
+
+    @property
+    def extra(self) -> int:
+        """Exchanges on this connection that the kernel did not count, being pipelined."""
+        return self._extra - self._positions.joined
 
     @property
     def first_record(self) -> Record:
@@ -147,10 +153,9 @@ class Run:
         """Without one the newest position has nothing to report."""
         return len(self._requests.messages) > self._positions.first_request
 
-    @property
-    def is_answer_out_of_turn(self) -> bool:
-        """A response that begins now answers a request whose head is not whole."""
-        return not self.has_head and not self._responses.awaited_count
+    def is_answer_out_of_turn(self, record: Record) -> bool:
+        """These bytes of a response answer a request whose head is not whole."""
+        return not (self.has_head or self._responses.awaited_count or self._responses.goes_on_with(record))
 
     @property
     def has_overlapped(self) -> bool:
@@ -184,7 +189,7 @@ class Run:
             self._requests.feed(record)
             return self._take_complete()
         self._requests.advance(record)
-        if self.is_answer_out_of_turn:
+        if self.is_answer_out_of_turn(record):
             self._requests.reader.take_cut_head()  # answered before it was whole
         if self.is_unpaired:
             return []
@@ -201,8 +206,13 @@ class Run:
         return self._take_complete()
 
     def may_go_on(self) -> bool:
-        """Are responses still to come, also when the client sends its next request?"""
-        if self._is_ended or self.is_unpaired or self.is_settled or not self.has_head:
+        """Does what the kernel takes for the next exchange belong to this run? A head has begun that goes on there, or
+        responses are still to come."""
+        if self._is_ended:
+            return False
+        if self._requests.is_amid_head:
+            return self._responses.awaited_count >= 0  # else it has been answered as far as it was read
+        if self.is_unpaired or self.is_settled or not self.has_head:
             return False
         return self._requests.are_between and self._responses.may_go_on
 
@@ -287,9 +297,9 @@ class Run:
     def _exchange(self, index: int, response: Response | None, outcome: Outcome, end_ns: int) -> Exchange:
         first, is_first = self._positions.origin(index)
         if not is_first:
-            self.extra += 1
+            self._extra += 1
         exchange = exchange_of(
-            first, first.position + self.extra, self._requests.messages[index], response, outcome, end_ns
+            first, first.position + self._extra, self._requests.messages[index], response, outcome, end_ns
         )
         if self.kin is not None and index + self._positions.dropped == 0:
             self.kin.end(TraceHeaders(exchange.traceparent, exchange.tracestate))
