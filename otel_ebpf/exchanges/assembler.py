@@ -234,6 +234,7 @@ class Assembler:
         except NotHttpError:
             # The kernel counted it as a request; what came before is reported as far as it was seen.
             self._lose("not HTTP", record.service_pid)
+            run.drop_head()
             done = run.end(EndReason.NEXT_REQUEST, record.at_monotonic_ns)
             self._forget(run)
             self._runs[record.connection] = CountedRun.of(record, run.extra, True)
@@ -248,7 +249,8 @@ class Assembler:
         except NotHttpError:
             self._lose("not HTTP", run.service_pid, run.unreported_count)
             self._forget(run)
-            self._runs[record.connection] = CountedRun.of(record, run.extra)
+            owed_bytes = _owed_bytes(run, record) if record.kind == _RESPONSE else 0
+            self._runs[record.connection] = CountedRun.of(record, run.extra, owed_bytes=owed_bytes)
             return []
         if run.is_settled:
             if self._waiting:
@@ -376,6 +378,14 @@ class Assembler:
     def _lose(self, reason: str, service_pid: int, count: int = 1) -> None:
         if count:
             self.ledger.of(service_pid).tally[reason] += count
+
+
+def _owed_bytes(run: OpenRun, record: Record) -> int:
+    """Of the run's requests, at `record`; counted from the position's beginning, as CountedRun has it."""
+    if not isinstance(run, Run) or run.is_between_requests:
+        return 0
+    unread_bytes = run.unread_request_bytes
+    return record.request_bytes + unread_bytes if unread_bytes else UNKNOWN_BYTES
 
 
 def _was_lost(run: AnyRun, position: int, lost_count: int) -> bool:

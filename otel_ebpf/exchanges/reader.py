@@ -157,7 +157,11 @@ class Reader(Generic[Head]):
         if self._pending and not self.is_lost:
             with contextlib.suppress(NotHttpError):
                 self._feed_head(b"", self._pending_ns, True)
-            self._pending = b""
+            self.drop_head()
+
+    def drop_head(self) -> None:
+        """What is here of a head in pieces."""
+        self._pending = b""
 
     def _feed_head(self, payload: bytes, at_ns: int, is_cut: bool) -> bytes:
         if not self._pending:

@@ -34,6 +34,7 @@ class Run:
         "_extra",
         "_flags",
         "_is_ended",
+        "_is_head_torn",
         "_positions",
         "_reported",
         "_requests",
@@ -52,6 +53,7 @@ class Run:
         self._flags = first.flags
         self._reported = 0
         self._is_ended = False
+        self._is_head_torn = False  # a piece of one was answered: what comes behind it may be the rest
         self._requests = Requests()
         self._responses = Responses(self._requests.reader)
 
@@ -174,9 +176,14 @@ class Run:
         """Bytes that the last request's length promised and that have not been sent."""
         return self._requests.unread_bytes
 
+    @property
+    def is_between_requests(self) -> bool:
+        """The next byte that is sent begins one."""
+        return self._requests.are_between
+
     def may_hold(self, payload: bytes) -> bool:
-        """May the next position begin within the last request's body, of which it is not known where it ends?"""
-        return self._requests.may_hold(payload)
+        """May the next position begin within the last request, of which it is not known where it ends?"""
+        return self._is_head_torn or self._requests.may_hold(payload)
 
     def feed(self, record: Record) -> list[Exchange]:
         """Takes any record but END; returns the exchanges that it completes."""
@@ -190,6 +197,7 @@ class Run:
             return self._take_complete()
         self._requests.advance(record)
         if self.is_answer_out_of_turn(record):
+            self._is_head_torn = self._is_head_torn or self._requests.is_amid_head
             self._requests.reader.take_cut_head()  # answered before it was whole
         if self.is_unpaired:
             return []
@@ -227,6 +235,10 @@ class Run:
         requests.forget(reported)
         self._responses.go_on(reported, record)
         self._positions.begin(record, reported, len(requests.messages), requests.offset, responses.offset)
+
+    def drop_head(self) -> None:
+        """The one in pieces has turned out to be none."""
+        self._requests.reader.drop_head()
 
     def advance(self, progress: Progress | Record) -> list[Exchange]:
         """The kernel has counted so many bytes; returns the exchanges that are complete by that."""

@@ -132,6 +132,16 @@ def test_a_client_that_was_refused_its_body_goes_on_with_a_request():
     assert [b"/up", b"/next"] == targets(connection)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: %d" % (2 * len(INVENTED)), CHUNKED])
+def test_an_answer_that_is_none_does_not_end_the_body_before_it(framing: bytes):
+    """Nor does what comes behind such an answer."""
+    connection = Connection().request(head(b"/up", framing)).request(INVENTED[:30])
+    connection.response(EARLY).response(b"large" + b"not HTTP").request(INVENTED).response(OK)
+    ended(connection)
+
+    assert b"/invented" not in targets(connection)
+
+
 FILLS = [
     b"a",
     b"12\n",

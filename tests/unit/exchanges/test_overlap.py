@@ -132,6 +132,22 @@ def test_after_a_loss_a_client_that_does_not_wait_is_given_no_answers_that_may_b
     assert [*whole(0), (b"/3", None, Outcome.UNKNOWN)] == told(connection)
 
 
+def test_nor_is_the_rest_of_a_head_a_request_when_such_an_answer_comes_between_its_pieces():
+    """It may answer one that was lost."""
+    connection = Connection().request(ask(0)).response(sized(0, b"x" * 50)[:60])
+    connection.request(ask(1)).response(sized(0, b"x" * 50)[60:])
+    connection.lost, connection.is_lost = 1, True
+    connection.assembler.feed = lambda _: []  # type: ignore[method-assign]
+    connection.response(sized(1, b"a"))
+    del connection.assembler.feed  # type: ignore[method-assign]
+    connection.is_lost = False
+    connection.request(ask(2)[:1]).response(sized(1, b"a")).request(ask(2)[1:]).response(sized(2, b"b"))
+    connection.end(EndReason.CLOSED)
+
+    assert whole(0) == told(connection)
+    assert connection.began == 1 + connection.lost + sum(connection.assembler.losses.values())
+
+
 def test_a_connection_on_which_the_client_never_waits_costs_bounded_memory():
     """What has been reported is forgotten, although the run never ends."""
     connection = Connection().request(ask(0))

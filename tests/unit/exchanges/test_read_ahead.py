@@ -11,6 +11,7 @@ from otel_ebpf.records.kinds import EndReason
 from tests.unit.exchanges.kernel_model import MS, Connection
 from tests.unit.exchanges.test_masking import Redacted
 
+GET = b"GET /first HTTP/1.1\r\n\r\n"
 HEAD_OF_OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 OK = HEAD_OF_OK + b"hello"
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
@@ -23,7 +24,7 @@ def post(framing: bytes, body: bytes = b"") -> bytes:
 
 
 FIRST = {
-    "GET": ([b"GET /first HTTP/1.1\r\n\r\n"], OK),
+    "GET": ([GET], OK),
     "HEAD": ([b"HEAD /first HTTP/1.1\r\n\r\n"], HEAD_OF_OK),
     "a body in a call of its own": ([post(b"Content-Length: 5"), b"hello"], OK),
     "a body": ([post(b"Content-Length: 5", b"hello")], OK),
@@ -110,7 +111,7 @@ def test_every_request_is_one_wherever_the_next_was_cut(first: str, order: str, 
 
 
 def test_its_times_begin_with_its_first_byte():
-    connection = Connection().request(b"GET /first HTTP/1.1\r\n\r\n", at_ms=3).request(NEXT[:1], at_ms=5)
+    connection = Connection().request(GET, at_ms=3).request(NEXT[:1], at_ms=5)
     connection.response(OK, at_ms=6).request(NEXT[1:], at_ms=8).response(OK, at_ms=9)
 
     first, following = connection.exchanges
@@ -120,15 +121,22 @@ def test_its_times_begin_with_its_first_byte():
 
 
 def test_a_byte_behind_which_nothing_comes_is_no_request():
-    connection = Connection().request(b"GET /first HTTP/1.1\r\n\r\n").request(b"G").response(OK).end(EndReason.CLOSED)
+    connection = Connection().request(GET).request(b"G").response(OK).end(EndReason.CLOSED)
 
     assert [(b"GET", b"/first", 200, Outcome.COMPLETE)] == seen(connection)
     assert (1, 0) == (connection.began + connection.assembler.pipelined, connection.assembler.open_count)
 
 
+def test_a_head_in_pieces_that_turns_out_to_be_none_counts_once():
+    connection = Connection().request(GET).request(b"GET /next").response(OK).request(b"GET /next HTTP/1.1\r\n\r\n")
+
+    assert [(b"GET", b"/first", 200, Outcome.COMPLETE)] == seen(connection)
+    assert (2, {"not HTTP": 1}) == (connection.began, dict(connection.assembler.losses))
+
+
 def test_an_answer_to_a_head_that_is_not_whole_is_not_given_to_another():
     """A server that gives up on what it has of it: which request the bytes behind belong to nobody knows."""
-    connection = Connection().request(b"GET /first HTTP/1.1\r\n\r\n").request(b"D").response(OK)
+    connection = Connection().request(GET).request(b"D").response(OK)
     connection.response(b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n").request(NEXT[1:]).response(OK)
     connection.wait(1).end(EndReason.CLOSED)
 
