@@ -5,7 +5,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 PYTHON := /usr/bin/python3
 VENV := .venv/bin
 
-.PHONY: help setup run test test-here test-aside test-kernels check lint fuzz format bench bench-vm soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
+.PHONY: help setup run test test-services test-aside test-kernels check lint fuzz format bench bench-vm soak demo kafka-tier collector jaeger setup-check setup-vm setup-test setup-kafka setup-fuzz python
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,22 +29,21 @@ lint: setup-check ## format, lint, types: in seconds
 format: setup-check ## write the formatting that `check` asks for
 	@$(VENV)/ruff format --quiet . && $(VENV)/ruff check --quiet --fix . && $(VENV)/clang-format -i $$(find bpf -name '*.[ch]')
 
+# In two runs at once: what needs a processor for minutes gives way to services, which mostly wait.
+TESTS = $(AS_ROOT) env OTEL_EBPF_TESTS=all $(VENV)/python -u -m pytest
+SERVICES = end_to_end and not guest
+
 test: setup-test ## all tests: kernel and end-to-end ones too; a missing part is a failure
 ifdef PYTEST_ARGS
 	@$(TESTS) $(PYTEST_ARGS)
 else
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=line test-here test-aside
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=line test-services test-aside
 endif
 
-# Two at once: an emulated kernel takes one processor for minutes, and gives way to services whose requests are timed.
-TESTS = $(AS_ROOT) env OTEL_EBPF_TESTS=all $(VENV)/python -m pytest
-HERE = (kernel or end_to_end) and not guest
-
-test-here:
-	@$(TESTS) -m '$(HERE)'
-
+test-services:
+	@$(TESTS) -m '$(SERVICES)'
 test-aside:
-	@nice -n 10 $(TESTS) -m 'not ($(HERE))'
+	@nice -n 10 $(TESTS) -m 'not ($(SERVICES))'
 
 test-kernels: setup-test ## the kernel tests on Debian's 5.10, 6.1 and 6.12 and on this host's; KERNELS='6.1 6.12-cloud'
 	@$(AS_ROOT) $(VENV)/python -m tests.vm.all_kernels $(KERNELS)
