@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,11 +16,11 @@ from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
 from tests.kernel.wire import LONGEST_WAIT_SECONDS, Watched
+from tests.services.processes import free_port
 
 pytestmark = pytest.mark.kernel
 
 EVENT_RING_PAGES = 32  # limits.h
-ALL = (1 << 64) - 1
 
 
 class Events:
@@ -57,9 +58,14 @@ def of(kind: ProcessEventKind, pid: int) -> Callable[[ProcessEvent], bool]:
     return lambda event: event.kind == kind and event.pid == pid
 
 
-def select_ports(watched: Watched, bits: int) -> None:
-    for word in range(1024):
-        watched.maps["selected_ports"].update(struct.pack("<I", word), struct.pack("<Q", bits))
+@contextmanager
+def selected(watched: Watched, port: int) -> Iterator[None]:
+    word = struct.pack("<I", port // 64)
+    watched.maps["selected_ports"].update(word, struct.pack("<Q", 1 << port % 64))
+    try:
+        yield
+    finally:
+        watched.maps["selected_ports"].update(word, bytes(8))
 
 
 def is_target(watched: Watched, pid: int) -> bool:
@@ -133,18 +139,20 @@ def test_listen_is_told_with_its_port(events: Events):
 
 def test_a_process_that_listens_on_a_selected_port_is_a_target_at_once(watched: Watched, events: Events):
     """No user space in between: its first connection may come within the millisecond."""
-    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    port = free_port()
+    code = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print(flush=True); input()"
     watched.unwatch(os.getpid())  # or the child would inherit it
     try:
-        select_ports(watched, ALL)
-        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        with (
+            selected(watched, port),
+            subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+        ):
             assert child.stdin is not None
             assert child.stdout is not None
             child.stdout.readline()
             found = is_target(watched, child.pid)
             child.stdin.write(b"\n")
     finally:
-        select_ports(watched, 0)
         watched.watch(os.getpid())
 
     assert found
@@ -154,12 +162,11 @@ def test_an_excluded_process_stays_so_whatever_it_does(watched: Watched):
     """The agent's own: a listening socket of it does not make it a target."""
     key = struct.pack("<I", os.getpid())
     watched.maps["targets"].update(key, TARGET.pack(os.getpid(), 1))
+    port = free_port()
     try:
-        select_ports(watched, ALL)
-        with socket.create_server(("127.0.0.1", 0)):
+        with selected(watched, port), socket.create_server(("127.0.0.1", port)):
             entry = watched.maps["targets"].lookup(key)
     finally:
-        select_ports(watched, 0)
         watched.watch(os.getpid())
 
     assert (os.getpid(), 1) == TARGET.unpack(entry or b"")
