@@ -12,10 +12,7 @@ import re
 from otel_ebpf.probe.function_places import FunctionPlaces
 from otel_ebpf.probe.function_watch import FunctionWatch, WatchedFunction, function_inspector
 from otel_ebpf.probe.inspector import FileInspector
-from otel_ebpf.probe.loader import Loaded
-from otel_ebpf.probe.procfs import MappedFile, Procfs
-from otel_ebpf.probe.tls_watch import Patiently
-from otel_ebpf.probe.uprobes import UprobeForm
+from otel_ebpf.probe.procfs import MappedFile
 
 _LIBC = re.compile(rb"/(libc\.so(\.6)?|libc-[0-9.]+\.so|(ld-|libc\.)musl-[^/]+)\Z")  # glibc; musl
 
@@ -39,15 +36,9 @@ def lookup_inspector() -> FileInspector[FunctionPlaces | None]:
 
 
 class LookupWatch(FunctionWatch):
-    def __init__(
-        self,
-        loaded: Loaded,
-        form: UprobeForm | None,
-        procfs: Procfs,
-        patiently: Patiently = lambda attaching: attaching(),
-    ) -> None:
-        super().__init__(_GETADDRINFO, loaded, form, procfs, patiently)
+    function = _GETADDRINFO
 
     @property
     def form_text(self) -> str:
-        return f"uprobes on getaddrinfo ({self.form.name.lower()})" if self.form is not None else ""
+        form = self.files.form
+        return f"uprobes on getaddrinfo ({form.name.lower()})" if form is not None else ""

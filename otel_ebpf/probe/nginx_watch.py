@@ -8,13 +8,13 @@ Owns: nothing beside them
 
 import re
 import struct
+from collections.abc import Iterable
 
 from otel_ebpf.probe.function_places import FunctionPlaces
-from otel_ebpf.probe.function_watch import FunctionWatch, WatchedFunction
-from otel_ebpf.probe.loader import Loaded
-from otel_ebpf.probe.procfs import MappedFile, Procfs
-from otel_ebpf.probe.tls_watch import Patiently
-from otel_ebpf.probe.uprobes import Place, UprobeForm
+from otel_ebpf.probe.function_watch import FunctionWatch, WatchedFile, WatchedFunction
+from otel_ebpf.probe.maps import Map
+from otel_ebpf.probe.procfs import MappedFile
+from otel_ebpf.probe.uprobes import Place, Probe
 
 _NAME = re.compile(rb"/(nginx|openresty|angie|freenginx|tengine)(-debug)?\Z")
 _PID = struct.Struct("<I")
@@ -40,44 +40,36 @@ _CONNECT_PEER = WatchedFunction(
 
 
 class NginxWatch(FunctionWatch):
-    def __init__(
-        self,
-        loaded: Loaded,
-        form: UprobeForm | None,
-        procfs: Procfs,
-        patiently: Patiently = lambda attaching: attaching(),
-    ) -> None:
-        super().__init__(_CONNECT_PEER, loaded, form, procfs, patiently)
-        self._tallies = loaded.maps["upstream_tallies"]
-        self._by_both: set[MappedFile] = set()  # probed where it begins as well
+    function = _CONNECT_PEER
 
-    def probes(self, mapped: MappedFile, places: FunctionPlaces) -> dict[str, list[Place]]:
+    def probes(self, file: WatchedFile, places: FunctionPlaces) -> list[Probe]:
         """One probe costs half of two."""
         ends = [Place(end.offset, end.argument | _IN_REGISTER) for end in places.ends if end.argument is not None]
-        if mapped not in self._by_both and len(ends) == len(places.ends):
-            return {_CONNECT_PEER.at_end: ends}
-        self._by_both.add(mapped)
-        return super().probes(mapped, places)
+        if not file.has_rare_probes and len(ends) == len(places.ends):
+            return [Probe(_CONNECT_PEER.at_end, ends)]
+        file.has_rare_probes = True
+        return super().probes(file, places)
 
     def tick(self) -> None:
         """Once a second."""
         super().tick()
-        self._by_both &= self.files.keys()
+        tallies = self.loaded.maps["upstream_tallies"]
         blind = [
-            (mapped, file)
-            for mapped, file in self.files.items()
-            if file.links and not file.trouble and self._finds_nothing(file.users)
+            file
+            for file in self.files.known.values()
+            if file.links and not file.trouble and _find_nothing(tallies, file.users)
         ]
-        for mapped, file in blind:
-            if mapped in self._by_both:
+        for file in blind:
+            if file.has_rare_probes:
                 file.trouble = _ELSEWHERE
             else:
-                self._by_both.add(mapped)
-                self.attach_anew(mapped)
+                file.has_rare_probes = True
+                self.files.inspect_anew(file)
                 for pid in file.users:
-                    self._tallies.delete(_PID.pack(pid))
+                    tallies.delete(_PID.pack(pid))
 
-    def _finds_nothing(self, pids: set[int]) -> bool:
-        tallies = [_TALLY.unpack(tally) for pid in pids if (tally := self._tallies.lookup(_PID.pack(pid)))]
-        found, lost = (sum(counts) for counts in zip((0, 0), *tallies, strict=True))
-        return lost >= _ENOUGH_LOST and not found
+
+def _find_nothing(tallies: Map, pids: Iterable[int]) -> bool:
+    found_by = [_TALLY.unpack(tally) for pid in pids if (tally := tallies.lookup(_PID.pack(pid)))]
+    found, lost = (sum(counts) for counts in zip((0, 0), *found_by, strict=True))
+    return lost >= _ENOUGH_LOST and not found

@@ -204,6 +204,11 @@ class Procfs:
             os.close(file)
         return None
 
+    def open_by_any(self, pids: Iterable[int], mapped: MappedFile) -> int | None:
+        """`open_mapped` by any of its users: some may have ended meanwhile."""
+        ways = (self.open_mapped(pid, mapped) for pid in pids)
+        return next((file for file in ways if file is not None), None)
+
     def _ways_to(self, pid: int, mapped: MappedFile) -> Iterator[bytes]:
         yield self.path_in_root(pid, mapped.path)
         for other, addresses, _ in self._mappings(pid):

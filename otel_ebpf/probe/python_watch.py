@@ -7,32 +7,33 @@ Owns: the attachments, each for as long as a target uses its file, and a moment 
 A process that maps two interpreters, or one that cannot be read, gets no entry: its calls have no parent.
 """
 
-import errno
 import os
 import re
 import struct
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any, BinaryIO
 
-from otel_ebpf.errors import printable
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.probed_files import (
+    REPLACED,
+    Patiently,
+    ProbedFile,
+    ProbedFiles,
+    tell_every_mapping,
+    tell_first_mapping,
+)
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.python_findings import GreenletLibrary, Library, PythonLibrary, QueueLibrary, Spot
 from otel_ebpf.probe.tls_watch import TARGET_WITHOUT_RETURN_PROBES
-from otel_ebpf.probe.uprobes import Place, UprobeForm, attach, close_all
+from otel_ebpf.probe.uprobes import Place, Probe, UprobeForm
 
 TARGET_IS_PYTHON, TARGET_READS_OUTSIDE = 4, 8
-LINGER_TICKS = 10
 _MAX_MODULES = 1 << 16
-MAX_TROUBLES = 256
-_REPLACED = "it was replaced while processes run it: restart them"
-_TELL_EVERY_MAPPING = 1  # enum mapped_file: any but 0
 _BPF_NOEXIST = 1
 _INTERPRETER = struct.Struct("<QQIIIIQI4x")  # struct interpreter
-_FILE = struct.Struct("<QI4x")  # struct executable
 _PID = struct.Struct("<I")
 _NAME = re.compile(rb"(?:lib)?python3\.(\d+)[a-z]*(?:\.so\.1\.0)?")
 _UVLOOP = b"/uvloop/loop."
@@ -43,23 +44,9 @@ _IS_GREENLET = 0x100  # in a cookie
 # is made; of other versions nothing is said before.
 _LAYOUTS = {8: (0, 0xF0), 9: (0, 0xF0), 10: (0, 0xF0), 11: (0, 0xE0), 12: (0, 0xD0), 13: (1, 0xD0)}
 Finding = Library | str | None
-Patiently = Callable[[Callable[[], list[int]]], list[int]]
 
 
-@dataclass(slots=True)
-class Interpreter:
-    """A file that holds CPython or greenlet, or merely starts Python."""
-
-    library: Library | None = None  # None: see `trouble`; none where it merely starts Python
-    trouble: str = ""
-    links: list[int] = field(default_factory=list)
-    has_entry_probe: bool = False  # uvloop alone needs it
-    unused_ticks: int = 0
-
-    @property
-    def is_python(self) -> bool:
-        """Or would be, if it could be read."""
-        return self.library is not None or bool(self.trouble)
+Interpreter = ProbedFile[Finding]  # a file that holds CPython, greenlet or _queue, or merely starts Python
 
 
 class PythonWatch:
@@ -73,27 +60,22 @@ class PythonWatch:
         patiently: Patiently = lambda attaching: attaching(),
     ) -> None:
         """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
+        inspector = FileInspector(_examine, _decode)
+        self._files = ProbedFiles(inspector, loaded, form, "on_context_made", procfs, patiently)
         self._loaded = loaded
-        self._form = form.of_instructions if form is not None and "on_context_made" in loaded.programs else None
         self._procfs = procfs
-        self._patiently = patiently
-        self._inspector = FileInspector(_examine, _decode)
-        self._interpreters: dict[MappedFile, Interpreter] = {}
-        self._waiting: dict[MappedFile, None] = {}  # in this order; the first one is in the inspector's hands
-        self._files: dict[int, list[MappedFile]] = {}  # of each target that runs Python, by their names
         self._flags: dict[int, int] = {}  # of those that can be followed
         self._too_early: dict[int, None] = {}  # looked at before their greenlets were ready
-        self._troubles: dict[str, None] = {}
 
     @property
     def troubles(self) -> list[str]:
         """For people: whose calls have no parent, and why."""
-        return list(self._troubles)
+        return self._files.troubles
 
     @property
     def probed_count(self) -> int:
         """Files that have probes now."""
-        return sum(bool(interpreter.links) for interpreter in self._interpreters.values())
+        return self._files.probed_count
 
     @property
     def follows_any(self) -> bool:
@@ -101,168 +83,99 @@ class PythonWatch:
 
     def fileno(self) -> int:
         """Readable when the inspector has an answer; -1 while it has nothing to do."""
-        return self._inspector.fileno()
+        return self._files.fileno()
 
     def target_flags(self, pid: int) -> int:
         return self._flags.get(pid, 0)
 
     def look_at(self, pid: int) -> None:
         """A new target, or one that has mapped something. What `target_flags` says may change by it."""
-        if self._form is None:
+        if self._files.form is None:
             return
         files = self._procfs.mapped_files(pid)
         named = [mapped for mapped in files if _is_of_interest(mapped)]
         if not any(map(_is_python, named)):
             self.forget(pid)
             return
-        self._files[pid] = named
+        self._files.forget(pid)
+        used = [self._files.use(pid, mapped) for mapped in named]
         for mapped in files:
             if _UVLOOP in mapped.path:
-                self._tell_every_mapping(mapped)
+                tell_every_mapping(self._loaded, mapped)
         is_outside = any(_UVLOOP in mapped.path for mapped in files)
         switches = any(_is_greenlet(mapped) for mapped in named)
         flags = TARGET_IS_PYTHON | (TARGET_READS_OUTSIDE if is_outside else 0)
-        self._follow(pid, flags | (TARGET_WITHOUT_RETURN_PROBES if switches else 0))
-        for mapped in named:
-            if mapped not in self._interpreters:
-                self._waiting[mapped] = None
-        self._inspect()
+        if all(file.is_inspected for file in used):
+            self._follow(pid, used, flags | (TARGET_WITHOUT_RETURN_PROBES if switches else 0))
+        self.inspect()
+
+    def inspect(self) -> None:
+        for file in self._files.inspect():
+            self._tell_of(file, REPLACED)
 
     def on_answer(self) -> list[int]:
         """What the inspector has found, when it is all there. Returns the processes to be looked at again."""
-        if not self._inspector.receive():
-            return []
-        mapped = next(iter(self._waiting))
-        del self._waiting[mapped]
-        (finding,) = self._inspector.finish()
-        if self._is_in_use(mapped):
-            interpreter = self._interpreters[mapped] = Interpreter()
-            if isinstance(finding, Library):
-                interpreter.library = finding
-                self._attach(interpreter, mapped)
-            elif finding:
-                interpreter.trouble = finding
-            if interpreter.trouble and self._is_in_use(mapped):
-                self._name(mapped, interpreter.trouble)
-            self._tell_every_mapping(mapped)
-        users = self._users(mapped)
-        self._inspect()
+        users = self._files.on_answer(self._attach_if_possible)
+        self.inspect()
         return users
 
     def forget(self, pid: int) -> None:
-        self._files.pop(pid, None)
-        if self._flags.pop(pid, None) is not None:
-            self._loaded.maps["interpreters"].delete(_PID.pack(pid))
+        self._files.forget(pid)
+        self._unfollow(pid)
 
     def tick(self) -> list[int]:
-        """Once a second. Returns the processes to be looked at again.
-
-        Nothing is given back at once: processes that live for a moment come one after the other.
-        """
+        """Once a second. Returns the processes to be looked at again."""
         early, self._too_early = list(self._too_early), {}
-        for mapped, interpreter in list(self._interpreters.items()):
-            interpreter.unused_ticks = 0 if self._users(mapped) else interpreter.unused_ticks + 1
-            if interpreter.unused_ticks > LINGER_TICKS:
-                close_all(interpreter.links)
-                del self._interpreters[mapped]
-                self._loaded.maps["mapped_files"].delete(_FILE.pack(mapped.inode, mapped.device))
+        for file in self._files.tick():
+            self._files.give_back(file)
+            tell_first_mapping(self._loaded, file.mapped)
         return early
 
     def close(self) -> None:
         """What nobody follows any more has no owners, though sockets are watched still: addresses are used again."""
-        for pid in list(self._files):
+        for pid in list(self._flags):
             self.forget(pid)
-        self._inspector.close()
-        for interpreter in self._interpreters.values():
-            close_all(interpreter.links)
-            interpreter.links = []
+        self._files.close()
 
-    def _users(self, mapped: MappedFile) -> list[int]:
-        return [pid for pid, files in self._files.items() if mapped in files]
-
-    def _is_in_use(self, mapped: MappedFile) -> bool:
-        """Of those who used it some may have ended since."""
-        return any(mapped in self._procfs.mapped_files(pid) for pid in self._users(mapped))
-
-    def _inspect(self) -> None:
-        while self._waiting and not self._inspector.is_busy:
-            mapped = next(iter(self._waiting))
-            file = self._open(mapped)
-            if file is not None:
-                self._inspector.start([file])
-                os.close(file)
-                return
-            del self._waiting[mapped]  # whoever maps it next has it looked into
-            if self._is_in_use(mapped):
-                self._name(mapped, _REPLACED)
-
-    def _attach(self, interpreter: Interpreter, mapped: MappedFile) -> None:
-        """What frees contexts first: from then on no owner outlives its address."""
-        library = interpreter.library
-        assert library is not None
-        if isinstance(library, QueueLibrary):
-            self._attach_to(interpreter, mapped, "on_job_taken", library.gets)
-            if not interpreter.trouble:
-                self._attach_to(interpreter, mapped, "on_job_put", [library.put])
+    def _attach_if_possible(self, file: Interpreter) -> None:
+        if not self._files.is_in_use(file):
+            self._files.leave_to_next(file)
             return
-        kind = _IS_GREENLET if isinstance(library, GreenletLibrary) else 0
-        births = [(offset, register | kind) for offset, register in library.births]
-        self._attach_to(interpreter, mapped, "on_context_freed", [library.death])
-        if not interpreter.trouble:
-            self._attach_to(interpreter, mapped, "on_context_made", births)
+        if isinstance(file.found, Library):
+            self._files.attach(file, *_probes(file.found))
+        elif file.found:
+            file.trouble = file.found
+        if file.trouble:
+            self._tell_of(file, file.trouble)
+        tell_every_mapping(self._loaded, file.mapped)
 
-    def _attach_to(self, interpreter: Interpreter, mapped: MappedFile, program: str, spots: Sequence[Spot]) -> None:
-        form, descriptor = self._form, self._loaded.programs[program]
-        assert form is not None
-        file = self._open(mapped)
-        try:
-            if file is None:
-                raise FileNotFoundError(errno.ENOENT, _REPLACED)
-            path, places = f"/proc/self/fd/{file}", [Place(*spot) for spot in spots]
-            interpreter.links += self._patiently(lambda: attach(form, descriptor, path, places))
-        except OSError as error:
-            close_all(interpreter.links)
-            interpreter.links, interpreter.library = [], None
-            interpreter.trouble = f"cannot attach: {error.strerror}"
-        finally:
-            if file is not None:
-                os.close(file)
-
-    def _open(self, mapped: MappedFile) -> int | None:
-        ways = (self._procfs.open_mapped(pid, mapped) for pid in self._users(mapped))
-        return next((file for file in ways if file is not None), None)
-
-    def _tell_every_mapping(self, mapped: MappedFile) -> None:
-        """Otherwise the kernel tells of a file's first one."""
-        file = _FILE.pack(mapped.inode, mapped.device)
-        self._loaded.maps["mapped_files"].update(file, struct.pack("<I", _TELL_EVERY_MAPPING))
-
-    def _follow(self, pid: int, flags: int) -> None:
-        """Tells the kernel where this process keeps what runs, once all its files are known."""
-        found = [(mapped, self._interpreters[mapped]) for mapped in self._files[pid] if mapped in self._interpreters]
-        if len(found) < len(self._files[pid]):
-            return
-        python = [(mapped, one) for mapped, one in found if one.is_python and _is_python(mapped)]
+    def _follow(self, pid: int, files: list[Interpreter], flags: int) -> None:
+        """Tells the kernel where this process keeps what runs."""
+        python = [file for file in files if (file.found or file.trouble) and _is_python(file.mapped)]
         if len(python) > 1:
-            self._tell(f"calls of process {pid} have no parent: it maps two interpreters")
-        if len(python) == 1 and self._use(pid, *python[0], flags):
+            self._files.tell(f"calls of process {pid} have no parent: it maps two interpreters")
+        if len(python) == 1 and self._use(pid, python[0], flags):
             self._flags[pid] = flags
-            for mapped, one in found:
-                if isinstance(one.library, GreenletLibrary):
-                    self._add_greenlets(pid, mapped, one.library)
-        elif self._flags.pop(pid, None) is not None:
+            for file in files:
+                if isinstance(file.found, GreenletLibrary):
+                    self._add_greenlets(pid, file.mapped, file.found)
+        else:
+            self._unfollow(pid)
+
+    def _unfollow(self, pid: int) -> None:
+        if self._flags.pop(pid, None) is not None:
             self._loaded.maps["interpreters"].delete(_PID.pack(pid))
 
-    def _use(self, pid: int, mapped: MappedFile, interpreter: Interpreter, flags: int) -> bool:
+    def _use(self, pid: int, file: Interpreter, flags: int) -> bool:
         """The kernel keeps what it knows already: of its own finding, or inherited by fork."""
-        library, code_shift = interpreter.library, self._procfs.code_shift(pid, mapped)
-        version = _NAME.fullmatch(os.path.basename(mapped.path))
+        library, code_shift = file.found, self._procfs.code_shift(pid, file.mapped)
+        version = _NAME.fullmatch(os.path.basename(file.mapped.path))
         if not isinstance(library, PythonLibrary) or code_shift is None or version is None:
             return False
-        if flags & TARGET_READS_OUTSIDE and not interpreter.has_entry_probe:
-            self._attach_to(interpreter, mapped, "on_context_entered", [library.entry])
-            interpreter.has_entry_probe = True
-            if pid not in self._files:
+        if flags & TARGET_READS_OUTSIDE and not file.has_rare_probes:
+            self._files.attach(file, _probe("on_context_entered", library.entry))
+            file.has_rare_probes = True
+            if pid not in file.users:
                 return False  # it has ended meanwhile
         storage_key, context = _LAYOUTS.get(int(version[1]), (0, 0))
         address = library.type_address - library.code_shift + code_shift
@@ -272,7 +185,9 @@ class PythonWatch:
         except FileExistsError:
             pass
         except OSError as error:
-            self._tell(f"calls of process {pid} have no parent: no room for another interpreter: {error.strerror}")
+            self._files.tell(
+                f"calls of process {pid} have no parent: no room for another interpreter: {error.strerror}"
+            )
             return False
         return True
 
@@ -291,12 +206,21 @@ class PythonWatch:
         value = _INTERPRETER.pack(*fields, library.type_address + shift, module)
         self._loaded.maps["interpreters"].update(key, value)
 
-    def _name(self, mapped: MappedFile, trouble: str) -> None:
-        self._tell(f"calls of {printable(os.fsdecode(mapped.path))} have no parent: {trouble}")
+    def _tell_of(self, file: Interpreter, trouble: str) -> None:
+        self._files.tell(f"calls of {file.path} have no parent: {trouble}")
 
-    def _tell(self, line: str) -> None:
-        if len(self._troubles) < MAX_TROUBLES:
-            self._troubles[line] = None
+
+def _probes(library: Library) -> list[Probe]:
+    """What frees contexts first: from then on no owner outlives its address."""
+    if isinstance(library, QueueLibrary):
+        return [_probe("on_job_taken", *library.gets), _probe("on_job_put", library.put)]
+    kind = _IS_GREENLET if isinstance(library, GreenletLibrary) else 0
+    births = [(offset, register | kind) for offset, register in library.births]
+    return [_probe("on_context_freed", library.death), _probe("on_context_made", *births)]
+
+
+def _probe(program: str, *spots: Spot) -> Probe:
+    return Probe(program, [Place(*spot) for spot in spots])
 
 
 def _is_greenlet(mapped: MappedFile) -> bool:

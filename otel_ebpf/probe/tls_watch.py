@@ -10,25 +10,23 @@ it pay for the question whether they are targets, and nothing else.
 
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from otel_ebpf.errors import printable
 from otel_ebpf.probe.inspector import Finding, Inspector
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.probed_files import LINGER_TICKS, REPLACED, Patiently, tell_every_mapping, tell_first_mapping
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.tls_functions import Function, GoTls, TlsLibrary
-from otel_ebpf.probe.uprobes import Place, UprobeForm, attach, close_all
+from otel_ebpf.probe.uprobes import Place, Probe, UprobeForm, attach_all, close_all
 
 TARGET_EXCLUDED = 1
 TARGET_WITHOUT_RETURN_PROBES = 2
 MAX_LIBRARIES = 256
 MAX_FILES = 4096  # that are remembered
-LINGER_TICKS = 10
 _BATCH = 64  # files that one child looks into
 _LAYOUT = struct.Struct("<HHHHIHH")  # struct tls_layout
-_FILE = struct.Struct("<QI4x")  # struct executable
-Patiently = Callable[[Callable[[], list[int]]], list[int]]
 _HAS_TLS, _SWITCHES_STACKS = 1, 2  # enum mapped_file
 _STACK_SWITCHERS = (b"/greenlet/", b"_greenlet.")
 _WRITES, _COUNT_SHIFT, _OF_FILE, _AT_RET = 1 << 8, 9, 1 << 12, 1 << 13  # COOKIE_ in bpf/tls.c
@@ -105,7 +103,7 @@ class TlsWatch:
         if switchers and pid not in self._switchers:
             self._switchers.add(pid)
             for mapped in switchers:
-                self._tell_every_mapping(mapped, _SWITCHES_STACKS)
+                tell_every_mapping(self._loaded, mapped, _SWITCHES_STACKS)
         known = self._users.setdefault(pid, set())
         for mapped in files:
             known.add(mapped)
@@ -114,7 +112,7 @@ class TlsWatch:
                     self._waiting[mapped] = None
             elif (library := self._libraries[mapped]) is not None:
                 self._use(library, mapped, pid)
-        self._inspect()
+        self.inspect()
 
     def forget(self, pid: int) -> None:
         self._switchers.discard(pid)
@@ -133,6 +131,22 @@ class TlsWatch:
             if self._unused[mapped] > LINGER_TICKS:
                 self._release(mapped)
 
+    def inspect(self) -> None:
+        if self._inspector.is_busy or not self._waiting:
+            return
+        opened: list[int] = []
+        while self._waiting and len(opened) < _BATCH:
+            mapped = next(iter(self._waiting))
+            del self._waiting[mapped]
+            # One of its users may have ended meanwhile; of the others nothing is told again.
+            file = self._procfs.open_by_any((pid for pid, files in self._users.items() if mapped in files), mapped)
+            if file is not None:
+                opened.append(file)
+                self._in_hand.append(mapped)
+        if opened:
+            self._inspector.start(opened)
+        close_all(opened)
+
     def on_answer(self) -> None:
         """What the inspector has found, when it is all there: nobody waits for it."""
         if not self._inspector.receive():
@@ -142,31 +156,13 @@ class TlsWatch:
             self._remember(mapped, finding)
         self._waiting = {**dict.fromkeys(self._in_hand[len(findings) :]), **self._waiting}
         self._in_hand = []
-        self._inspect()
+        self.inspect()
 
     def close(self) -> None:
         self._inspector.close()
         for library in self.libraries:
             close_all(library.links)
             library.links = []
-
-    def _inspect(self) -> None:
-        if self._inspector.is_busy or not self._waiting:
-            return
-        opened: list[int] = []
-        while self._waiting and len(opened) < _BATCH:
-            mapped = next(iter(self._waiting))
-            del self._waiting[mapped]
-            # One of its users may have ended meanwhile; of the others nothing is told again.
-            users = [pid for pid, files in self._users.items() if mapped in files]
-            ways = (self._procfs.open_mapped(pid, mapped) for pid in users)
-            file = next((file for file in ways if file is not None), None)
-            if file is not None:
-                opened.append(file)
-                self._in_hand.append(mapped)
-        if opened:
-            self._inspector.start(opened)
-        close_all(opened)
 
     def _find_users(self, mapped: MappedFile) -> list[int]:
         """All targets that map it now: while it was looked into, the kernel told of no further one."""
@@ -177,10 +173,6 @@ class TlsWatch:
                 found.append(pid)
         return found
 
-    def _tell_every_mapping(self, mapped: MappedFile, why: int) -> None:
-        """Otherwise the kernel tells of a file's first one."""
-        self._loaded.maps["mapped_files"].update(_FILE.pack(mapped.inode, mapped.device), struct.pack("<I", why))
-
     def _remember(self, mapped: MappedFile, finding: Finding) -> None:
         if len(self._libraries) >= MAX_FILES:
             for other in [other for other, library in self._libraries.items() if library is None]:
@@ -188,7 +180,7 @@ class TlsWatch:
         if finding is None:
             self._libraries[mapped] = None
             return
-        self._tell_every_mapping(mapped, _HAS_TLS)
+        tell_every_mapping(self._loaded, mapped, _HAS_TLS)
         users = self._find_users(mapped)
         if not users:
             self._unused[mapped] = 0  # the last one ended while the file was looked into; the next has it at once
@@ -230,7 +222,7 @@ class TlsWatch:
             library.has_returns = False
         file = self._procfs.open_mapped(pid, mapped)
         if file is None:
-            library.trouble = "it was replaced while processes run it: restart them"
+            library.trouble = REPLACED
             return
         try:
             links = self._patiently(lambda: self._attach(library, f"/proc/self/fd/{file}"))
@@ -242,57 +234,12 @@ class TlsWatch:
         finally:
             os.close(file)
 
-    def _attach_go(self, found: GoTls, path: str) -> list[int]:
-        """Programs that say themselves that no return is wanted, whatever the form: it would end a Go program."""
-        programs, form = self._loaded.programs, self._form
-        assert form is not None
-        places = {"on_go_written": found.written, "on_go_write": found.write, "on_go_read": found.read}
-        links: list[int] = []
-        try:
-            for name, offset in places.items():
-                links += attach(form, programs[name], path, [Place(offset, 0)])
-        except BaseException:
-            close_all(links)
-            raise
-        return links
-
     def _attach(self, library: Library, path: str) -> list[int]:
-        if isinstance(library.found, GoTls):
-            return self._attach_go(library.found, path)
-        assert library.found is not None
-        return self._attach_library(library, library.found, path)
-
-    def _attach_library(self, library: Library, found: TlsLibrary, path: str) -> list[int]:
-        """Where stacks are switched, what a function moved is read behind its calls, as far as these are known.
-
-        Return probes that are not a session's are set in every process that has the library, watched or not, and would
-        end those that switch stacks: there, they are the last resort.
-        """
-        programs, form = self._loaded.programs, self._form
+        form, found = self._form, library.found
         assert form is not None
-        entries = [Place(function.offset, _cookie(library, function)) for function in found.functions]
-        are_results_known = all(function.result_offsets for function in found.functions)
-        has_returns = library.has_returns and (form is UprobeForm.SESSION or not are_results_known)
-        links: list[int] = []
-        try:
-            if form is UprobeForm.SESSION:
-                links += attach(form, programs["on_tls_call"], path, entries)
-            else:
-                if has_returns:
-                    links += attach(form, programs["on_tls_return"], path, entries, at_return=True)
-                links += attach(form, programs["on_tls_entry"], path, entries)
-            if not has_returns:
-                results = [
-                    Place(offset, _AT_RET if function.is_of_file else 0)
-                    for function in found.functions
-                    for offset in function.result_offsets
-                ]
-                if results:
-                    links += attach(form, programs["on_tls_return"], path, results)
-        except BaseException:
-            close_all(links)
-            raise
-        return links
+        assert found is not None
+        probes = _go_probes(found) if isinstance(found, GoTls) else _probes(library, found, form)
+        return attach_all(form, self._loaded.programs, path, probes)
 
     def _release(self, mapped: MappedFile) -> None:
         del self._unused[mapped]
@@ -301,7 +248,34 @@ class TlsWatch:
         close_all(library.links)
         if library.index >= 0:
             self._free_indexes.append(library.index)
-        self._loaded.maps["mapped_files"].delete(_FILE.pack(mapped.inode, mapped.device))
+        tell_first_mapping(self._loaded, mapped)
+
+
+def _go_probes(found: GoTls) -> list[Probe]:
+    """Programs that say themselves that no return is wanted, whatever the form: it would end a Go program."""
+    places = {"on_go_written": found.written, "on_go_write": found.write, "on_go_read": found.read}
+    return [Probe(program, [Place(offset, 0)]) for program, offset in places.items()]
+
+
+def _probes(library: Library, found: TlsLibrary, form: UprobeForm) -> list[Probe]:
+    """Where stacks are switched, what a function moved is read behind its calls, as far as these are known.
+
+    Return probes that are not a session's are set in every process that has the library, watched or not, and would
+    end those that switch stacks: there, they are the last resort.
+    """
+    entries = [Place(function.offset, _cookie(library, function)) for function in found.functions]
+    results = [
+        Place(offset, _AT_RET if function.is_of_file else 0)
+        for function in found.functions
+        for offset in function.result_offsets
+    ]
+    are_results_known = all(function.result_offsets for function in found.functions)
+    has_returns = library.has_returns and (form is UprobeForm.SESSION or not are_results_known)
+    behind_calls = [Probe("on_tls_return", results)] if results and not has_returns else []
+    if form is UprobeForm.SESSION:
+        return [Probe("on_tls_call", entries), *behind_calls]
+    at_returns = [Probe("on_tls_return", entries, at_return=True)] if has_returns else []
+    return [*at_returns, Probe("on_tls_entry", entries), *behind_calls]
 
 
 def _cookie(library: Library, function: Function) -> int:

@@ -12,7 +12,7 @@ Owns: nothing; closing a descriptor detaches
 import contextlib
 import enum
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,12 @@ class Place(NamedTuple):
     cookie: int
 
 
+class Probe(NamedTuple):
+    program: str
+    places: Sequence[Place]
+    at_return: bool = False
+
+
 def available_forms() -> Iterator[UprobeForm]:
     """Those that this kernel and these rights allow, the best first."""
     with _empty_file() as path:
@@ -69,6 +75,18 @@ def attach(form: UprobeForm, program: int, path: str, places: Sequence[Place], *
         kind = int((_PMU / "type").read_text())
         for place in places:
             links += bpf.link_perf_uprobe(program, kind, _PERF_RETURN if at_return else 0, path, *place)
+    except BaseException:
+        close_all(links)
+        raise
+    return links
+
+
+def attach_all(form: UprobeForm, programs: Mapping[str, int], path: str, probes: Iterable[Probe]) -> list[int]:
+    """All of them or none, in this order."""
+    links: list[int] = []
+    try:
+        for name, places, at_return in probes:
+            links += attach(form, programs[name], path, places, at_return=at_return)
     except BaseException:
         close_all(links)
         raise

@@ -1,9 +1,6 @@
 """Which probes are in which C libraries, by what processes come, map and go. The kernel's part is a list of attachments."""
 
-import os
-import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,64 +11,21 @@ from otel_ebpf.probe import function_watch
 from otel_ebpf.probe.function_finder import find_function
 from otel_ebpf.probe.function_watch import MAX_FILES
 from otel_ebpf.probe.lookup_watch import LookupWatch
-from otel_ebpf.probe.tls_watch import LINGER_TICKS
 from otel_ebpf.probe.uprobes import Place, UprobeForm
 from tests.unit.probe.test_function_finder import address_in_memory, compiled, mapping_of
-from tests.unit.probe.test_tls_watch import Kernel, Map, Processes, mapped
+from tests.unit.probe.watch_stage import Map, Processes, mapped, staged
+from tests.unit.probe.watch_stage import Stage as AnyStage
 
 PROGRAMS = ("on_lookup_entry", "on_lookup_end")
-
-
-@dataclass
-class Stage:
-    kernel: Kernel
-    processes: Processes
-    watch: LookupWatch
-    maps: dict[str, Map]
-    patient: list[str]
-
-    def maps_file(self, pid: int, *paths: Path) -> None:
-        """And the agent is told of it."""
-        self.processes.mapped.setdefault(pid, []).extend(mapped(path) for path in paths)
-        self.watch.look_at(pid)
-
-    def settle(self) -> None:
-        self.watch.inspect()
-        while (answer := self.watch.fileno()) >= 0:
-            assert select.select([answer], [], [], 30)[0]
-            self.watch.on_answer()
-            self.watch.inspect()
-
-    def exit(self, pid: int) -> None:
-        self.processes.mapped.pop(pid, None)
-        self.watch.forget(pid)
-
-    def wait(self) -> None:
-        """For as long as probes stay without a user."""
-        for _ in range(LINGER_TICKS + 1):
-            self.watch.tick()
+Stage = AnyStage[LookupWatch]
 
 
 @pytest.fixture(params=list(UprobeForm), ids=lambda form: form.name.lower())
-def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Nothing that was opened is left in the end."""
-    kernel, processes, patient = Kernel(), Processes(), list[str]()
-    monkeypatch.setattr(function_watch, "attach", kernel.attach)
-    maps = {"mapped_files": Map()}
-    loaded: Any = SimpleNamespace(maps=maps, programs={name: name for name in PROGRAMS})
-
-    def patiently(work: Callable[[], list[int]]) -> list[int]:
-        before = len(kernel.attached)
-        done = work()
-        patient.append(f"{before} to {len(kernel.attached)}")
-        return done
-
-    before = len(os.listdir("/proc/self/fd"))
-    made = Stage(kernel, processes, LookupWatch(loaded, request.param, processes, patiently), maps, patient)
-    yield made
-    made.watch.close()
-    assert [] == kernel.attached
-    assert before == len(os.listdir("/proc/self/fd"))
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with staged(
+        lambda loaded, processes: LookupWatch(loaded, request.param, processes), PROGRAMS, ("mapped_files",)
+    ) as made:
+        yield made
 
 
 @pytest.fixture
@@ -132,14 +86,27 @@ def test_probes_leave_a_moment_after_the_last_process(stage: Stage, libc: Path) 
     assert 1 == stage.watch.probed_count
 
 
-def test_attaching_and_detaching_are_done_patiently(stage: Stage, libc: Path) -> None:
+def test_attaching_and_detaching_are_done_patiently(libc: Path) -> None:
     """The kernel goes through all processes of the host for that."""
-    stage.maps_file(1, libc)
-    stage.settle()
-    stage.exit(1)
-    stage.wait()
+    patient: list[str] = []
 
-    assert ["0 to 2", "2 to 0"] == stage.patient
+    def patiently(work: Callable[[], list[int]]) -> list[int]:
+        before = len(stage.kernel.attached)
+        done = work()
+        patient.append(f"{before} to {len(stage.kernel.attached)}")
+        return done
+
+    with staged(
+        lambda loaded, processes: LookupWatch(loaded, UprobeForm.MULTI, processes, patiently),
+        PROGRAMS,
+        ("mapped_files",),
+    ) as stage:
+        stage.maps_file(1, libc)
+        stage.settle()
+        stage.exit(1)
+        stage.wait()
+
+    assert ["0 to 2", "2 to 0"] == patient
 
 
 def test_the_kernel_tells_of_each_process_that_maps_it(stage: Stage, libc: Path) -> None:
@@ -205,7 +172,7 @@ def test_a_library_that_was_replaced_is_told(stage: Stage, libc: Path) -> None:
 
 
 def test_what_the_kernel_refuses_is_told(stage: Stage, libc: Path) -> None:
-    stage.kernel.refuses = True
+    stage.kernel.refused = PROGRAMS
     stage.maps_file(1, libc)
     stage.settle()
 

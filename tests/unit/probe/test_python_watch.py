@@ -1,54 +1,33 @@
 """Which processes' contexts are followed, by what they map. The kernel's part is a list of attachments and two maps."""
 
 import os
-import select
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import greenlet
 import pytest
 
-from otel_ebpf.probe import python_watch
 from otel_ebpf.probe.procfs import MappedFile, Procfs
-from otel_ebpf.probe.python_watch import LINGER_TICKS, TARGET_IS_PYTHON, TARGET_READS_OUTSIDE, PythonWatch
+from otel_ebpf.probe.python_watch import TARGET_IS_PYTHON, TARGET_READS_OUTSIDE, PythonWatch
 from otel_ebpf.probe.tls_watch import TARGET_WITHOUT_RETURN_PROBES
-from otel_ebpf.probe.uprobes import Place, UprobeForm
+from otel_ebpf.probe.uprobes import UprobeForm
+from tests.unit.probe.watch_stage import Processes as MappingProcesses
+from tests.unit.probe.watch_stage import Stage as AnyStage
+from tests.unit.probe.watch_stage import mapped, staged
 
 CODE_SHIFT = 0x7F0000000000
 MODULE = 3
 INTERPRETER = struct.Struct("<QQIIIIQI4x")
 GREENLET = Path(greenlet._greenlet.__file__)  # type: ignore[attr-defined]
+PROGRAMS = ("on_context_made", "on_context_freed", "on_context_entered", "on_job_put", "on_job_taken")
+Stage = AnyStage[PythonWatch]
 
 
-class Map(dict[bytes, bytes]):
-    def delete(self, key: bytes) -> None:
-        self.pop(key, None)
+class Processes(MappingProcesses):
+    """In whose memory a module of greenlet has a number, or not yet."""
 
-    def lookup(self, key: bytes) -> bytes | None:
-        return self.get(key)
-
-    def update(self, key: bytes, value: bytes, flags: int = 0) -> None:  # type: ignore[override]
-        if flags and key in self:
-            raise FileExistsError
-        self[key] = value
-
-
-class Processes(Procfs):
-    """What each has mapped is said by the test; the files are real ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mapped: dict[int, list[MappedFile]] = {}
-        self.module = MODULE
-
-    def mapped_files(self, pid: int) -> list[MappedFile]:
-        return list(self.mapped.get(pid, []))
-
-    def path_in_root(self, pid: int, path: bytes) -> bytes:
-        return path if pid in self.mapped else b"/nonexistent"
+    module = MODULE
 
     def code_shift(self, pid: int, mapped: MappedFile) -> int | None:
         return CODE_SHIFT
@@ -57,66 +36,26 @@ class Processes(Procfs):
         return self.module.to_bytes(count, "little")
 
 
-class Stage:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.programs: list[tuple[str, int]] = []  # as they were attached, each with its descriptor
-        self.refuses = False
-        self.processes = Processes()
-        self.maps = {"interpreters": Map(), "mapped_files": Map()}
-        monkeypatch.setattr(python_watch, "attach", self._attach)
-        names = ("on_context_made", "on_context_freed", "on_context_entered", "on_job_put", "on_job_taken")
-        loaded: Any = SimpleNamespace(maps=self.maps, programs={name: name for name in names})
-        self.watch = PythonWatch(loaded, UprobeForm.SESSION, self.processes)
-
-    def _attach(self, form: UprobeForm, program: str, path: str, places: Sequence[Place]) -> list[int]:
-        assert form is UprobeForm.MULTI
-        assert places
-        if self.refuses:
-            raise OSError(95, "Operation not supported")
-        descriptor = os.memfd_create(f"attachment-{len(self.programs)}")
-        self.programs.append((program, descriptor))
-        return [descriptor]
-
-    @property
-    def attached(self) -> list[str]:
-        names = {f"/memfd:attachment-{at} (deleted)": name for at, (name, _) in enumerate(self.programs)}
-        links = [os.readlink(f"/proc/self/fd/{one}") for _, one in self.programs if is_open(one)]
-        return [names[link] for link in dict.fromkeys(links) if link in names]
-
-    def maps_file(self, pid: int, *paths: Path) -> None:
-        """And the agent is told of it, and waits for what there is to find out."""
-        self.processes.mapped.setdefault(pid, []).extend(mapped(path) for path in paths)
-        self.look_at(pid)
-
-    def look_at(self, *pids: int) -> None:
-        for pid in pids:
-            self.watch.look_at(pid)
-        while (answer := self.watch.fileno()) >= 0:
-            assert select.select([answer], [], [], 60)[0]
-            for pid in self.watch.on_answer():
-                self.watch.look_at(pid)
-
-    def known(self, pid: int) -> tuple[int, ...] | None:
-        value = self.maps["interpreters"].get(struct.pack("<I", pid))
-        return None if value is None else INTERPRETER.unpack(value)
-
-
-def is_open(descriptor: int) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{descriptor}")
-
-
-def mapped(path: Path) -> MappedFile:
-    return MappedFile(path.stat().st_ino, path.stat().st_dev, os.fsencode(path))
+@pytest.fixture
+def processes() -> Processes:
+    return Processes()
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Nothing that was opened is left in the end."""
-    before = len(os.listdir("/proc/self/fd"))
-    made = Stage(monkeypatch)
-    yield made
-    made.watch.close()
-    assert before == len(os.listdir("/proc/self/fd"))
+def stage(processes: Processes) -> Iterator[Stage]:
+    with staged(
+        lambda loaded, _: PythonWatch(loaded, UprobeForm.SESSION, processes),
+        PROGRAMS,
+        ("interpreters", "mapped_files"),
+        processes,
+    ) as made:
+        yield made
+        assert {UprobeForm.MULTI} >= {one.form for one in made.kernel.made}
+
+
+def known(stage: Stage, pid: int) -> tuple[int, ...] | None:
+    value = stage.maps["interpreters"].get(struct.pack("<I", pid))
+    return None if value is None else INTERPRETER.unpack(value)
 
 
 @pytest.fixture(scope="module")
@@ -128,46 +67,52 @@ def python() -> Path:
 
 def test_what_frees_contexts_is_watched_before_any_has_an_owner(stage: Stage, python: Path) -> None:
     stage.maps_file(1, python)
+    stage.settle()
 
-    assert ["on_context_freed", "on_context_made"] == stage.attached
+    assert ["on_context_freed", "on_context_made"] == stage.kernel.programs
     assert TARGET_IS_PYTHON == stage.watch.target_flags(1)
-    known = stage.known(1)
-    assert known is not None
-    assert CODE_SHIFT < known[1]
+    found = known(stage, 1)
+    assert found is not None
+    assert CODE_SHIFT < found[1]
 
 
 def test_a_file_has_its_probes_once_whoever_maps_it(stage: Stage, python: Path) -> None:
     stage.maps_file(1, python)
-    first = stage.attached
+    stage.settle()
+    first = stage.kernel.programs
     stage.maps_file(2, python)
+    stage.settle()
 
-    assert first == stage.attached
+    assert first == stage.kernel.programs
     assert TARGET_IS_PYTHON == stage.watch.target_flags(2)
 
 
 def test_what_the_kernel_has_found_out_stays(stage: Stage, python: Path) -> None:
     """Whether a layout is proven, it knows better."""
     stage.maps_file(1, python)
+    stage.settle()
     proven = INTERPRETER.pack(7, 8, 0, 0xE0, 1, 5, 0, 0)
     stage.maps["interpreters"][struct.pack("<I", 1)] = proven
     stage.look_at(1)
 
-    assert INTERPRETER.unpack(proven) == stage.known(1)
+    assert INTERPRETER.unpack(proven) == known(stage, 1)
 
 
 def test_a_process_that_maps_two_interpreters_is_not_followed(stage: Stage, python: Path, tmp_path: Path) -> None:
     other = tmp_path / python.name
     other.write_bytes(python.read_bytes())
     stage.maps_file(1, python, other)
+    stage.settle()
 
     assert 0 == stage.watch.target_flags(1)
-    assert None is stage.known(1)
+    assert None is known(stage, 1)
     assert ["calls of process 1 have no parent: it maps two interpreters"] == stage.watch.troubles
 
 
 def test_an_interpreter_that_cannot_be_attached_to_is_named(stage: Stage, python: Path) -> None:
-    stage.refuses = True
+    stage.kernel.refused = PROGRAMS
     stage.maps_file(1, python)
+    stage.settle()
 
     assert 0 == stage.watch.target_flags(1)
     assert [f"calls of {python} have no parent: cannot attach: Operation not supported"] == stage.watch.troubles
@@ -178,18 +123,20 @@ def test_a_file_that_merely_bears_the_name_is_none(stage: Stage, tmp_path: Path)
     starter = tmp_path / "python3.11"
     starter.write_bytes(Path("/bin/true").read_bytes())
     stage.maps_file(1, starter)
+    stage.settle()
 
-    assert (0, [], []) == (stage.watch.target_flags(1), stage.attached, stage.watch.troubles)
+    assert (0, [], []) == (stage.watch.target_flags(1), stage.kernel.programs, stage.watch.troubles)
 
 
-def test_greenlet_is_followed_once_its_storage_has_a_number(stage: Stage, python: Path) -> None:
+def test_greenlet_is_followed_once_its_storage_has_a_number(stage: Stage, processes: Processes, python: Path) -> None:
     """The loader writes it a moment after the file was mapped."""
-    stage.processes.module = 0
+    processes.module = 0
     stage.maps_file(1, python, GREENLET)
-    before = stage.known(1)
-    stage.processes.module = MODULE
+    stage.settle()
+    before = known(stage, 1)
+    processes.module = MODULE
     stage.look_at(*stage.watch.tick())
-    after = stage.known(1)
+    after = known(stage, 1)
 
     assert before is not None
     assert after is not None
@@ -204,23 +151,24 @@ def test_uvloop_alone_has_what_enters_contexts_watched(stage: Stage, python: Pat
     loop.parent.mkdir()
     loop.write_bytes(b"")
     stage.maps_file(1, python)
-    assert "on_context_entered" not in stage.attached
+    stage.settle()
+    assert "on_context_entered" not in stage.kernel.programs
     stage.maps_file(1, loop)
+    stage.settle()
 
-    assert "on_context_entered" in stage.attached
+    assert "on_context_entered" in stage.kernel.programs
     assert TARGET_IS_PYTHON | TARGET_READS_OUTSIDE == stage.watch.target_flags(1)
 
 
 def test_probes_leave_a_moment_after_the_last_process(stage: Stage, python: Path) -> None:
     stage.maps_file(1, python)
-    stage.processes.mapped.pop(1)
-    stage.watch.forget(1)
+    stage.settle()
+    stage.exit(1)
     stage.watch.tick()
-    assert stage.attached
-    for _ in range(LINGER_TICKS + 1):
-        stage.watch.tick()
+    assert stage.kernel.programs
+    stage.wait()
 
-    assert [] == stage.attached
+    assert [] == stage.kernel.programs
     assert {} == stage.maps["interpreters"]
     assert {} == stage.maps["mapped_files"]
 
@@ -228,19 +176,21 @@ def test_probes_leave_a_moment_after_the_last_process(stage: Stage, python: Path
 def test_at_the_end_nobody_has_owners_before_the_probes_leave(stage: Stage, python: Path) -> None:
     """Sockets are watched a moment longer, and contexts made meanwhile are not: one would be taken for that before it."""
     stage.maps_file(1, python)
+    stage.settle()
 
     stage.watch.close()
 
-    assert None is stage.known(1)
+    assert None is known(stage, 1)
 
 
 def test_another_program_has_nothing_of_the_one_before(stage: Stage, python: Path) -> None:
     """exec"""
     stage.maps_file(1, python)
+    stage.settle()
     stage.processes.mapped[1] = [mapped(Path("/bin/true"))]
     stage.look_at(1)
 
-    assert (0, None) == (stage.watch.target_flags(1), stage.known(1))
+    assert (0, None) == (stage.watch.target_flags(1), known(stage, 1))
 
 
 def test_an_interpreter_that_was_replaced_is_named(stage: Stage, tmp_path: Path) -> None:
@@ -263,4 +213,4 @@ def test_of_a_process_that_has_ended_meanwhile_nothing_is_said(stage: Stage, pyt
     stage.processes.mapped.clear()
     stage.look_at()
 
-    assert ([], []) == (stage.attached, stage.watch.troubles)
+    assert ([], []) == (stage.kernel.programs, stage.watch.troubles)

@@ -1,134 +1,29 @@
 """Which probes are in which files, by what processes come, map and go. The kernel's part is a list of attachments."""
 
 import os
-import select
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from otel_ebpf.probe import go_library, tls_watch
-from otel_ebpf.probe.procfs import MappedFile, Procfs
+from otel_ebpf.probe import go_library, uprobes
 from otel_ebpf.probe.tls_functions import GoTls
-from otel_ebpf.probe.tls_watch import LINGER_TICKS, TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
-from otel_ebpf.probe.uprobes import Place, UprobeForm
+from otel_ebpf.probe.tls_watch import TARGET_WITHOUT_RETURN_PROBES, TlsWatch, troubles
+from otel_ebpf.probe.uprobes import UprobeForm
 from tests.unit.probe.tls_libraries import system_library
+from tests.unit.probe.watch_stage import Stage as AnyStage
+from tests.unit.probe.watch_stage import mapped, staged
 
 NAMES = ("on_tls_call", "on_tls_entry", "on_tls_return", "on_go_write", "on_go_written", "on_go_read")
-
-
-class Map(dict[bytes, bytes]):
-    def delete(self, key: bytes) -> None:
-        self.pop(key, None)
-
-    def update(self, key: bytes, value: bytes) -> None:  # type: ignore[override]
-        self[key] = value
-
-
-@dataclass
-class Attached:
-    program: str
-    inode: int
-    places: list[Place]
-    at_return: bool
-    descriptor: int
-
-
-def opened_as(descriptor: int) -> str:
-    """A number that was closed may be another file's by now."""
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}").removeprefix("/memfd:").removesuffix(" (deleted)")
-    except FileNotFoundError:
-        return ""
-
-
-@dataclass
-class Kernel:
-    """In the place of the real one: what is attached is what has not been closed."""
-
-    made: list[Attached] = field(default_factory=list)
-    refuses: bool = False
-
-    def attach(
-        self, _: UprobeForm, program: str, path: str, places: Sequence[Place], *, at_return: bool = False
-    ) -> list[int]:
-        if self.refuses:
-            raise OSError(95, "Operation not supported")
-        descriptor = os.memfd_create(f"attachment-{len(self.made)}")
-        self.made.append(Attached(program, os.stat(path).st_ino, list(places), at_return, descriptor))
-        return [descriptor]
-
-    @property
-    def attached(self) -> list[Attached]:
-        return [one for number, one in enumerate(self.made) if opened_as(one.descriptor) == f"attachment-{number}"]
-
-    @property
-    def programs(self) -> list[tuple[str, bool]]:
-        return [(one.program, one.at_return) for one in self.attached]
-
-
-class Processes(Procfs):
-    """What each has mapped is said by the test; the files are real ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mapped: dict[int, list[MappedFile]] = {}
-
-    def mapped_files(self, pid: int) -> list[MappedFile]:
-        return list(self.mapped.get(pid, []))
-
-    def path_in_root(self, pid: int, path: bytes) -> bytes:
-        return path if pid in self.mapped else b"/nonexistent"
-
-
-@dataclass
-class Stage:
-    kernel: Kernel
-    processes: Processes
-    watch: TlsWatch
-    maps: dict[str, Map]
-
-    def maps_file(self, pid: int, *paths: Path) -> None:
-        """And the agent is told of it."""
-        self.processes.mapped.setdefault(pid, []).extend(mapped(path) for path in paths)
-        self.watch.look_at(pid)
-
-    def settle(self) -> None:
-        while (answer := self.watch.fileno()) >= 0:
-            assert select.select([answer], [], [], 30)[0]
-            self.watch.on_answer()
-
-    def exit(self, pid: int) -> None:
-        self.processes.mapped.pop(pid, None)
-        self.watch.forget(pid)
-
-    def wait(self) -> None:
-        """For as long as probes stay without a user."""
-        for _ in range(LINGER_TICKS + 1):
-            self.watch.tick()
-
-
-def mapped(path: Path) -> MappedFile:
-    return MappedFile(path.stat().st_ino, path.stat().st_dev, os.fsencode(path))
+Stage = AnyStage[TlsWatch]
 
 
 @pytest.fixture(params=[UprobeForm.SESSION, UprobeForm.MULTI], ids=lambda form: form.name.lower())
-def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Nothing that was opened is left in the end."""
-    kernel, processes = Kernel(), Processes()
-    monkeypatch.setattr(tls_watch, "attach", kernel.attach)
-    maps = {"tls_layouts": Map(), "mapped_files": Map()}
-    programs = {name: name for name in NAMES}
-    loaded: Any = SimpleNamespace(maps=maps, programs=programs)
-    before = len(os.listdir("/proc/self/fd"))
-    made = Stage(kernel, processes, TlsWatch(loaded, request.param, processes), maps)
-    yield made
-    made.watch.close()
-    assert [] == kernel.attached
-    assert before == len(os.listdir("/proc/self/fd"))
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with staged(
+        lambda loaded, processes: TlsWatch(loaded, request.param, processes), NAMES, ("tls_layouts", "mapped_files")
+    ) as made:
+        yield made
 
 
 @pytest.fixture
@@ -139,6 +34,10 @@ def library(tmp_path: Path) -> Path:
 def copy_of_library(path: Path) -> Path:
     path.write_bytes(system_library().read_bytes())
     return path
+
+
+def programs(stage: Stage) -> list[tuple[str, bool]]:
+    return [(one.program, one.at_return) for one in stage.kernel.attached]
 
 
 def test_a_file_has_its_probes_once_whoever_maps_it(stage: Stage, library: Path) -> None:
@@ -184,7 +83,7 @@ def test_a_process_that_ends_while_its_library_is_attached_is_no_user_of_it(
         stage.exit(2)
         return stage.kernel.attach(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tls_watch, "attach", attach)
+    monkeypatch.setattr(uprobes, "attach", attach)
     stage.maps_file(1, library)
     stage.maps_file(2, library)
     stage.settle()
@@ -227,7 +126,7 @@ def test_a_process_that_switches_stacks_gets_no_return_probe(stage: Stage, libra
     stage.settle()
 
     assert (TARGET_WITHOUT_RETURN_PROBES, 0) == (stage.watch.target_flags(2), stage.watch.target_flags(1))
-    assert ("on_tls_return", False) in stage.kernel.programs
+    assert ("on_tls_return", False) in programs(stage)
 
 
 def test_no_return_probe_is_set_in_processes_that_nobody_asked_to_watch(stage: Stage, library: Path) -> None:
@@ -235,8 +134,8 @@ def test_no_return_probe_is_set_in_processes_that_nobody_asked_to_watch(stage: S
     stage.maps_file(1, library)
     stage.settle()
 
-    assert not any(at_return for _, at_return in stage.kernel.programs)
-    assert stage.kernel.programs in ([("on_tls_call", False)], [("on_tls_entry", False), ("on_tls_return", False)])
+    assert not any(at_return for _, at_return in programs(stage))
+    assert programs(stage) in ([("on_tls_call", False)], [("on_tls_entry", False), ("on_tls_return", False)])
 
 
 def test_the_kernel_tells_of_every_mapping_of_what_switches_stacks(stage: Stage, tmp_path: Path) -> None:
@@ -270,7 +169,7 @@ def test_a_library_that_was_replaced_is_told(stage: Stage, library: Path) -> Non
 
 
 def test_what_the_kernel_refuses_is_told_and_leaves_nothing(stage: Stage, library: Path) -> None:
-    stage.kernel.refuses = True
+    stage.kernel.refused = NAMES
 
     stage.maps_file(1, library)
     stage.settle()
