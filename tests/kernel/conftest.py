@@ -12,8 +12,8 @@ from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.programs import programs_of
 from otel_ebpf.probe.socket_hooks import AUTO, SocketHooks, choose_hooks
-from otel_ebpf.probe.uprobes import available_forms
 from tests.kernel.contexts import ContextsWatched
+from tests.kernel.probed import FORMS, FORMS_OF_INSTRUCTIONS
 from tests.kernel.scene import Scene
 from tests.kernel.tls_wire import TlsWatched
 from tests.kernel.wire import FLAGS, Watched, Wire
@@ -22,7 +22,7 @@ from tests.services.bytecode import bytecode_folder
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where the kernel has no uprobes that the agent can use, nothing reads TLS; `test_tls.py` says where that is right."""
-    if next(available_forms(), None) is None:
+    if not FORMS:
         left_out = [item for item in items if {"seen_by", "goroutines"} & set(getattr(item, "fixturenames", ()))]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -77,7 +77,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate, key
 
 
-@pytest.fixture(scope="module", params=list(available_forms()), ids=lambda form: form.name.lower())
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: form.name.lower())
 def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[TlsWatched]:
     """Older kernels have fewer forms."""
     watched = TlsWatched(own_artifact, hooks, request.param)
@@ -91,11 +91,7 @@ def tls_watched(seen_by: TlsWatched) -> TlsWatched:
     return seen_by
 
 
-@pytest.fixture(
-    scope="module",
-    params=list(dict.fromkeys(form.of_instructions for form in available_forms())),
-    ids=lambda form: form.name.lower(),
-)
+@pytest.fixture(scope="module", params=FORMS_OF_INSTRUCTIONS, ids=lambda form: form.name.lower())
 def followed(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[ContextsWatched]:
     """This process, whose contexts are followed."""
     watched = ContextsWatched(own_artifact, hooks, request.param)

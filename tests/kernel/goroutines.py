@@ -5,43 +5,22 @@ Out:  what became of requests, as wire.py gives it
 Owns: nothing that lasts
 """
 
-import select
-
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.go_watch import GoWatch
-from otel_ebpf.probe.loader import load, load_go, load_tls
-from otel_ebpf.probe.procfs import Procfs
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.loader import load_go, load_tls
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TlsWatch
 from otel_ebpf.probe.uprobes import UprobeForm
-from tests.kernel.wire import Watched
-
-SECONDS_TO_ATTACH = 60.0
+from tests.kernel.probed import Probed
 
 
-class GoroutinesWatched(Watched):
+class GoroutinesWatched(Probed):
     def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        self.loaded = load(artifact, programs_of(hooks.backend))
-        load_go(artifact, self.loaded, form)
-        load_tls(artifact, self.loaded, form)
-        super().__init__(self.loaded, hooks)
-        self.go, self.tls = GoWatch(self.loaded, form, Procfs()), TlsWatch(self.loaded, form, Procfs())
+        super().__init__(artifact, hooks, form, load_go, load_tls)
+        self.go = self.with_watch(GoWatch)
+        self.with_watch(TlsWatch)
 
     def follow(self, pid: int) -> None:
-        self.watch(pid, 0)
-        self.go.look_at(pid)
-        self.tls.look_at(pid)
-        self.go.inspect()
-        for watch in (self.go, self.tls):
-            while (answer := watch.fileno()) >= 0:
-                select.select([answer], [], [], SECONDS_TO_ATTACH)
-                watch.on_answer()
-        self.go.look_at(pid)
+        self.watch(pid)
+        self.look(pid)
         self.watch(pid, self.go.target_flags(pid))
-
-    def close(self) -> None:
-        self.go.close()
-        self.tls.close()
-        super().close()
-        self.loaded.close()

@@ -1,7 +1,6 @@
 """Names that this process looks up before it connects, in each form of uprobes that this kernel has."""
 
 import os
-import select
 import shutil
 import socket
 import struct
@@ -17,17 +16,16 @@ import pytest
 
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import load, load_lookups
+from otel_ebpf.probe.loader import load_lookups
 from otel_ebpf.probe.lookup_watch import LookupWatch
-from otel_ebpf.probe.procfs import Procfs
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.probed_files import LINGER_TICKS
 from otel_ebpf.probe.socket_hooks import SocketHooks
-from otel_ebpf.probe.tls_watch import LINGER_TICKS, TARGET_WITHOUT_RETURN_PROBES
-from otel_ebpf.probe.uprobes import UprobeForm, available_forms
+from otel_ebpf.probe.tls_watch import TARGET_WITHOUT_RETURN_PROBES
+from otel_ebpf.probe.uprobes import UprobeForm
 from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records.kinds import Counter, Lookup
+from tests.kernel.probed import FORMS, Probed
 from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
-from tests.kernel.wire import Watched
 from tests.services.processes import VENV_BIN, free_port
 from tests.services.servers import program
 
@@ -38,22 +36,13 @@ AT_NS = struct.Struct("<8xQ16x")  # at_monotonic_ns of struct answer
 REQUEST, RESPONSE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
-class LookupsWatched(Watched):
+class LookupsWatched(Probed):
     """This process with its libc, in one form."""
 
     def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        self.loaded = load(artifact, programs_of(hooks.backend))
-        load_lookups(artifact, self.loaded, form)
-        super().__init__(self.loaded, hooks)
-        self.watch_of_libc = LookupWatch(self.loaded, form, Procfs())
-        self.look(os.getpid())
-
-    def look(self, pid: int) -> None:
-        self.watch_of_libc.look_at(pid)
-        self.watch_of_libc.inspect()
-        while self.watch_of_libc.fileno() >= 0:
-            select.select([self.watch_of_libc.fileno()], [], [], 30)
-            self.watch_of_libc.on_answer()
+        super().__init__(artifact, hooks, form, load_lookups)
+        self.watch_of_libc = self.with_watch(LookupWatch)
+        self.look()
 
     def detach(self) -> None:
         """As when nobody uses the library any more, for some time."""
@@ -70,13 +59,8 @@ class LookupsWatched(Watched):
         self.until(lambda done: len(done) >= 2)
         return self.lookups
 
-    def close(self) -> None:
-        self.watch_of_libc.close()
-        super().close()
-        self.loaded.close()
 
-
-@pytest.fixture(scope="module", params=list(available_forms()), ids=lambda form: form.name.lower())
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: form.name.lower())
 def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[LookupsWatched]:
     """Older kernels have fewer forms."""
     watched = LookupsWatched(own_artifact, hooks, request.param)

@@ -14,10 +14,10 @@ from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.elf_image import UnreadableTlsError
 from otel_ebpf.probe.go_program import inspect
 from otel_ebpf.probe.socket_hooks import SocketHooks
-from otel_ebpf.probe.uprobes import available_forms
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.goroutines import GoroutinesWatched
 from tests.kernel.parents import Parent, parents, parents_seen
+from tests.kernel.probed import FORMS
 from tests.services.calling import SERVICES, CallingService
 from tests.services.calling_go import GO_BY_GOROUTINES, GO_BY_ITSELF, GO_UNKNOWN, go_calling_service
 from tools.go_build import PLAIN, Kind, build
@@ -43,7 +43,7 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def goroutines(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[GoroutinesWatched]:
-    watched = GoroutinesWatched(own_artifact, hooks, next(available_forms()))
+    watched = GoroutinesWatched(own_artifact, hooks, FORMS[0])
     watched.unwatch(os.getpid())
     yield watched
     watched.close()

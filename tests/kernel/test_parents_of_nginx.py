@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import select
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -14,17 +13,17 @@ import pytest
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.function_finder import find_function
-from otel_ebpf.probe.loader import load, load_nginx
+from otel_ebpf.probe.loader import load_nginx
 from otel_ebpf.probe.nginx_watch import NginxWatch
-from otel_ebpf.probe.procfs import Procfs
-from otel_ebpf.probe.programs import NGINX_PROGRAMS, programs_of
+from otel_ebpf.probe.programs import NGINX_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
-from otel_ebpf.probe.uprobes import UprobeForm, available_forms
+from otel_ebpf.probe.uprobes import UprobeForm
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.parents import REQUEST, Parent, in_a_thread
+from tests.kernel.probed import FORMS_OF_INSTRUCTIONS, Probed
 from tests.kernel.scene import Scene
 from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
-from tests.kernel.wire import Watched, Wire
+from tests.kernel.wire import Wire
 from tests.services.c_programs import build_c
 from tests.services.processes import CHECKOUT
 from tests.services.servers import program
@@ -39,27 +38,12 @@ UPSTREAM = LinkEvidence.UPSTREAM
 Ask = Callable[..., None]
 
 
-class NginxWatched(Watched):
+class NginxWatched(Probed):
     """This process, which has mapped what looks like nginx."""
 
     def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        self.loaded = load(artifact, programs_of(hooks.backend))
-        load_nginx(artifact, self.loaded, form)
-        super().__init__(self.loaded, hooks)
-        self.nginx = NginxWatch(self.loaded, form, Procfs())
-
-    def look(self) -> None:
-        self.nginx.look_at(os.getpid())
-        self.nginx.inspect()
-        while (answer := self.nginx.fileno()) >= 0:
-            select.select([answer], [], [], 30)
-            self.nginx.on_answer()
-            self.nginx.inspect()
-
-    def close(self) -> None:
-        self.nginx.close()
-        super().close()
-        self.loaded.close()
+        super().__init__(artifact, hooks, form, load_nginx)
+        self.nginx = self.with_watch(NginxWatch)
 
 
 def nginx(folder: Path, *flags: str) -> ctypes.CDLL:
@@ -68,11 +52,7 @@ def nginx(folder: Path, *flags: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-@pytest.fixture(
-    scope="module",
-    params=list(dict.fromkeys(form.of_instructions for form in available_forms())),
-    ids=lambda form: form.name.lower(),
-)
+@pytest.fixture(scope="module", params=FORMS_OF_INSTRUCTIONS, ids=lambda form: form.name.lower())
 def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[NginxWatched]:
     watched = NginxWatched(own_artifact, hooks, request.param)
     yield watched

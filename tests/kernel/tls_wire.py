@@ -5,7 +5,6 @@ Out:  ends that do what the test says; what became of it, as wire.py gives it
 Owns: nothing that lasts
 """
 
-import os
 import select
 import socket
 import ssl
@@ -13,38 +12,23 @@ from pathlib import Path
 
 from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import load, load_tls
-from otel_ebpf.probe.procfs import Procfs
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.loader import load_tls
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TlsWatch
 from otel_ebpf.probe.uprobes import UprobeForm
-from tests.kernel.wire import Watched
+from tests.kernel.probed import Probed
 
 HEAD = b"GET /tls/%d HTTP/1.1\r\nHost: shop\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
-class TlsWatched(Watched):
+class TlsWatched(Probed):
     """This process with its libssl, in one form."""
 
     def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        self.loaded = load(artifact, programs_of(hooks.backend))
-        load_tls(artifact, self.loaded, form)
-        super().__init__(self.loaded, hooks)
-        self.tls = TlsWatch(self.loaded, form, Procfs())
+        super().__init__(artifact, hooks, form, load_tls)
+        self.tls = self.with_watch(TlsWatch)
         self.look()
-
-    def look(self, pid: int = 0) -> None:
-        self.tls.look_at(pid or os.getpid())
-        while self.tls.fileno() >= 0:
-            select.select([self.tls.fileno()], [], [], 30)
-            self.tls.on_answer()
-
-    def close(self) -> None:
-        self.tls.close()
-        super().close()
-        self.loaded.close()
 
 
 class Memory:
