@@ -174,6 +174,21 @@ def otlp_collector(
 
 
 @contextmanager
+def collector_and_jaeger(folder: Path) -> Iterator[tuple[Sink, Path, Jaeger]]:
+    """collector-config/jaeger/: where the Collector listens, the file where it leaves the spans as well, and Jaeger."""
+    output = folder / "collector" / "spans.jsonl"
+    values = {"exporters.file.path": str(output), "service.pipelines.traces.exporters": ["otlp_grpc/jaeger", "file"]}
+    files, queue = [CONFIGURATIONS / "jaeger" / "collector.yaml"], str(output.with_name("queue"))
+    with (
+        jaeger(folder / "jaeger") as backend,
+        otlp_collector(
+            output.parent, "http/protobuf", files, values, JAEGER=backend.otlp_grpc, QUEUE_FOLDER=queue
+        ) as sink,
+    ):
+        yield sink, output, backend
+
+
+@contextmanager
 def filing_collector(folder: Path, protocol: str) -> Iterator[tuple[Sink, Path]]:
     """debug.yaml, but into files as it comes; where it listens, and its file of spans. Metrics lie beside it."""
     output = folder / "spans.jsonl"

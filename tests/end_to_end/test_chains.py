@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from typing import Any
 
-from tests.end_to_end.backends import CONFIGURATIONS, Jaeger, jaeger, otlp_collector, written_spans
+from tests.end_to_end.backends import Jaeger, collector_and_jaeger, written_spans
 from tests.end_to_end.sink import CLIENT, SERVER, Span
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import target_of
@@ -43,19 +43,7 @@ def test_each_request_through_three_services_is_one_trace(prefix: str, stage: St
     middle = chained(stage, *[f"http://127.0.0.1:{back.port}"] * 2)
     front = chained(stage, f"http://127.0.0.1:{middle.port}")
     names = {server.port: name for name, server in (("front", front), ("middle", middle), ("back", back))}
-    backend = stage.ends.enter_context(jaeger(stage.new_folder("jaeger")))
-    folder = stage.new_folder("collector")
-    output = folder / "spans.jsonl"
-    collector = stage.ends.enter_context(
-        otlp_collector(
-            folder,
-            "http/protobuf",
-            [CONFIGURATIONS / "jaeger" / "collector.yaml"],
-            {"exporters.file.path": str(output), "service.pipelines.traces.exporters": ["otlp_grpc/jaeger", "file"]},
-            JAEGER=backend.otlp_grpc,
-            QUEUE_FOLDER=str(folder / "queue"),
-        )
-    )
+    collector, output, backend = stage.ends.enter_context(collector_and_jaeger(stage.new_folder("jaeger")))
     stage.agent(sink=collector, OTEL_EBPF_OPEN_PORT=",".join(map(str, names)))
 
     paths = [f"/{prefix}{number:03}" for number in range(REQUESTS)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.end_to_end.backends import CONFIGURATIONS, Jaeger, jaeger, otlp_collector, written_spans
+from tests.end_to_end.backends import Jaeger, collector_and_jaeger, written_spans
 from tests.end_to_end.sink import CLIENT, ERROR, SERVER, Span
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import differences, target_of
@@ -20,19 +20,7 @@ JAEGERS_OWN = {"@jaeger@warnings"}
 def test_spans_come_back_from_jaeger_with_the_same_fields(prefix: str, stage: Stage) -> None:
     """Server and client spans: each attribute that the plan of the test knows, and all fields that the Collector sent."""
     server = stage.server("go")
-    backend = stage.ends.enter_context(jaeger(stage.new_folder("jaeger")))
-    folder = stage.new_folder("collector")
-    output = folder / "spans.jsonl"
-    collector = stage.ends.enter_context(
-        otlp_collector(
-            folder,
-            "http/protobuf",
-            [CONFIGURATIONS / "jaeger" / "collector.yaml"],
-            {"exporters.file.path": str(output), "service.pipelines.traces.exporters": ["otlp_grpc/jaeger", "file"]},
-            JAEGER=backend.otlp_grpc,
-            QUEUE_FOLDER=str(folder / "queue"),
-        )
-    )
+    collector, output, backend = stage.ends.enter_context(collector_and_jaeger(stage.new_folder("jaeger")))
     calls = [*all_calls(prefix), make_call(f"{prefix}in", "GET", headers={**CONTEXT, "User-Agent": "shopper/1.0"})]
     client = stage.client("http.client", server, calls)
     stage.agent(sink=collector, OTEL_EBPF_OPEN_PORT=server.port, OTEL_EBPF_TARGET_PID=client.pid)
