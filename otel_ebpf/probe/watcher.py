@@ -15,6 +15,8 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
 
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
@@ -47,6 +49,18 @@ _PID = struct.Struct("<I")
 _EXECUTABLE = struct.Struct("<QI4x")  # struct executable
 
 
+class Watch(Protocol):
+    """What keeps probes in files of targets. What it returns are processes that it wants to look at again."""
+
+    def fileno(self) -> int: ...
+    def look_at(self, pid: int) -> None: ...
+    def inspect(self) -> None: ...
+    def on_answer(self) -> list[int] | None: ...
+    def forget(self, pid: int) -> None: ...
+    def tick(self) -> list[int] | None: ...
+    def close(self) -> None: ...
+
+
 class Watcher:
     """`channel` leads to the exporter; `own_pids` are never watched."""
 
@@ -70,6 +84,7 @@ class Watcher:
         self._nginx = NginxWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._go = GoWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._lookups = LookupWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._watches: tuple[Watch, ...] = (self._tls, self._python, self._nginx, self._go, self._lookups)
         self._to_look_at: dict[int, None] = {}  # processes that are new or have mapped a library
         self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
         self._told_troubles: set[str] = set()
@@ -114,14 +129,7 @@ class Watcher:
             self._go.inspect()
             if self._go.fileno() < 0:
                 self._lookups.inspect()
-        watches = (
-            (self._tls.fileno(), self._tls.on_answer),
-            (self._python.fileno(), self._take_python),
-            (self._nginx.fileno(), self._nginx.on_answer),
-            (self._go.fileno(), self._take_go),
-            (self._lookups.fileno(), self._lookups.on_answer),
-        )
-        return {answer: take for answer, take in watches if answer >= 0}
+        return {watch.fileno(): partial(self._take, watch) for watch in self._watches if watch.fileno() >= 0}
 
     def run(self, stop: StopSignals) -> None:
         """Until a signal comes; raises PeerLostError when the exporter has ended."""
@@ -151,11 +159,8 @@ class Watcher:
                 next_tick += _TICK_MS / 1000
                 self._read_events()
                 self._detach_when_idle()
-                self._tls.tick()
-                self._look_again(self._python.tick())
-                self._nginx.tick()
-                self._go.tick()
-                self._lookups.tick()
+                for watch in self._watches:
+                    self._look_again(watch.tick())
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
@@ -169,22 +174,12 @@ class Watcher:
 
     def stop(self, deadline_monotonic_ns: int, reason: str) -> None:
         """Detaches everything, then tells the exporter to finish."""
-        self._tls.close()
-        self._python.close()
-        self._nginx.close()
-        self._go.close()
-        self._lookups.close()
-        self._attachments.detach_all()
+        self._detach()
         self._tell_counts()
         self._send(Shutdown(reason, deadline_monotonic_ns))
 
     def close(self) -> None:
-        self._tls.close()
-        self._python.close()
-        self._nginx.close()
-        self._go.close()
-        self._lookups.close()
-        self._attachments.detach_all()
+        self._detach()
         self._events.close()
 
     def _read_events(self) -> None:
@@ -212,11 +207,8 @@ class Watcher:
                 self._to_look_at[change.pid] = None
             elif isinstance(change, Remove):
                 self._maps["targets"].delete(_PID.pack(change.pid))
-                self._tls.forget(change.pid)
-                self._python.forget(change.pid)
-                self._nginx.forget(change.pid)
-                self._go.forget(change.pid)
-                self._lookups.forget(change.pid)
+                for watch in self._watches:
+                    watch.forget(change.pid)
         if self._discovery.targets:
             self._attachments.attach_socket_programs(True)
         for change in changes:
@@ -229,6 +221,11 @@ class Watcher:
                     self._send(identity)
             elif isinstance(change, Gone):
                 self._send(ServiceGone(change.service_pid))
+
+    def _detach(self) -> None:
+        for watch in self._watches:
+            watch.close()
+        self._attachments.detach_all()
 
     def _detach_when_idle(self) -> None:
         """Not at once: processes that live for a moment come one after the other."""
@@ -255,11 +252,8 @@ class Watcher:
             del self._to_look_at[pid]
             if pid not in self._discovery.targets:
                 continue
-            self._tls.look_at(pid)
-            self._python.look_at(pid)
-            self._nginx.look_at(pid)
-            self._go.look_at(pid)
-            self._lookups.look_at(pid)
+            for watch in self._watches:
+                watch.look_at(pid)
             if self._python.follows_any:
                 self._attachments.attach_waits(True)
             if (target := self._discovery.targets.get(pid)) is not None:  # it may have ended meanwhile
@@ -267,14 +261,11 @@ class Watcher:
                 self._write_target(pid, target.service_pid, flags)
             self._read_events()
 
-    def _take_python(self) -> None:
-        self._look_again(self._python.on_answer())
+    def _take(self, watch: Watch) -> None:
+        self._look_again(watch.on_answer())
 
-    def _take_go(self) -> None:
-        self._look_again(self._go.on_answer())
-
-    def _look_again(self, pids: Iterable[int]) -> None:
-        self._to_look_at.update(dict.fromkeys(pids))
+    def _look_again(self, pids: list[int] | None) -> None:
+        self._to_look_at.update(dict.fromkeys(pids or ()))
 
     def _watch(self, change: Add) -> None:
         """What the kernel knows stays. Else no return probe until it has been looked at: it may switch stacks."""

@@ -15,8 +15,9 @@ from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.programs import programs_of
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.uprobes import UprobeForm, available_forms
+from otel_ebpf.probe.watcher import Watch
 from tests.kernel.wire import Watched
-from tests.services.settling import Watch, settle
+from tests.services.settling import settle
 
 FORMS = list(available_forms())
 FORMS_OF_INSTRUCTIONS = list(dict.fromkeys(form.of_instructions for form in FORMS))

@@ -19,7 +19,8 @@ from otel_ebpf.probe import uprobes
 from otel_ebpf.probe.probed_files import LINGER_TICKS
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.uprobes import Place, UprobeForm
-from tests.services.settling import Watch, settle
+from otel_ebpf.probe.watcher import Watch
+from tests.services.settling import settle
 
 SomeWatch = TypeVar("SomeWatch", bound=Watch)
 
