@@ -141,3 +141,14 @@ def test_of_a_process_that_has_ended_meanwhile_nothing_is_said(stage: Stage, go:
     stage.look_at(2)
 
     assert ([], [], {}) == (probes(stage), stage.watch.troubles, stage.maps["go_programs"])
+
+
+def test_a_program_whose_first_process_has_ended_meanwhile_is_looked_into_for_the_next(stage: Stage, go: Path) -> None:
+    """One that lives for a moment must not hide those that come behind it."""
+    stage.maps_file(1, go)
+    stage.watch.inspect()
+    stage.exit(1)
+    stage.settle()
+    runs(stage, 2, go)
+
+    assert (3, TARGET_IS_GO) == (len(probes(stage)), stage.watch.target_flags(2))
