@@ -14,18 +14,18 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.go_findings import GoProgram, Layout
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.maps import PID
 from otel_ebpf.probe.probed_files import Patiently, ProbedFile, ProbedFiles
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.uprobes import Place, Probe, UprobeForm
 
 TARGET_IS_GO = 16
 _MARK = b"\xff Go buildinf:"
-_BPF_NOEXIST = 1
 _PROGRAM = struct.Struct("<QIII4x")  # struct go_program
-_PID = struct.Struct("<I")
 Finding = GoProgram | str | None
 
 
@@ -88,7 +88,7 @@ class GoWatch:
         self._files.forget(pid)
         if pid in self._followed:
             self._followed.discard(pid)
-            self._loaded.maps["go_programs"].delete(_PID.pack(pid))
+            self._loaded.maps["go_programs"].delete(PID.pack(pid))
 
     def tick(self) -> None:
         """Once a second."""
@@ -116,7 +116,7 @@ class GoWatch:
         """The kernel keeps what it knows already."""
         try:
             value = _PROGRAM.pack(time.monotonic_ns(), *layout)
-            self._loaded.maps["go_programs"].update(_PID.pack(pid), value, _BPF_NOEXIST)
+            self._loaded.maps["go_programs"].update(PID.pack(pid), value, BPF_NOEXIST)
         except FileExistsError:
             pass
         except OSError as error:

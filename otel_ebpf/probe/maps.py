@@ -7,11 +7,15 @@ Owns: the descriptor, until `close`
 
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from otel_ebpf.probe import bpf
 
+# Keys that several maps have.
+PID = struct.Struct("<I")
+FILE = struct.Struct("<QI4x")  # struct executable: inode, device
 _PER_CPU_KINDS = frozenset(
     {
         bpf.BPF_MAP_TYPE_PERCPU_HASH,

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 
 from otel_ebpf.probe.function_places import FunctionPlaces
 from otel_ebpf.probe.function_watch import FunctionWatch, WatchedFile, WatchedFunction
-from otel_ebpf.probe.maps import Map
+from otel_ebpf.probe.maps import PID, Map
 from otel_ebpf.probe.procfs import MappedFile
 from otel_ebpf.probe.uprobes import Place, Probe
 
 _NAME = re.compile(rb"/(nginx|openresty|angie|freenginx|tengine)(-debug)?\Z")
-_PID = struct.Struct("<I")
 _TALLY = struct.Struct("<QQ")  # struct upstream_tally
 _IN_REGISTER = 0x100  # in a cookie: what it was asked for is in a register where it ends, and no probe where it begins
 _ENOUGH_LOST = 8  # and none found: that is not so, or this build keeps its requests elsewhere
@@ -66,10 +65,10 @@ class NginxWatch(FunctionWatch):
                 file.has_rare_probes = True
                 self.files.inspect_anew(file)
                 for pid in file.users:
-                    tallies.delete(_PID.pack(pid))
+                    tallies.delete(PID.pack(pid))
 
 
 def _find_nothing(tallies: Map, pids: Iterable[int]) -> bool:
-    found_by = [_TALLY.unpack(tally) for pid in pids if (tally := tallies.lookup(_PID.pack(pid)))]
+    found_by = [_TALLY.unpack(tally) for pid in pids if (tally := tallies.lookup(PID.pack(pid)))]
     found, lost = (sum(counts) for counts in zip((0, 0), *found_by, strict=True))
     return lost >= _ENOUGH_LOST and not found

@@ -17,13 +17,13 @@ from typing import Generic, TypeVar
 from otel_ebpf.errors import printable
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.maps import FILE
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.uprobes import Probe, UprobeForm, attach_all, close_all
 
 LINGER_TICKS = 10
 REPLACED = "it was replaced while processes run it: restart them"
 _MAX_TROUBLES = 256
-_FILE = struct.Struct("<QI4x")  # struct executable
 Found = TypeVar("Found")
 Patiently = Callable[[Callable[[], list[int]]], list[int]]  # does what takes milliseconds
 
@@ -209,8 +209,8 @@ def _closed(links: list[int]) -> list[int]:
 
 def tell_every_mapping(loaded: Loaded, mapped: MappedFile, why: int = 1) -> None:
     """Otherwise the kernel tells of a file's first one. `why`: enum mapped_file."""
-    loaded.maps["mapped_files"].update(_FILE.pack(mapped.inode, mapped.device), struct.pack("<I", why))
+    loaded.maps["mapped_files"].update(FILE.pack(mapped.inode, mapped.device), struct.pack("<I", why))
 
 
 def tell_first_mapping(loaded: Loaded, mapped: MappedFile) -> None:
-    loaded.maps["mapped_files"].delete(_FILE.pack(mapped.inode, mapped.device))
+    loaded.maps["mapped_files"].delete(FILE.pack(mapped.inode, mapped.device))

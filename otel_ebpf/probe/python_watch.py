@@ -15,8 +15,10 @@ from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, BinaryIO
 
+from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.maps import PID
 from otel_ebpf.probe.probed_files import (
     REPLACED,
     Patiently,
@@ -32,9 +34,7 @@ from otel_ebpf.probe.uprobes import Place, Probe, UprobeForm
 
 TARGET_IS_PYTHON, TARGET_READS_OUTSIDE = 4, 8
 _MAX_MODULES = 1 << 16
-_BPF_NOEXIST = 1
 _INTERPRETER = struct.Struct("<QQIIIIQI4x")  # struct interpreter
-_PID = struct.Struct("<I")
 _NAME = re.compile(rb"(?:lib)?python3\.(\d+)[a-z]*(?:\.so\.1\.0)?")
 _UVLOOP = b"/uvloop/loop."
 _GREENLET = re.compile(rb"_greenlet\.[^/]*so")
@@ -164,7 +164,7 @@ class PythonWatch:
 
     def _unfollow(self, pid: int) -> None:
         if self._flags.pop(pid, None) is not None:
-            self._loaded.maps["interpreters"].delete(_PID.pack(pid))
+            self._loaded.maps["interpreters"].delete(PID.pack(pid))
 
     def _use(self, pid: int, file: Interpreter, flags: int) -> bool:
         """The kernel keeps what it knows already: of its own finding, or inherited by fork."""
@@ -181,7 +181,7 @@ class PythonWatch:
         address = library.type_address - library.code_shift + code_shift
         value = _INTERPRETER.pack(time.monotonic_ns(), address, storage_key, context, 0, 0, 0, 0)
         try:
-            self._loaded.maps["interpreters"].update(_PID.pack(pid), value, _BPF_NOEXIST)
+            self._loaded.maps["interpreters"].update(PID.pack(pid), value, BPF_NOEXIST)
         except FileExistsError:
             pass
         except OSError as error:
@@ -193,7 +193,7 @@ class PythonWatch:
 
     def _add_greenlets(self, pid: int, mapped: MappedFile, library: GreenletLibrary) -> None:
         """Which thread-local storage is greenlet's, the loader has written into the process; a moment after it was mapped."""
-        code_shift, key = self._procfs.code_shift(pid, mapped), _PID.pack(pid)
+        code_shift, key = self._procfs.code_shift(pid, mapped), PID.pack(pid)
         known = self._loaded.maps["interpreters"].lookup(key)
         if code_shift is None or known is None:
             return

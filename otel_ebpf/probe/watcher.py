@@ -27,6 +27,7 @@ from otel_ebpf.probe.identity import identify, identify_as_told
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.lookup_watch import LookupWatch
+from otel_ebpf.probe.maps import FILE, PID
 from otel_ebpf.probe.nginx_watch import NginxWatch
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.python_watch import PythonWatch
@@ -45,8 +46,6 @@ _SWEEP_TICKS = 30
 _IDLE_TICKS = 2
 TARGET = struct.Struct("<II")  # struct target
 _MAX_EXECUTABLES = 1024  # as in the kernel
-_PID = struct.Struct("<I")
-_EXECUTABLE = struct.Struct("<QI4x")  # struct executable
 
 
 class Watch(Protocol):
@@ -96,7 +95,7 @@ class Watcher:
         self._hooks = Hooks("")
         self._idle_ticks = 0
         for pid in own_pids:
-            self._maps["targets"].update(_PID.pack(pid), TARGET.pack(pid, TARGET_EXCLUDED))
+            self._maps["targets"].update(PID.pack(pid), TARGET.pack(pid, TARGET_EXCLUDED))
 
     def start(self) -> list[Target]:
         """Events first, then the scan: what begins in between is seen twice, not missed."""
@@ -167,7 +166,7 @@ class Watcher:
 
     def know_executable(self, inode: int, device: int, path: bytes) -> None:
         """Its processes are targets from their exec on."""
-        self._maps["executables"].update(_EXECUTABLE.pack(inode, device), bytes(4))
+        self._maps["executables"].update(FILE.pack(inode, device), bytes(4))
         self._executables[inode, device] = path
         while len(self._executables) > _MAX_EXECUTABLES:
             del self._executables[next(iter(self._executables))]
@@ -206,7 +205,7 @@ class Watcher:
                 self._watch(change)
                 self._to_look_at[change.pid] = None
             elif isinstance(change, Remove):
-                self._maps["targets"].delete(_PID.pack(change.pid))
+                self._maps["targets"].delete(PID.pack(change.pid))
                 for watch in self._watches:
                     watch.forget(change.pid)
         if self._discovery.targets:
@@ -269,13 +268,13 @@ class Watcher:
 
     def _watch(self, change: Add) -> None:
         """What the kernel knows stays. Else no return probe until it has been looked at: it may switch stacks."""
-        before = self._maps["targets"].lookup(_PID.pack(change.pid))
+        before = self._maps["targets"].lookup(PID.pack(change.pid))
         flags = TARGET_WITHOUT_RETURN_PROBES if before is None else TARGET.unpack(before)[1]
         self._write_target(change.pid, change.service_pid, flags)
 
     def _write_target(self, pid: int, service_pid: int, flags: int) -> None:
         try:
-            self._maps["targets"].update(_PID.pack(pid), TARGET.pack(service_pid, flags))
+            self._maps["targets"].update(PID.pack(pid), TARGET.pack(service_pid, flags))
         except OSError as error:
             raise AgentError(
                 f"cannot watch process {pid}: {error.strerror}",
@@ -312,7 +311,7 @@ class Watcher:
         values = tuple(
             sum(
                 int.from_bytes(value, "little")
-                for value in self._maps["counters"].lookup_per_cpu(_PID.pack(index)) or ()
+                for value in self._maps["counters"].lookup_per_cpu(PID.pack(index)) or ()
             )
             for index in Counter
         )
