@@ -32,18 +32,19 @@ format: setup-check ## write the formatting that `check` asks for
 # In two runs at once: what needs a processor for minutes gives way to services, which mostly wait.
 TESTS = $(AS_ROOT) env OTEL_EBPF_TESTS=all $(VENV)/python -u -m pytest
 SERVICES = end_to_end and not guest
+LINES = sed -u ''  # whole ones, so that the two do not mix
 
 test: setup-test ## all tests: kernel and end-to-end ones too; a missing part is a failure
 ifdef PYTEST_ARGS
 	@$(TESTS) $(PYTEST_ARGS)
 else
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=line test-services test-aside
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-services test-aside
 endif
 
 test-services:
-	@$(TESTS) -m '$(SERVICES)'
+	@set -o pipefail; $(TESTS) -m '$(SERVICES)' 2>&1 | $(LINES)
 test-aside:
-	@nice -n 10 $(TESTS) -m 'not ($(SERVICES))'
+	@set -o pipefail; nice -n 10 $(TESTS) -m 'not ($(SERVICES))' 2>&1 | $(LINES)
 
 test-kernels: setup-test ## the kernel tests on Debian's 5.10, 6.1 and 6.12 and on this host's; KERNELS='6.1 6.12-cloud'
 	@$(AS_ROOT) $(VENV)/python -m tests.vm.all_kernels $(KERNELS)
