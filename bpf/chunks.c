@@ -192,3 +192,14 @@ int on_chunks(struct bpf_raw_tracepoint_args *ctx) {
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
   return 0;
 }
+
+// All go on here with a response of CPython's that begins.
+int on_answer(struct bpf_raw_tracepoint_args *ctx) {
+  u32 zero = 0;
+  struct scratch *scratch_area = scratch.lookup(&zero);
+  if (!scratch_area) return 0;
+  note_responder(scratch_area);
+  if (scratch_area->go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
+  if (scratch_area->go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
+  return 0;
+}

@@ -14,7 +14,7 @@ int on_goroutine_born(struct pt_regs *ctx) {
   if (!owner || owner->kind != OWNER_EXCHANGE || !is_unanswered(owner)) return 0;
   struct identity born = {program->process, read_user_word(goroutine + program->number)};
   struct owner inherited = *owner;
-  inherited.is_inherited = 1;
+  descend(&inherited);
   owners.update(&born, &inherited);
   return 0;
 }

@@ -123,6 +123,8 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->parent_connection = 0;
   connection->parent_position = 0;
   connection->parent_evidence = LINK_NONE;
+  connection->parent_may_err = 0;
+  connection->children = 0;
   if (!is_in_chunks) {
     chunks->state = CHUNKS_OFF;
     chunks->payload_bytes = 0;
@@ -417,6 +419,7 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   scratch_area->told_bytes = 0;
   scratch_area->chunk_place.rounds = 0;
   scratch_area->chunk_place.is_begun = 0;
+  scratch_area->is_answer = 0;
   int is_request = call->is_inbound == (connection->role == ROLE_SERVER);
   if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
     int is_http2 = begins_like_http2_server(prefix);
@@ -427,12 +430,15 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
       return GO_ON_WITH_NOTHING;
     }
   }
+  int is_unanswered = !is_request && connection->state == STATE_REQUEST && connection->role == ROLE_SERVER;
   if (is_request) on_request_bytes(connection, call, prefix, pid_tid, service_pid, now, report);
   else on_response_bytes(scratch_area, connection, call, prefix, now, report);
+  if (is_unanswered && connection->state == STATE_RESPONSE && interpreters.lookup(&connection->pid))
+    scratch_area->is_answer = 1;
   int is_beginning = report->kind == RECORD_REQUEST;
   if (is_beginning) name_other_end(connection, call, scratch_area->sock);
   if (is_beginning || (is_request && connection->request_bytes == call->bytes + 1))
-    on_request_head(connection, scratch_area->sock, pid_tid, is_beginning, call->bytes);
+    on_request_head(scratch_area, connection, pid_tid, is_beginning, call->bytes);
   int is_for_heads = send_report(scratch_area, connection, call);
   if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
   if (is_for_heads) return GO_ON_WITH_HEADS;
@@ -444,6 +450,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
                                            u32 service_pid) {
   const struct call *call = &scratch_area->call;
   scratch_area->sock = sock;
+  scratch_area->is_answer = 0;
   u32 is_inbound = call->is_inbound;
   struct connection *connection = connections.lookup(&sock);
   if (connection && connection->state == STATE_FOREIGN) return GO_ON_WITH_NOTHING;

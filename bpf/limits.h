@@ -52,6 +52,11 @@
 #define GO_START_DOUBT_NS 60000000000ull
 #define GO_START_REQUESTS 8  // a pool that is started once is started under one request
 
+// With OTEL_EBPF_PARENTS=strict a context is believed to handle the request under which it was made once others have
+// begun so many responses of their server, one after the other.
+#define RESPONDERS_ALIKE 8
+#define MAX_RESPONDERS 2048  // servers; 24 bytes each
+
 // Lookups of names.
 #define MAX_LOOKUPS 512                       // threads whose last lookup of a name is kept; 440 bytes each
 #define MAX_ANSWERS 4096                      // of those, by address

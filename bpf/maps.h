@@ -57,7 +57,7 @@ enum owner_kind {
   OWNER_NOBODY = 0,
   OWNER_EXCHANGE = 1,
   OWNER_CONNECTION = 2,  // the exchange that the connection has at that time
-  OWNER_AMBIGUOUS = 3,  // of a goroutine that had two requests in hand at once: nobody, from then on
+  OWNER_AMBIGUOUS = 3,  // of what had two requests in hand at once: nobody, from then on
 };
 
 struct owner {
@@ -65,7 +65,7 @@ struct owner {
   u64 connection;
   u32 position;
   u8 kind;  // enum owner_kind
-  u8 is_inherited;  // by a goroutine, from the one that started it
+  u8 lineage;  // 0: it has read the request itself; 1: it was made by what has; 2: by what was made so, or further
   u16 evidence;  // enum link_evidence, of a link by it
 };
 
@@ -104,7 +104,8 @@ struct connection {
   u32 network_namespace;
   u32 sequence;
   u8 parent_evidence;
-  u8 padding[3];
+  u8 children;  // so many contexts what has read the request has made since; 255: or more
+  u16 parent_may_err;  // 0 or LINK_MAY_ERR
   struct owner asked_by;  // of an upstream connection of nginx: whose request the next one is for; see nginx.c
 };
 
@@ -233,11 +234,36 @@ struct identity {
   u64 address;  // of a goroutine its number
 };
 
+enum running_kind {
+  RUNS_UNKNOWN = 0,
+  RUNS_THREAD = 1,  // nothing but the thread
+  RUNS_CONTEXT = 2,  // a context that was entered
+  RUNS_GREENLET = 3,  // a greenlet, not the one that its thread began with
+};
+
+struct running {
+  u32 kind;  // enum running_kind
+  u32 unused;
+  struct identity identity;
+  u64 start;  // of a goroutine: the function that it was started with
+};
+
 // owners: whose work is done in a context, or by a goroutine.
 //   added   when a request is read in it; when it is made by what has an owner
 //   removed when it is freed; when it is made by what has none; goroutines' numbers never come again
 //   full    LRU: what it calls has no parent
 BPF_TABLE("lru_hash", struct identity, struct owner, owners, MAX_OWNERS);
+
+struct responder {
+  u32 children;  // how many contexts what had read each request had made; 0: it was none of these that answered
+  u32 count;  // of responses, one after the other
+};
+
+// responders: what begins the responses of a server.
+//   key     its port, in place of a context's address
+//   added   with its first response
+//   full    LRU: it has to be known anew
+BPF_TABLE("lru_hash", struct identity, struct responder, responders, MAX_RESPONDERS);
 
 enum thread_flag {
   THREAD_IS_AMBIGUOUS = 1,  // it had two requests in hand at once
@@ -392,6 +418,9 @@ struct scratch {
   struct chunks chunks;  // what on_chunks follows
   u64 chunks_index;  // whose they are: enum chunks_of
   u64 told_bytes;  // of the call in hand, by records with its first bytes
+  u64 is_answer;  // the call begins a response: on_answer has to look at it first
+  u64 go_on;  // and with what then: enum go_on
+  struct running running;  // what begins it
 };
 BPF_TABLE("percpu_array", u32, struct scratch, scratch, 1);
 
@@ -428,7 +457,14 @@ BPF_TABLE("array", u32, struct page_places, page_places, 1);
 
 // tail_programs: what on_sys_exit goes on with; programs of their own, because the verifier has a bound for each.
 //   filled  by the loader, once
-enum tail_program { TAIL_CHUNKS = 0, TAIL_HEADS = 1, TAIL_PROGRAMS = 2, TAIL_BYTES = 2, TLS_TAIL_PROGRAMS = 3 };
+enum tail_program {
+  TAIL_CHUNKS = 0,
+  TAIL_HEADS = 1,
+  TAIL_ANSWER = 2,
+  TAIL_PROGRAMS = 3,
+  TAIL_BYTES = 3,
+  TLS_TAIL_PROGRAMS = 4
+};
 BPF_TABLE("prog", int, int, tail_programs, TAIL_PROGRAMS);
 
 // Where a TLS library keeps what proves which socket an object belongs to; offsets in bytes.

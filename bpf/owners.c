@@ -9,14 +9,33 @@ static __always_inline void own_exchange(struct owner *owner, u64 sock, u64 conn
   owner->connection = connection;
   owner->position = position;
   owner->kind = OWNER_EXCHANGE;
-  owner->is_inherited = 0;
+  owner->lineage = 0;
   owner->evidence = evidence;
+}
+
+// It works for any request of that connection, behind their answers too.
+static __always_inline void own_connection(struct owner *owner, u64 sock, u64 connection) {
+  own_exchange(owner, sock, connection, 0, LINK_HANDLER);
+  owner->kind = OWNER_CONNECTION;
+  owner->lineage = 2;
+}
+
+// What is made by one that has an owner works for that as well, as far as is known.
+static __always_inline void descend(struct owner *owner) {
+  if (owner->lineage < 2) owner->lineage++;
 }
 
 static __always_inline struct connection *connection_of_owner(const struct owner *owner) {
   u64 sock = owner->sock;
   struct connection *connection = connections.lookup(&sock);
   return connection && connection->id == owner->connection ? connection : 0;
+}
+
+// By what has read the request itself.
+static __always_inline void count_child(const struct owner *owner) {
+  if (owner->kind != OWNER_EXCHANGE || owner->lineage) return;
+  struct connection *connection = connection_of_owner(owner);
+  if (connection && connection->position == owner->position && connection->children < 255) connection->children++;
 }
 
 // Of requests that came before the answer to the one before, nothing tells which is worked on.
@@ -86,7 +105,7 @@ static __always_inline int works_for_one_request(const struct running *running, 
 static __always_inline void find_owner_of_goroutine(const struct running *running, struct owner *found) {
   struct owner *owner = owners.lookup((struct identity *)&running->identity);
   if (!owner || owner->kind != OWNER_EXCHANGE) return;
-  if (owner->is_inherited && !works_for_one_request(running, owner)) return;
+  if (owner->lineage && !works_for_one_request(running, owner)) return;
   struct connection *connection = connection_of_owner(owner);
   if (connection && connection->state != STATE_FOREIGN) *found = *owner;
 }
@@ -108,6 +127,17 @@ static __always_inline void find_owner_of_write(u32 pid, struct owner *found) {
   go_requests.delete(&connection);
 }
 
+// A context, greenlet or goroutine has read a request.
+static __always_inline void own_by_identity(struct identity *identity, struct owner *owner) {
+  struct owner *before = owners.lookup(identity);
+  if (before) {
+    if (before->kind == OWNER_AMBIGUOUS) return;
+    int is_another = before->kind == OWNER_EXCHANGE && before->connection != owner->connection && !before->lineage;
+    if (is_another && is_unanswered(before)) owner->kind = OWNER_AMBIGUOUS;  // an event loop
+  }
+  if (owners.update(identity, owner)) owners.delete(identity);
+}
+
 // A goroutine has read a request: it serves that until it reads another one. The first byte alone says nothing:
 // net/http reads it while the handler of the request before may be at work, in a goroutine of its own.
 static __always_inline void own_by_goroutine(u32 pid, struct owner *owner) {
@@ -115,13 +145,7 @@ static __always_inline void own_by_goroutine(u32 pid, struct owner *owner) {
   find_goroutine(pid, &running);
   if (running.kind != RUNS_GOROUTINE) return;
   owner->evidence = LINK_GOROUTINE;
-  struct owner *before = owners.lookup(&running.identity);
-  if (before) {
-    if (before->kind == OWNER_AMBIGUOUS) return;
-    int is_another = before->connection != owner->connection && !before->is_inherited;
-    if (is_another && is_unanswered(before)) owner->kind = OWNER_AMBIGUOUS;  // an event loop
-  }
-  if (owners.update(&running.identity, owner)) owners.delete(&running.identity);
+  own_by_identity(&running.identity, owner);
 }
 
 // A thread has read a request, outside of anything that its runtime tells apart.
@@ -194,7 +218,7 @@ static __always_inline void find_owner(u64 pid_tid, struct owner *found) {
     // a goroutine's
   } else if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
     struct owner *owner = owners.lookup(&running.identity);
-    if (owner) *found = *owner;
+    if (owner && owner->kind != OWNER_AMBIGUOUS) *found = *owner;
   } else {
     find_owner_of_thread(pid_tid, running.kind == RUNS_THREAD, found);
   }
@@ -237,7 +261,7 @@ static __always_inline void own_by_running(const struct connection *connection, 
     own_outside(pid_tid, &running, &owner);
   } else if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
     if (running.kind == RUNS_GREENLET) owner.evidence = LINK_GREENLET;
-    if (owners.update(&running.identity, &owner)) owners.delete(&running.identity);
+    own_by_identity(&running.identity, &owner);
   } else if (running.kind == RUNS_THREAD) {
     owner.evidence = LINK_THREAD;
     own_by_thread(pid_tid, &owner);
@@ -253,10 +277,9 @@ static __always_inline void on_accepted(const struct connection *connection, u64
   find_running(pid_tid >> 32, 1, &running);
   if (running.kind != RUNS_CONTEXT) return;
   struct owner *before = owners.lookup(&running.identity);
-  if (before && before->kind == OWNER_EXCHANGE) return;
+  if (before && (before->kind == OWNER_EXCHANGE || before->kind == OWNER_AMBIGUOUS)) return;
   struct owner owner;
-  own_exchange(&owner, sock, connection->id, 0, LINK_HANDLER);
-  owner.kind = OWNER_CONNECTION;
+  own_connection(&owner, sock, connection->id);
   if (owners.update(&running.identity, &owner)) owners.delete(&running.identity);
 }
 
@@ -278,8 +301,7 @@ static __always_inline void on_socket_named(u32 descriptor, u64 pid_tid) {
   struct owner owner;
   find_running(pid_tid >> 32, 1, &running);
   if (running.kind != RUNS_CONTEXT) return;
-  own_exchange(&owner, sock, connection->id, 0, LINK_HANDLER);
-  owner.kind = OWNER_CONNECTION;
+  own_connection(&owner, sock, connection->id);
   mark_context(pid_tid, &running.identity, &owner);
 }
 
@@ -290,11 +312,47 @@ static __always_inline void take_asker(struct connection *connection, struct own
   if (!is_in_hand(connection_of_owner(found), found->position)) found->kind = OWNER_NOBODY;
 }
 
+// A context that was made by what has read the request that this connection has.
+static __always_inline int is_child_of(const struct connection *connection, const struct owner *owner) {
+  return owner->connection == connection->id && owner->position == connection->position && owner->lineage == 1 &&
+         owner->evidence == LINK_CONTEXT;
+}
+
+// Where whatever answers was made by what had read the request, that works on none itself, and what it makes handles
+// one. What that makes may be a worker for all. Should the server's own code start one beside, it makes one context
+// more. In another thread such a worker might call before the others are made.
+static __always_inline int is_handler(struct scratch *scratch_area, const struct owner *owner, u64 pid_tid) {
+  struct connection *connection = connection_of_owner(owner);
+  if (!connection || !is_child_of(connection, owner) || connection->tid != (u32)pid_tid) return 0;
+  struct interpreter *interpreter = interpreters.lookup(&connection->pid);
+  if (!interpreter) return 0;
+  struct identity *server = &scratch_area->running.identity;
+  server->process = interpreter->process;
+  server->address = connection->local_port;
+  struct responder *known = responders.lookup(server);
+  return known && known->count >= RESPONDERS_ALIKE && known->children == connection->children;
+}
+
+// A response has begun.
+static __always_inline void note_responder(struct scratch *scratch_area) {
+  struct connection *connection = connections.lookup(&scratch_area->sock);
+  struct running *running = &scratch_area->running;
+  find_context(current_pid_tid() >> 32, running);
+  if (!connection || !running->identity.process) return;
+  struct responder now = {0, 1};
+  struct owner *owner = owners.lookup(&running->identity);
+  if (owner && is_child_of(connection, owner)) now.children = connection->children;
+  running->identity.address = connection->local_port;
+  struct responder *known = responders.lookup(&running->identity);
+  if (known && known->children == now.children) known->count++;
+  else responders.update(&running->identity, &now);
+}
+
 // A request has begun on this connection; or its first byte had come alone, and these follow it.
-static __always_inline void on_request_head(struct connection *connection, u64 sock, u64 pid_tid, int is_beginning,
-                                            u64 bytes) {
+static __always_inline void on_request_head(struct scratch *scratch_area, struct connection *connection, u64 pid_tid,
+                                            int is_beginning, u64 bytes) {
   if (connection->role != ROLE_CLIENT) {
-    own_by_running(connection, sock, pid_tid, is_beginning, bytes);
+    own_by_running(connection, scratch_area->sock, pid_tid, is_beginning, bytes);
     return;
   }
   if (!is_beginning) return;
@@ -305,6 +363,7 @@ static __always_inline void on_request_head(struct connection *connection, u64 s
   connection->parent_connection = owner.connection;
   connection->parent_position = owner.position;
   connection->parent_evidence = owner.evidence;
+  connection->parent_may_err = owner.lineage && !is_handler(scratch_area, &owner, pid_tid) ? LINK_MAY_ERR : 0;
 }
 
 // A process has been started, by this thread: what it runs is this one's work once that is another program. One that

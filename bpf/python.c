@@ -16,20 +16,6 @@
 #define TRIED_KEYS 4
 #define TRIED_WORDS 64  // of PyThreadState
 
-enum running_kind {
-  RUNS_UNKNOWN = 0,
-  RUNS_THREAD = 1,  // nothing but the thread
-  RUNS_CONTEXT = 2,  // a context that was entered
-  RUNS_GREENLET = 3,  // a greenlet, not the one that its thread began with
-};
-
-struct running {
-  u32 kind;  // enum running_kind
-  u32 unused;
-  struct identity identity;
-  u64 start;  // of a goroutine: the function that it was started with
-};
-
 static __always_inline u64 read_user_word(u64 address) {
   u64 word = 0;
   bpf_probe_read_user(&word, sizeof(word), (void *)address);
@@ -71,25 +57,28 @@ static __always_inline u32 find_greenlet(const struct interpreter *interpreter, 
   return *greenlet == own ? RUNS_THREAD : RUNS_GREENLET;
 }
 
-// `has_greenlets`: it has loaded what switches stacks.
-static __always_inline void find_running(u32 pid, int has_greenlets, struct running *found) {
+// The context that runs. The interpreter, where it is certain that none does.
+static __always_inline struct interpreter *find_context(u32 pid, struct running *found) {
   __builtin_memset(found, 0, sizeof(*found));
   struct interpreter *interpreter = interpreters.lookup(&pid);
-  if (!interpreter || interpreter->state == INTERPRETER_REFUSED || !interpreter->context) return;
+  if (!interpreter || interpreter->state == INTERPRETER_REFUSED || !interpreter->context) return 0;
   u64 state = thread_state(interpreter->storage_key), context = 0;
-  if (!state || bpf_probe_read_user(&context, sizeof(context), (void *)(state + interpreter->context))) return;
+  if (!state || bpf_probe_read_user(&context, sizeof(context), (void *)(state + interpreter->context))) return 0;
   found->identity.process = interpreter->process;
-  if (context) {
-    u32 is_entered = 0;
-    if (!is_context(interpreter, context)) return;
-    if (bpf_probe_read_user(&is_entered, sizeof(is_entered), (void *)(context + CONTEXT_ENTERED))) return;
-    if (is_entered) {
-      found->kind = RUNS_CONTEXT;
-      found->identity.address = context;
-      return;
-    }
-  }
-  // A context that was not entered is the thread's own, and says no more.
+  if (!context) return interpreter;
+  u32 is_entered = 0;
+  if (!is_context(interpreter, context)) return 0;
+  if (bpf_probe_read_user(&is_entered, sizeof(is_entered), (void *)(context + CONTEXT_ENTERED))) return 0;
+  if (!is_entered) return interpreter;  // it is the thread's own, and says no more
+  found->kind = RUNS_CONTEXT;
+  found->identity.address = context;
+  return 0;
+}
+
+// `has_greenlets`: it has loaded what switches stacks.
+static __always_inline void find_running(u32 pid, int has_greenlets, struct running *found) {
+  struct interpreter *interpreter = find_context(pid, found);
+  if (!interpreter) return;
   if (!has_greenlets) found->kind = RUNS_THREAD;
   else if (interpreter->greenlet_module) found->kind = find_greenlet(interpreter, &found->identity.address);
 }

@@ -69,6 +69,8 @@ int on_context_made(struct pt_regs *ctx) {
   struct owner owner;
   find_owner(pid_tid, &owner);
   if (owner.evidence == LINK_THREAD) owner.evidence = is_greenlet ? LINK_GREENLET : LINK_CONTEXT;
+  count_child(&owner);
+  descend(&owner);
   // Addresses are used again: what is owned by nobody must not keep the owner of the one before.
   if (!owner.kind || owners.update(&made, &owner)) owners.delete(&made);
   return 0;
@@ -121,6 +123,7 @@ int on_job_put(struct pt_regs *ctx) {
   struct owner owner;
   find_owner(pid_tid, &owner);
   owner.evidence = LINK_EXECUTOR;
+  descend(&owner);
   if (owner.kind != OWNER_EXCHANGE || owners.update(&job, &owner)) owners.delete(&job);
   return 0;
 }

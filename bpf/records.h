@@ -78,6 +78,9 @@ enum link_evidence {
   LINK_HANDLER = 10,  // a context that was made for a connection, on which that request was the newest
 };
 
+// What sent this request was made under the one that it belongs to, and may work for another by now: see owners.c.
+#define LINK_MAY_ERR 0x100
+
 struct record {
   u8 kind;
   u8 lost;  // exchanges of this connection counted as lost so far, modulo 256
@@ -110,7 +113,7 @@ struct record {
   u64 parent_connection;
   u32 parent_position;
   // REQUEST only, else zero.
-  u32 parent_evidence;  // enum link_evidence; LINK_NONE: there is no parent, or none that is known
+  u32 parent_evidence;  // enum link_evidence, perhaps with LINK_MAY_ERR; LINK_NONE: there is no parent, or none known
   // By these and the addresses the two ends of one connection know each other.
   u32 network_namespace;  // inode number; 0: not known
   u32 sequence;  // TCP's number of this request's first byte, of a TLS connection its stream's first; 0: not known

@@ -151,6 +151,8 @@ int on_moved(struct pt_regs *ctx) {
   call->is_inbound = open->is_inbound;
   locate_bytes(scratch_area, open);
   enum go_on go_on = on_bytes(scratch_area, sock, sock, current_pid_tid(), open->service_pid);
+  scratch_area->go_on = go_on;
+  if (scratch_area->is_answer) tail_programs.call(ctx, TAIL_ANSWER);
   if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
   return 0;

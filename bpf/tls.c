@@ -273,6 +273,8 @@ int on_tls_bytes(struct pt_regs *ctx) {
     read_prefix(scratch_area, &scratch_area->call, prefix);
     enum go_on go_on = on_plain_bytes(scratch_area, connection, &scratch_area->call, prefix, pid_tid, call->service_pid,
                                       moved_at(call, connection));
+    scratch_area->go_on = go_on;
+    if (scratch_area->is_answer) tls_tail_programs.call(ctx, TAIL_ANSWER);
     if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
     if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   }
@@ -298,6 +300,17 @@ int on_tls_chunks(struct pt_regs *ctx) {
   enum go_on go_on = read_chunks(scratch_area);
   if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
   if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
+  leave_tls(&frame, scratch_area);
+  return no_return_wanted(ctx);
+}
+
+int on_tls_answer(struct pt_regs *ctx) {
+  struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
+  struct scratch *scratch_area = taken_scratch(&frame);
+  if (!scratch_area) return no_return_wanted(ctx);
+  note_responder(scratch_area);
+  if (scratch_area->go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
+  if (scratch_area->go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   leave_tls(&frame, scratch_area);
   return no_return_wanted(ctx);
 }

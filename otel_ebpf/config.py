@@ -421,8 +421,8 @@ SETTINGS = (
         "OTEL_EBPF_PARENTS",
         one_of("normal", "strict", "off"),
         "normal",
-        "Which spans of this host are linked besides by `traceparent`: `normal`, each with what caused it; `strict`, only while "
-        "nothing of the causing request's response had been sent; `off`, none",
+        "Which spans of this host are linked besides by `traceparent`: `normal`, each with what caused it; `strict`, only "
+        "where it can be no other one, and while nothing of its response had been sent; `off`, none",
     ),
     Setting(
         "OTEL_EBPF_SPAN_EVIDENCE",

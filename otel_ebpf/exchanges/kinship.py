@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from otel_ebpf.exchanges.counted_run import CountedRun
 from otel_ebpf.exchanges.kin import MAX_DEPTH, NO_HEADERS, Kin, Link, ParentState, TraceHeaders
 from otel_ebpf.exchanges.recent import Recent
-from otel_ebpf.records.kinds import LinkEvidence, Record
+from otel_ebpf.records.kinds import LINK_MAY_ERR, LinkEvidence, Record
 
 MAX_RECENT = 8192  # of each kind, and as many that were there before these
 _MAX_CALLING = 16384
@@ -41,7 +41,7 @@ class Parents(Enum):
 
     OFF = "off"
     NORMAL = "normal"
-    STRICT = "strict"  # only while no byte of the parent's response has moved
+    STRICT = "strict"  # only what cannot be another's, and while no byte of the parent's response has moved
 
 
 class LinkedRun(Protocol):
@@ -199,9 +199,12 @@ class Kinship:
     def _descend(self, run: LinkedRun, record: Record) -> None:
         """A client's request that the kernel says began under a server's exchange."""
         connection, position = record.parent_connection, record.parent_position
-        evidence = _EVIDENCE.get(record.parent_evidence)
+        evidence = _EVIDENCE.get(record.link_evidence)
         if evidence is None:
             self.refused["not known on what it rests"] += 1
+            return
+        if self._is_strict and (evidence in _MAY_ERR or record.parent_evidence & LINK_MAY_ERR):
+            self.refused["may be another's by now"] += 1
             return
         parent = self._open_run(connection)
         if parent is not None and parent.first_record.position == position:
@@ -222,9 +225,7 @@ class Kinship:
         is_over = (
             evidence is LinkEvidence.THREAD and state is ParentState.ENDED
         )  # which says nothing of what comes behind
-        if self._is_strict and evidence in _MAY_ERR:
-            self.refused["may be another's by now"] += 1
-        elif is_over or (self._is_strict and state is not ParentState.OPEN):
+        if is_over or (self._is_strict and state is not ParentState.OPEN):
             self.refused["parent had answered"] += 1
         else:
             self._join(self._kin_of(run), parent, evidence, state)

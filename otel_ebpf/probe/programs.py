@@ -50,13 +50,15 @@ SOCKET_PROGRAMS = {
         ProgramRow("on_sys_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sys_exit"),
         ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
+        ProgramRow("on_answer", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ),
     # Which function of the kernel each one is for: see probe/kprobes.py.
     SocketBackend.KPROBE: (
         *_kprobes("on_tcp_send", "on_tcp_receive", "on_tcp_send_page", "on_splice_read", "on_moved"),
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
         *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
-        *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap", "on_heads", "on_chunks"),
+        *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap"),
+        *_kprobes("on_heads", "on_chunks", "on_answer"),
         *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_naming_call"),
     ),
 }
@@ -65,7 +67,7 @@ SOCKET_PROGRAMS = {
 TLS_PROGRAMS = _kprobes(
     *("on_tls_call", "on_tls_entry", "on_tls_return"),
     *("on_go_write", "on_go_written", "on_go_read"),
-    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks"),
+    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_answer"),
 )
 
 # Uprobes on CPython: see probe/python_watch.py.
@@ -85,8 +87,8 @@ NGINX_PROGRAMS = _kprobes("on_upstream_entry", "on_upstream_end")
 UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *GO_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS)
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
-TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1}
-TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_bytes": 2}
+TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_answer": 2}
+TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_answer": 2, "on_tls_bytes": 3}
 
 
 # A fragment may use what stands before it.

@@ -46,6 +46,11 @@ class RecordFlag(IntFlag):
     CALLER_WATCHED = 128  # REQUEST
 
 
+LINK_MAY_ERR = (
+    0x100  # in `parent_evidence`: what sent it was made under its parent, and may work for another one by now
+)
+
+
 class LinkEvidence(IntEnum):
     """On what the parent of an exchange rests."""
 
@@ -95,6 +100,10 @@ class Record(NamedTuple):
     network_namespace: int
     sequence: int
     payload: bytes
+
+    @property
+    def link_evidence(self) -> int:
+        return self.parent_evidence & ~LINK_MAY_ERR
 
     @property
     def request_chunks(self) -> tuple[int, int]:

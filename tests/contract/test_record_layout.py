@@ -12,6 +12,7 @@ from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records import layouts
 from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import (
+    LINK_MAY_ERR,
     Counter,
     EndReason,
     Kind,
@@ -122,6 +123,12 @@ def test_sizes_are_the_same(name: str, tmp_path: Path):
     printed = run_c(tmp_path, f'{TYPES}#include "limits.h"\nint main(void) {{ printf("%d\\n", {name}); }}')
 
     assert getattr(layouts, name) == int(printed)
+
+
+def test_the_mark_of_a_link_that_may_err_is_the_same(tmp_path: Path):
+    printed = run_c(tmp_path, f'{TYPES}#include "records.h"\nint main(void) {{ printf("%d\\n", LINK_MAY_ERR); }}')
+
+    assert int(printed) == LINK_MAY_ERR
 
 
 def test_the_mark_of_a_time_at_which_nothing_was_sent_is_the_same(tmp_path: Path):

@@ -1,5 +1,6 @@
 """What misleads whoever guesses: with OTEL_EBPF_PARENTS=strict no call is said to belong to a request that did not cause it."""
 
+import http.client
 import os
 import socket
 import threading
@@ -12,7 +13,7 @@ from tests.end_to_end.parentage import NOT_THERE, WARM_UP, Verdict, judge, paren
 from tests.end_to_end.sink import CLIENT, SERVER, Sink, http_sink
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to
-from tests.services.calling import ODD, CallingService, calling_service, caused_by
+from tests.services.calling import ODD, ODD_TASKS, CallingService, calling_service, caused_by
 from tests.services.processes import wait_until
 
 pytestmark = pytest.mark.end_to_end
@@ -48,7 +49,43 @@ def test_what_lives_on_works_for_nobody(prefix: str, stage: Stage) -> None:
     assert {"after", "worker", "fork"} <= kinds_of(verdict.unknown)
     copies = [path for path in verdict.unknown if path.startswith("/out/fork/") and path.endswith("/0")]
     assert REQUESTS == len(copies)
-    assert verdict.right
+
+
+@contextmanager
+def a_request_held_open(service: CallingService) -> Iterator[None]:
+    """That has made a task and a job which work for all."""
+
+    def ask(path: str) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        connection.request("GET", path)
+        assert 200 == connection.getresponse().status
+        connection.close()
+
+    thread = threading.Thread(target=ask, args=("/hold",))
+    thread.start()
+    ask("/held")
+    try:
+        yield
+    finally:
+        ask("/let-go")
+        thread.join()
+
+
+def test_what_an_open_request_has_made_works_for_nobody(prefix: str, stage: Stage) -> None:
+    """Workers whose calls look like that request's as long as it is open. The task that handles a request is known by those
+    that have answered others."""
+    service = stage.ends.enter_context(calling_service("odd-tasks", stage.new_folder("odd-tasks"), style=ODD_TASKS))
+    stage.agent(OTEL_EBPF_OPEN_PORT=service.port, OTEL_EBPF_PARENTS="strict")
+    warm = service.ask(f"warm-{prefix}", WARM_UP, AT_ONCE, ("sequence",))
+    stage.sink.wait_for(len(warm), belongs_to(f"warm-{prefix}"), seconds=5)
+
+    with a_request_held_open(service):
+        caused = service.ask(f"hot-{prefix}", REQUESTS, AT_ONCE)
+
+    verdict = verdict_of(stage.sink, f"hot-{prefix}", caused)
+    assert ({}, []) == (verdict.wrong, verdict.missing)
+    assert {"gather", "executor", "worker", "job"} == kinds_of(verdict.unknown)
+    assert sum(path.split("/")[2] in ("sequence", "churn") for path in caused) == verdict.right
 
 
 def test_of_requests_sent_without_waiting_none_is_guessed(prefix: str, stage: Stage) -> None:

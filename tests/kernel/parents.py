@@ -37,7 +37,7 @@ def parents(records: Iterable[Record]) -> dict[str, Parent | None]:
         path = paths.get((record.connection, record.position))
         if record.role == Role.CLIENT and path is not None:
             parent = paths.get((record.parent_connection, record.parent_position), "?")
-            found[path] = Parent(parent, record.parent_evidence) if record.parent_evidence else None
+            found[path] = Parent(parent, record.link_evidence) if record.parent_evidence else None
     return found
 
 

@@ -139,6 +139,25 @@ def test_who_was_started_for_a_connection_works_on_its_newest_request(scene: Sce
     assert [None, None] == [found["/stranger/0"], found["/stranger/1"]]
 
 
+def test_a_context_that_has_two_requests_in_hand_works_for_nobody(scene: Scene) -> None:
+    """An event loop of its own: nor does what it starts, until that has read a request itself."""
+    loop = new_context()
+    wires = [loop.run(scene.receive, name) for name in (b"/one", b"/two")]
+    loop.run(scene.call, b"/whose")
+    started = loop.run(copy_context)
+    started.run(scene.call, b"/started")
+    for wire in wires:
+        wire.server.sendall(OK)
+    loop.run(scene.receive, b"/three")
+    loop.run(scene.call, b"/later")
+    started.run(scene.receive, b"/four")
+    started.run(scene.call, b"/known")
+
+    found = scene.parents(8)
+    assert [None] * 3 == [found[path] for path in ("/whose", "/started", "/later")]
+    assert Parent("/four", CONTEXT) == found["/known"]
+
+
 def test_a_copy_of_the_process_has_contexts_of_its_own(scene: Scene) -> None:
     """At the same addresses."""
     reader = new_context()

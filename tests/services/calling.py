@@ -86,6 +86,7 @@ ODD = Style(
     ("sequence", "gather", "executor", "default-pool", "churn", "after", "worker", "fork"),
     ("streams",),
 )
+ODD_TASKS = _by_uvicorn("asyncio", "calling_oddly:asgi", ("sequence", "gather", "executor", "churn", "worker", "job"))
 _NAME = re.compile(r"(?P<style>.+?)(?:\+(?P<client>[^-]+))?(?P<tls>-tls)?")
 
 

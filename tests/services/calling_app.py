@@ -106,6 +106,7 @@ CALLS = {
     "churn": 1,
     "after": 1,
     "worker": 1,
+    "job": 1,
     "fork": 2,
     "sync": 2,
     "late-sync": 2,

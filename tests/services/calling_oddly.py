@@ -1,12 +1,15 @@
 """A service of calling_app.py that does what misleads whoever guesses which request caused a call: `calling_oddly.py PORT`.
 
 On asyncio's streams, so one task reads one request of a connection after the other, and with what Python itself brings.
+`asgi` is the same for uvicorn, which has a task for each. There GET /hold makes the workers and stays open, GET /held waits
+until it is, GET /let-go ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import sys
 from contextlib import suppress
 from typing import Any
@@ -38,6 +41,29 @@ async def give_to_worker(path: str) -> None:
     await is_done
 
 
+_blocking_jobs: Any = queue.Queue()  # None: it is to end
+_pool_works = False
+
+
+def work_on_blocking_jobs() -> None:
+    while (job := _blocking_jobs.get()) is not None:
+        path, tell = job
+        ask_by_http_client(path)
+        tell()
+
+
+async def give_to_pool(path: str) -> None:
+    """The same with a job that never ends, in the loop's own pool."""
+    global _pool_works
+    loop = asyncio.get_running_loop()
+    if not _pool_works:
+        _pool_works = True
+        _left.add(loop.run_in_executor(None, work_on_blocking_jobs))
+    is_done = loop.create_future()
+    _blocking_jobs.put((path, lambda: loop.call_soon_threadsafe(is_done.set_result, None)))
+    await is_done
+
+
 def call_in_a_copy(path: str) -> None:
     """Of this process, which ends with it."""
     child = os.fork()
@@ -62,6 +88,8 @@ async def work(path: str) -> None:
     _, _, kind, name = path.split("/")
     if kind == "worker":
         await give_to_worker(f"/out/worker/{name}/0")
+    elif kind == "job":
+        await give_to_pool(f"/out/job/{name}/0")
     elif kind == "fork":
         call_in_a_copy(f"/out/fork/{name}/0")
         await asyncio.sleep(pause())
@@ -98,6 +126,39 @@ async def handle_until_it_ends(reader: asyncio.StreamReader, writer: asyncio.Str
         await handle(reader, writer)
     writer.close()
     _left.discard(task)
+
+
+async def hold(path: str) -> None:
+    held, let_go = _left_open.setdefault("held", asyncio.Event()), _left_open.setdefault("let-go", asyncio.Event())
+    if path == "/hold":
+        await give_to_worker("/noise/worker")
+        await give_to_pool("/noise/job")
+        held.set()
+        await let_go.wait()
+    elif path == "/held":
+        await held.wait()
+    else:
+        let_go.set()
+
+
+_left_open: dict[str, asyncio.Event] = {}
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        _left.add(asyncio.ensure_future(noise_task(ask_by_streams)))
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        _blocking_jobs.put(None)
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    if scope["path"].startswith("/in/"):
+        await work(scope["path"])
+    elif scope["path"] != "/":
+        await hold(scope["path"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
 
 
 async def serve(port: int) -> None:

@@ -42,7 +42,7 @@ class Wire:
         *,
         headers: str = "",
         parent: tuple[int, int] | None = None,
-        evidence: LinkEvidence = LinkEvidence.CONTEXT,
+        evidence: int = LinkEvidence.CONTEXT,
         service: int = SERVICE,
     ) -> "Call":
         """The next request. `parent`: connection and position of the server's exchange under which it begins."""
@@ -60,7 +60,7 @@ class Call:
     request: bytes
     sequence: int
     parent: tuple[int, int] | None
-    evidence: LinkEvidence
+    evidence: int
     service: int = SERVICE
     clock: "count[int]" = field(default_factory=lambda: count(1_000_000, 1_000_000))
 
@@ -96,7 +96,7 @@ class Call:
         here = (wire.server_address, wire.server_port), (wire.client_address, wire.client_port)
         (local, local_port), (remote, remote_port) = here if is_server else here[::-1]
         family = wire.server_family if is_server else wire.client_family
-        parent, evidence = (0, 0), LinkEvidence.NONE
+        parent, evidence = (0, 0), int(LinkEvidence.NONE)
         if is_request and not is_server and self.parent is not None:
             parent, evidence = self.parent, self.evidence
         if is_request and is_server and family == AF_UNIX:

@@ -9,7 +9,7 @@ from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Role
 from otel_ebpf.exchanges.kin import ParentState
 from otel_ebpf.exchanges.kinship import MAX_RECENT, Parents
-from otel_ebpf.records.kinds import EndReason, Kind, LinkEvidence, Record, RecordFlag
+from otel_ebpf.records.kinds import LINK_MAY_ERR, EndReason, Kind, LinkEvidence, Record, RecordFlag
 from tests.unit.exchanges.linked import AF_INET6, AF_UNIX, MAPPED, Call, Wire
 
 FROM_BEGINNING, TLS = RecordFlag.ROLE_BY_CONNECTION, RecordFlag.TLS
@@ -214,11 +214,12 @@ def test_a_clients_request_is_the_child_of_what_the_kernel_says(state: ParentSta
     [
         (LinkEvidence.THREAD, Parents.NORMAL, False),
         (LinkEvidence.CONTEXT, Parents.NORMAL, True),
+        (LinkEvidence.CONTEXT | LINK_MAY_ERR, Parents.NORMAL, True),
         (LinkEvidence.HANDLER, Parents.NORMAL, True),
     ],
 )
 def test_a_thread_says_nothing_of_what_it_does_behind_its_answer(
-    evidence: LinkEvidence, parents: Parents, expected: bool
+    evidence: int, parents: Parents, expected: bool
 ) -> None:
     outer = Wire(1, 2, client_address=ELSEWHERE).call()
     inner = Wire(3, 4, client_port=9).call(parent=outer.server, evidence=evidence)
@@ -228,8 +229,16 @@ def test_a_thread_says_nothing_of_what_it_does_behind_its_answer(
     assert expected == (found[(Role.CLIENT, *inner.client)].link is not None)
 
 
-@pytest.mark.parametrize("evidence", [LinkEvidence.HANDLER, LinkEvidence.PROCESS])
-def test_strict_leaves_out_what_may_be_anothers_by_now(evidence: LinkEvidence) -> None:
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        LinkEvidence.HANDLER,
+        LinkEvidence.PROCESS,
+        LinkEvidence.CONTEXT | LINK_MAY_ERR,
+        LinkEvidence.EXECUTOR | LINK_MAY_ERR,
+    ],
+)
+def test_strict_leaves_out_what_may_be_anothers_by_now(evidence: int) -> None:
     outer = Wire(1, 2, client_address=ELSEWHERE).call()
     inner = Wire(3, 4, client_port=9).call(parent=outer.server, evidence=evidence)
     assembler = Assembler(parents=Parents.STRICT)
