@@ -37,9 +37,22 @@ static __always_inline u64 current_goroutine(void) {
   return goroutine ? goroutine : goroutine_in(registers - FRED_BYTES);
 }
 
+// What a system call was given first, in the thread that is in it.
+static __always_inline u64 first_of_system_call(void) {
+  u64 stack = 0, value = 0;
+  READ_FIELD(stack, bpf_get_current_task(), struct task_struct, stack);
+  u64 registers = stack + KERNEL_STACK_BYTES - sizeof(struct pt_regs);
+  u16 code = 0;
+  bpf_probe_read_kernel(&code, sizeof(code), (void *)(registers + offsetof(struct pt_regs, cs)));
+  if (code != USER_CODE) registers -= FRED_BYTES;
+  bpf_probe_read_kernel(&value, sizeof(value), (void *)(registers + offsetof(struct pt_regs, di)));
+  return value;
+}
+
 #else
 
 static __always_inline u64 current_goroutine(void) { return 0; }
+static __always_inline u64 first_of_system_call(void) { return ~0ull; }
 
 #endif
 

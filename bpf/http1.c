@@ -394,7 +394,7 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
 }
 
 // What on_sys_exit goes on with; a program of its own each.
-enum go_on { GO_ON_WITH_NOTHING = 0, GO_ON_WITH_CHUNKS = 1, GO_ON_WITH_HEADS = 2 };
+enum go_on { GO_ON_WITH_NOTHING = 0, GO_ON_WITH_CHUNKS = 1, GO_ON_WITH_HEADS = 2, GO_ON_WITH_NODE = 3 };
 
 // When all that was to be told of a call is told.
 static __always_inline enum go_on after_report(const struct connection *connection, int is_request) {
@@ -407,6 +407,15 @@ static __always_inline enum go_on after_report(const struct connection *connecti
   if (is_request || is_unreported || connection->state == STATE_FOREIGN || chunks_state == CHUNKS_OFF)
     return GO_ON_WITH_NOTHING;
   return GO_ON_WITH_CHUNKS;
+}
+
+// What is to be said of a call, once it is known whose work it is.
+static __always_inline enum go_on tell_plain_bytes(struct scratch *scratch_area, struct connection *connection,
+                                                   const struct call *call, const struct prefix *prefix) {
+  int is_for_heads = send_report(scratch_area, connection, call);
+  if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
+  if (is_for_heads) return GO_ON_WITH_HEADS;
+  return after_report(connection, call->is_inbound == (connection->role == ROLE_SERVER));
 }
 
 // `call`, which is scratch_area->call, moved bytes of a known connection, in plain text.
@@ -437,12 +446,10 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
     scratch_area->is_answer = 1;
   int is_beginning = report->kind == RECORD_REQUEST;
   if (is_beginning) name_other_end(connection, call, scratch_area->sock);
+  if (is_beginning && runs_node(pid_tid)) return GO_ON_WITH_NODE;
   if (is_beginning || (is_request && connection->request_bytes == call->bytes + 1))
     on_request_head(scratch_area, connection, pid_tid, is_beginning, call->bytes);
-  int is_for_heads = send_report(scratch_area, connection, call);
-  if (prefix->length >= 12 && begins_like_response(prefix) && is_upgrade(prefix)) connection->state = STATE_FOREIGN;
-  if (is_for_heads) return GO_ON_WITH_HEADS;
-  return after_report(connection, is_request);
+  return tell_plain_bytes(scratch_area, connection, call, prefix);
 }
 
 // The entry for every backend: scratch_area->call moved bytes through a stream socket of a target.

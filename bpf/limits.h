@@ -17,12 +17,16 @@
 #define MAX_TLS_CALLS 16384
 #define MAX_TLS_CIPHERTEXTS 4096  // of connections older than the agent, until each is proven
 #define MAX_INTERPRETERS 4096    // processes that run CPython; 56 bytes each
-#define MAX_OWNERS 32768         // contexts, greenlets, jobs and goroutines that belong to requests; 40 bytes each
+#define MAX_OWNERS 32768         // contexts, goroutines and the like that belong to requests; 40 bytes each
 #define MAX_THREADS 16384        // that serve requests, or were started by one; 48 bytes each
 #define MAX_NGINX 1024           // processes of nginx that are asked for upstream connections
 #define MAX_GO_PROGRAMS 4096     // processes; 24 bytes each
 #define MAX_GO_STARTS 4096       // functions that goroutines were started with; 24 bytes each
 #define MAX_GO_CONNECTIONS 8192  // of net/http's clients; 40 bytes each
+#define MAX_NODE_PROGRAMS 1024   // processes; 80 bytes each
+#define MAX_NODE_THREADS 128     // that run Node: one for each process, and one for each worker; 8 KB each
+#define MAX_NODE_REQUESTS 16384  // one for each connection of a server; 48 bytes each
+#define NODE_BLOCKS 512          // of 64 numbers each: 300 requests in flight; a power of two
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
 #define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes

@@ -52,6 +52,13 @@ enum connection_flag {
   CONNECTION_HAS_PIPELINED = 32768,  // in an exchange before: which of two requests is worked on, nothing tells
 };
 
+// How it is known whose a number of Node's is: see node.c.
+enum number_kind {
+  NUMBER_OF_OTHERS = 0,  // of another runtime
+  NUMBER_HAS_RUN = 1,  // a callback of this number was seen to run for the request
+  NUMBER_WAS_MADE = 2,  // it was made for the request: a socket of Node's own, for one
+};
+
 // Whose work it is: see owners.c.
 enum owner_kind {
   OWNER_NOBODY = 0,
@@ -65,8 +72,9 @@ struct owner {
   u64 connection;
   u32 position;
   u8 kind;  // enum owner_kind
-  u8 lineage;  // 0: it has read the request itself; 1: it was made by what has; 2: by what was made so, or further
-  u16 evidence;  // enum link_evidence, of a link by it
+  u8 lineage;   // 0: it has read the request itself; 1: it was made by what has; 2: by what was made so, or further
+  u8 evidence;  // enum link_evidence, of a link by it
+  u8 number;    // enum number_kind: of a number of Node's
 };
 
 struct connection {
@@ -107,6 +115,7 @@ struct connection {
   u8 children;  // so many contexts what has read the request has made since; 255: or more
   u16 parent_may_err;  // 0 or LINK_MAY_ERR
   struct owner asked_by;  // of an upstream connection of nginx: whose request the next one is for; see nginx.c
+  u64 connect_number;  // of Node's callback for when it is connected; 0: another program's, or not known
 };
 
 // connections: what is known of each open connection of a target.
@@ -136,6 +145,7 @@ enum target_flag {
   TARGET_IS_PYTHON = 4,              // see `interpreters`
   TARGET_READS_OUTSIDE = 8,          // its event loop reads outside of any context (uvloop)
   TARGET_IS_GO = 16,                 // see `go_programs`
+  TARGET_IS_NODE = 32,               // see `node_programs`
 };
 
 struct target {
@@ -228,10 +238,10 @@ struct prefix {
   u32 padding;
 };
 
-// What runs, in a process of a runtime that says so: for CPython a context, for Go a goroutine.
+// What runs, in a process of a runtime that says so: for CPython a context, for Go a goroutine, for Node a callback.
 struct identity {
-  u64 process;  // struct interpreter's, or struct go_program's
-  u64 address;  // of a goroutine its number
+  u64 process;  // struct interpreter's, struct go_program's or struct node_thread's
+  u64 address;  // of a goroutine or a callback its number
 };
 
 enum running_kind {
@@ -371,6 +381,81 @@ BPF_TABLE("lru_hash", struct identity, struct owner, go_requests, MAX_GO_CONNECT
 //   full    LRU: added again with each write
 BPF_TABLE("lru_hash", struct identity, u64, go_writers, MAX_GO_CONNECTIONS);
 
+// Where Node keeps what runs: addresses of tables of virtual functions, which say what an object is, and offsets in
+// bytes.
+struct node_program {
+  u64 tcp;  // node::TCPWrap
+  u64 pipe;
+  u64 tls;
+  u64 parser;
+  u32 id;  // in node::AsyncWrap
+  u32 realm;
+  u32 environment;  // in node::Realm
+  u32 numbers;  // in node::Environment: see struct node_numbers
+  u32 loop;
+  u32 stream_of_handle;  // in an object: one of its bases
+  u32 stream_of_tls;
+  u32 listener_of_tls;
+  u32 listener_of_parser;
+  // What the probe says for people: how often
+  u32 threads_full;  // a thread found no room
+  u32 unread;  // numbers were none
+  u32 unused;
+};
+
+// node_programs: processes that run a Node whose callbacks are followed.
+//   key     pid
+//   added   by the probe, once all its places bear probes
+//   removed by the probe, and here by exec and exit
+//   full    no call of the process has a parent
+BPF_TABLE("hash", u32, struct node_program, node_programs, MAX_NODE_PROGRAMS);
+
+// What Node has in an array of doubles.
+struct node_numbers {
+  u64 runs;  // the callback that runs; 0: none
+  u64 under;  // under which that was made
+  u64 last;  // the last number that was given
+};
+
+// Of 64 numbers: which of them objects have that call back again and again.
+struct node_block {
+  u64 index;  // the first one's number, divided by 64
+  u64 lasting;
+};
+
+struct node_request {
+  struct owner owner;
+  u64 after;  // the last number that was given when the request was read
+};
+
+// One environment of Node: a worker has its own.
+struct node_thread {
+  u64 process;  // unique, also among those that had the thread before
+  u64 environment;
+  u64 numbers_at;
+  u64 first;  // the last number that was given when it was seen first
+  struct node_numbers numbers;  // as they were read last
+  // What is in hand; here and not on the stack, of which on_sys_exit has none left.
+  u64 word;
+  struct identity key;
+  struct node_request request;
+  struct node_block blocks[NODE_BLOCKS];  // of the last NODE_NUMBERS numbers
+};
+
+// node_threads: threads that run Node.
+//   key     pid << 32 | tid
+//   added   when something native is given a number in it
+//   removed when the thread ends
+//   full    no call of the thread has a parent, and the probe says so
+BPF_TABLE("hash", u64, struct node_thread, node_threads, MAX_NODE_THREADS);
+BPF_TABLE("array", u32, struct node_thread, no_node_thread, 1);  // what one begins with: too much for the stack
+
+// node_requests: which request a parser of a server has in hand.
+//   key     the parser's number
+//   added   when its connection reads a request
+//   full    LRU: what it calls has no parent
+BPF_TABLE("lru_hash", struct identity, struct node_request, node_requests, MAX_NODE_REQUESTS);
+
 // How far a copy from several pieces has come.
 struct captured {
   u64 wanted;
@@ -461,9 +546,10 @@ enum tail_program {
   TAIL_CHUNKS = 0,
   TAIL_HEADS = 1,
   TAIL_ANSWER = 2,
-  TAIL_PROGRAMS = 3,
-  TAIL_BYTES = 3,
-  TLS_TAIL_PROGRAMS = 4
+  TAIL_NODE = 3,
+  TAIL_PROGRAMS = 4,
+  TAIL_BYTES = 4,
+  TLS_TAIL_PROGRAMS = 5,
 };
 BPF_TABLE("prog", int, int, tail_programs, TAIL_PROGRAMS);
 

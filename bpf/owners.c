@@ -4,13 +4,14 @@
 
 static __always_inline void own_nothing(struct owner *owner) { __builtin_memset(owner, 0, sizeof(*owner)); }
 
-static __always_inline void own_exchange(struct owner *owner, u64 sock, u64 connection, u32 position, u16 evidence) {
+static __always_inline void own_exchange(struct owner *owner, u64 sock, u64 connection, u32 position, u8 evidence) {
   owner->sock = sock;
   owner->connection = connection;
   owner->position = position;
   owner->kind = OWNER_EXCHANGE;
   owner->lineage = 0;
   owner->evidence = evidence;
+  owner->number = NUMBER_OF_OTHERS;
 }
 
 // It works for any request of that connection, behind their answers too.
@@ -62,7 +63,7 @@ static __always_inline void find_owner_of_thread(u64 pid_tid, int is_plain, stru
   if (is_in_hand(connection_of_owner(&thread->owner), thread->owner.position)) *found = thread->owner;
 }
 
-// Of what a goroutine has in hand: nothing has been answered yet.
+// Of what a goroutine or a callback has in hand: nothing has been answered yet.
 static __always_inline int is_unanswered(const struct owner *owner) {
   struct connection *connection = connection_of_owner(owner);
   return connection && connection->position == owner->position && connection->state == STATE_REQUEST;
@@ -383,4 +384,11 @@ static __always_inline void begin_program(u64 pid_tid) {
   if (!thread) return;
   if (thread->flags & THREAD_IS_BEFORE_EXEC) thread->flags &= ~THREAD_IS_BEFORE_EXEC;
   else threads.delete(&pid_tid);
+}
+
+// Of Node a program of its own says whose work is done: see node_owners.c.
+static __always_inline int runs_node(u64 pid_tid) {
+  u32 pid = pid_tid >> 32;
+  struct target *target = targets.lookup(&pid);
+  return target && target->flags & TARGET_IS_NODE;
 }

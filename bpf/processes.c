@@ -34,8 +34,11 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   }
   interpreters.delete(&pid);
   go_programs.delete(&pid);
+  node_programs.delete(&pid);
+  node_threads.delete(&pid_tid);
   if (target)
-    target->flags &= ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE | TARGET_IS_GO);  // until the probe has looked at it
+    target->flags &=
+        ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE | TARGET_IS_GO | TARGET_IS_NODE);  // until the probe has looked at it
   event.kind = PROCESS_EXEC;
   event.pid = pid;
   event.is_target |= target != 0;
@@ -70,7 +73,7 @@ int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   u32 pid = pid_of_task(ctx->args[1]);
   if (pid == parent_pid) return 0;  // a thread
   struct target inherited = *parent;
-  inherited.flags &= ~TARGET_IS_GO;  // a copy has one thread, and runs another program at once
+  inherited.flags &= ~(TARGET_IS_GO | TARGET_IS_NODE);  // a copy has one thread, and runs another program at once
   targets.update(&pid, &inherited);
   inherit_owner(parent_pid_tid, (u64)pid << 32 | pid);
   struct interpreter *interpreter = interpreters.lookup(&parent_pid);
@@ -93,6 +96,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   open_calls.delete(&thread);
 #endif
   threads.delete(&pid_tid);
+  node_threads.delete(&pid_tid);
   u64 signal = 0;
   u32 threads_alive = 0;
   READ_FIELD(signal, ctx->args[0], struct task_struct, signal);
@@ -103,6 +107,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   interpreters.delete(&pid);
   upstream_tallies.delete(&pid);
   go_programs.delete(&pid);
+  node_programs.delete(&pid);
   if (!is_excluded) send_process_event(PROCESS_EXIT, pid, 0, 1);
   return 0;
 }

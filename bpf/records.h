@@ -73,7 +73,7 @@ enum link_evidence {
   LINK_GOROUTINE = 5,
   LINK_PROCESS = 6,  // it is a process that was started under that request
   LINK_UPSTREAM = 7,  // nginx's own request
-  LINK_PROMISE = 8,  // Node's asynchronous context
+  LINK_CALLBACK = 8,  // the callback that ran in its thread: Node's own
   LINK_CONNECTION = 9,  // the other end of its connection
   LINK_HANDLER = 10,  // a context that was made for a connection, on which that request was the newest
 };

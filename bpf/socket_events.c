@@ -22,6 +22,7 @@ static __always_inline void on_new_connection(u64 sock, u8 role, u64 descriptor_
   }
   struct connection *connection = add_connection(scratch_area, sock, role, descriptor_key, CONNECTION_BY_ACCEPT);
   if (!connection) return;
+  if (role == ROLE_CLIENT) remember_connect(connection, current_pid_tid());
   if (role == ROLE_SERVER) on_accepted(connection, sock, current_pid_tid());
   if (role == ROLE_CLIENT && connection->family != AF_UNIX) tell_lookup(scratch_area, connection, current_pid_tid());
 }

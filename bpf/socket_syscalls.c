@@ -213,5 +213,6 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   if (scratch_area->is_answer) tail_programs.call(ctx, TAIL_ANSWER);
   if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
+  if (go_on == GO_ON_WITH_NODE) tail_programs.call(ctx, TAIL_NODE);
   return 0;
 }

@@ -277,7 +277,20 @@ int on_tls_bytes(struct pt_regs *ctx) {
     if (scratch_area->is_answer) tls_tail_programs.call(ctx, TAIL_ANSWER);
     if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
     if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
+    if (go_on == GO_ON_WITH_NODE) tls_tail_programs.call(ctx, TAIL_NODE);
   }
+  leave_tls(&frame, scratch_area);
+  return no_return_wanted(ctx);
+}
+
+int on_tls_node(struct pt_regs *ctx) {
+  u64 pid_tid = current_pid_tid();
+  struct tls_frame frame = frame_at_return(ctx, pid_tid);
+  struct scratch *scratch_area = taken_scratch(&frame);
+  if (!scratch_area) return no_return_wanted(ctx);
+  enum go_on go_on = own_in_node(scratch_area, pid_tid);
+  if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
+  if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
   leave_tls(&frame, scratch_area);
   return no_return_wanted(ctx);
 }

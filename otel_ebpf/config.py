@@ -111,6 +111,7 @@ class Settings:
     secret_query_keys: tuple[str, ...]  # besides those that always are
     shows_evidence: bool  # on spans
     parents: str  # "strict", "normal" or "off"
+    node_parents: str  # "ids" or "off"
     is_disabled: bool  # OTEL_SDK_DISABLED
 
     @classmethod
@@ -425,6 +426,13 @@ SETTINGS = (
         "where it can be no other one, and while nothing of its response had been sent; `off`, none",
     ),
     Setting(
+        "OTEL_EBPF_NODE_PARENTS",
+        one_of("ids", "off"),
+        "ids",
+        "Whether calls of Node programs belong to the request that caused them: `ids`, as far as Node's own numbers of callbacks "
+        "tell; `off`",
+    ),
+    Setting(
         "OTEL_EBPF_SPAN_EVIDENCE",
         parse_boolean,
         "false",
@@ -550,6 +558,7 @@ def _resolved(values: Mapping[str, Any]) -> Settings:
         secret_query_keys=values["OTEL_EBPF_SENSITIVE_QUERY_PARAMS_ADD"],
         shows_evidence=values["OTEL_EBPF_SPAN_EVIDENCE"],
         parents=values["OTEL_EBPF_PARENTS"],
+        node_parents=values["OTEL_EBPF_NODE_PARENTS"],
         is_disabled=values["OTEL_SDK_DISABLED"],
     )
 

@@ -62,9 +62,12 @@ class ElfImage:
         return self.code_at(address, size, most_bytes)
 
     def code_at(self, address: int, size: int, most_bytes: int = _MAX_FUNCTION_BYTES) -> Iterator[Instruction]:
-        stream = self._elf.stream
-        stream.seek(self.offset(address))
-        return iter(Decoder(64, stream.read(min(size, most_bytes)), ip=address))
+        return iter(Decoder(64, self.bytes_at(address, min(size, most_bytes)), ip=address))
+
+    def bytes_at(self, address: int, size: int) -> bytes:
+        """As the file has them."""
+        self._elf.stream.seek(self.offset(address))
+        return bytes(self._elf.stream.read(size))
 
     def _read(self, table: SymbolTableSection) -> None:
         """Large programs have 200,000 symbols: they are gone through as bytes, not as objects."""

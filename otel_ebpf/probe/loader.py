@@ -23,6 +23,7 @@ from otel_ebpf.probe.programs import (
     GO_PROGRAMS,
     LOOKUP_PROGRAMS,
     NGINX_PROGRAMS,
+    NODE_PROGRAMS,
     PYTHON_PROGRAMS,
     TAIL_PROGRAMS,
     TLS_PROGRAMS,
@@ -107,6 +108,11 @@ def load_nginx(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
 def load_go(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
     """The same for the programs on Go's runtime."""
     _load_uprobes(artifact, loaded, form.of_instructions, GO_PROGRAMS)
+
+
+def load_node(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """And for those on Node."""
+    _load_uprobes(artifact, loaded, form.of_instructions, NODE_PROGRAMS)
 
 
 def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:

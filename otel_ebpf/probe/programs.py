@@ -51,6 +51,7 @@ SOCKET_PROGRAMS = {
         ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_answer", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
+        ProgramRow("on_node", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ),
     # Which function of the kernel each one is for: see probe/kprobes.py.
     SocketBackend.KPROBE: (
@@ -58,7 +59,7 @@ SOCKET_PROGRAMS = {
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
         *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
         *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap"),
-        *_kprobes("on_heads", "on_chunks", "on_answer"),
+        *_kprobes("on_heads", "on_chunks", "on_answer", "on_node"),
         *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_naming_call"),
     ),
 }
@@ -67,7 +68,7 @@ SOCKET_PROGRAMS = {
 TLS_PROGRAMS = _kprobes(
     *("on_tls_call", "on_tls_entry", "on_tls_return"),
     *("on_go_write", "on_go_written", "on_go_read"),
-    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_answer"),
+    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_answer", "on_tls_node"),
 )
 
 # Uprobes on CPython: see probe/python_watch.py.
@@ -79,16 +80,22 @@ PYTHON_PROGRAMS = _kprobes(
 # Uprobes on Go's runtime and on net/http: see probe/go_watch.py.
 GO_PROGRAMS = _kprobes("on_goroutine_born", "on_round_trip", "on_connection_write")
 
+# Uprobes on Node: see probe/node_watch.py.
+NODE_PROGRAMS = _kprobes("on_node_made")
+
 # Uprobes on getaddrinfo.
 LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
 
 # Uprobes on nginx: see probe/nginx_watch.py.
 NGINX_PROGRAMS = _kprobes("on_upstream_entry", "on_upstream_end")
-UPROBE_PROGRAMS = (*TLS_PROGRAMS, *PYTHON_PROGRAMS, *GO_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS)
+UPROBE_PROGRAMS = (
+    *(*TLS_PROGRAMS, *PYTHON_PROGRAMS, *GO_PROGRAMS),
+    *(*NODE_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS),
+)
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
-TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_answer": 2}
-TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_answer": 2, "on_tls_bytes": 3}
+TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_answer": 2, "on_node": 3}
+TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_answer": 2, "on_tls_node": 3, "on_tls_bytes": 4}
 
 
 # A fragment may use what stands before it.
@@ -101,15 +108,18 @@ _FRAGMENTS = (
     "tls_hello.c",
     "python.c",
     "go.c",
+    "node.c",
     "owners.c",
     "http1.c",
     "heads.c",
     "chunks.c",
+    "node_owners.c",
     "tls.c",
     "go_tls.c",
     "python_contexts.c",
     "nginx.c",
     "go_calls.c",
+    "node_calls.c",
     "lookups.c",
     "tcp_states.c",
     "processes.c",

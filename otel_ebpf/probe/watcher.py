@@ -15,7 +15,8 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Protocol
 
 from otel_ebpf.errors import AgentError, PeerLostError
@@ -29,6 +30,7 @@ from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.lookup_watch import LookupWatch
 from otel_ebpf.probe.maps import FILE, PID
 from otel_ebpf.probe.nginx_watch import NginxWatch
+from otel_ebpf.probe.node_watch import NodeWatch
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.python_watch import PythonWatch
 from otel_ebpf.probe.socket_hooks import SocketHooks
@@ -82,8 +84,11 @@ class Watcher:
         self._python = PythonWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._nginx = NginxWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._go = GoWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._node = NodeWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._lookups = LookupWatch(loaded, uprobe_form, self._procfs, self._while_reading)
-        self._watches: tuple[Watch, ...] = (self._tls, self._python, self._nginx, self._go, self._lookups)
+        self._watches: tuple[Watch, ...] = (
+            *(self._tls, self._python, self._nginx, self._go, self._node, self._lookups),
+        )
         self._to_look_at: dict[int, None] = {}  # processes that are new or have mapped a library
         self._executables: dict[tuple[int, int], bytes] = {}  # where those are that select their processes
         self._told_troubles: set[str] = set()
@@ -120,13 +125,14 @@ class Watcher:
     def _inspecting(self) -> dict[int, Callable[[], None]]:
         """Who waits for an answer takes it, by what becomes readable.
 
-        Go programs and then lookups when the others have ended: more children would leave a process that lives for ten
+        Go programs, Node and then lookups when the others have ended: more children would leave a process that lives for ten
         milliseconds no processor to be named on.
         """
         self._nginx.inspect()
         if self._tls.fileno() < 0 and self._python.fileno() < 0 and self._nginx.fileno() < 0:
             self._go.inspect()
-            if self._go.fileno() < 0:
+            self._node.inspect()
+            if self._go.fileno() < 0 and self._node.fileno() < 0:
                 self._lookups.inspect()
         return {watch.fileno(): partial(self._take, watch) for watch in self._watches if watch.fileno() >= 0}
 
@@ -256,7 +262,8 @@ class Watcher:
             if self._python.follows_any:
                 self._attachments.attach_waits(True)
             if (target := self._discovery.targets.get(pid)) is not None:  # it may have ended meanwhile
-                flags = self._tls.target_flags(pid) | self._python.target_flags(pid) | self._go.target_flags(pid)
+                watches = self._tls, self._python, self._go, self._node
+                flags = reduce(or_, (watch.target_flags(pid) for watch in watches))
                 self._write_target(pid, target.service_pid, flags)
             self._read_events()
 
@@ -301,7 +308,7 @@ class Watcher:
         self._tell_troubles()
 
     def _tell_troubles(self) -> None:
-        watches = self._python, self._go, self._nginx, self._lookups
+        watches = self._python, self._go, self._node, self._nginx, self._lookups
         for line in (*troubles(self._tls.libraries), *(line for watch in watches for line in watch.troubles)):
             if line not in self._told_troubles and len(self._told_troubles) < MAX_LIBRARIES:
                 self._told_troubles.add(line)

@@ -62,7 +62,7 @@ class LinkEvidence(IntEnum):
     GOROUTINE = 5
     PROCESS = 6
     UPSTREAM = 7
-    PROMISE = 8
+    CALLBACK = 8
     CONNECTION = 9
     HANDLER = 10
 

@@ -54,6 +54,7 @@ OF_CHILDREN = {
     "go_library.py": {"iced_x86"},
     "go_program.py": {"iced_x86"},
     "greenlet_library.py": {"elftools"},
+    "node_program.py": {"elftools", "iced_x86"},
     "python_library.py": {"elftools"},
     "queue_library.py": {"elftools", "iced_x86"},
     "tls_library.py": {"elftools", "iced_x86"},

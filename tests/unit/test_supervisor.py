@@ -57,7 +57,7 @@ def test_without_links_nothing_is_loaded_for_them(
     parents: str, is_loaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    for name in ("load_tls", "load_lookups", "load_python", "load_go", "load_nginx"):
+    for name in ("load_tls", "load_lookups", "load_python", "load_go", "load_node", "load_nginx"):
         monkeypatch.setattr(supervisor, name, lambda *_, name=name: loaded.append(name))
     monkeypatch.setattr(supervisor, "available_forms", lambda: iter([UprobeForm.MULTI]))
     settings, _ = Settings.from_environ({"OTEL_EBPF_PARENTS": parents})
@@ -65,6 +65,6 @@ def test_without_links_nothing_is_loaded_for_them(
 
     supervisor.load_uprobes_if_wanted(settings, nothing, nothing)
 
-    assert {"load_tls", "load_lookups"} | ({"load_python", "load_go", "load_nginx"} if is_loaded else set()) == set(
-        loaded
-    )
+    assert {"load_tls", "load_lookups"} | (
+        {"load_python", "load_go", "load_node", "load_nginx"} if is_loaded else set()
+    ) == set(loaded)

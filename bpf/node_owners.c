@@ -1,0 +1,110 @@
+// Whose request is worked on in a thread of Node; see node.c for what runs in it.
+
+// Whose work the callback of Node does that runs. The parser of a server's connection runs for the request that it has
+// in hand, and what was made under it since that was read works for the same; what was made under another callback, for
+// whom that was seen to run. What calls back again and again works for nobody that is known, nor does anything once the
+// request has been answered: what goes on then may be for others.
+static __always_inline void find_owner_of_callback(struct node_thread *thread, struct owner *found) {
+  const struct node_numbers *numbers = &thread->numbers;
+  struct owner *owner = 0;
+  own_nothing(found);
+  if (!numbers->runs) return;
+  thread->key.process = thread->process;
+  thread->key.address = numbers->runs;
+  struct node_request *request = node_requests.lookup(&thread->key);
+  if (request) {
+    owner = &request->owner;
+  } else {
+    if (!is_called_once(thread, numbers->runs)) return;
+    owner = owners.lookup(&thread->key);
+    if (owner && owner->number != NUMBER_HAS_RUN) owner = 0;
+    if (!owner && numbers->under) {
+      thread->key.address = numbers->under;
+      request = node_requests.lookup(&thread->key);
+      if (request) owner = numbers->runs > request->after ? &request->owner : 0;
+      else owner = owners.lookup(&thread->key);
+      if (!request && owner && owner->number != NUMBER_HAS_RUN) owner = 0;
+    }
+  }
+  if (owner && is_unanswered(owner)) *found = *owner;
+}
+
+// A callback has run for this request: so does what is made under it.
+static __always_inline void remember_run(struct node_thread *thread, const struct owner *owner) {
+  thread->key.process = thread->process;
+  thread->key.address = thread->numbers.runs;
+  if (!thread->numbers.runs || node_requests.lookup(&thread->key)) return;
+  struct owner *known = owners.lookup(&thread->key);
+  if (known && known->number == NUMBER_HAS_RUN) return;
+  thread->request.owner = *owner;
+  thread->request.owner.number = NUMBER_HAS_RUN;
+  owners.update(&thread->key, &thread->request.owner);
+}
+
+// For whom what has this number was made.
+static __always_inline int is_made_for(struct node_thread *thread, u64 number, struct owner *found) {
+  thread->key.process = thread->process;
+  thread->key.address = number;
+  struct owner *owner = owners.lookup(&thread->key);
+  if (!owner || owner->number != NUMBER_WAS_MADE || !is_unanswered(owner)) return 0;
+  *found = *owner;
+  return 1;
+}
+
+// The first request on a connection, written as that has been made, is sent for whom the callback was made that says
+// so; or, where a name had to be looked up before, for whom the socket was, under which that callback was made.
+static __always_inline void find_owner_in_node(u64 pid_tid, const struct connection *connection, struct owner *found) {
+  u32 pid = pid_tid >> 32;
+  struct node_program *program = node_programs.lookup(&pid);
+  struct node_thread *thread = node_threads.lookup(&pid_tid);
+  if (!program || !thread || !read_numbers(thread, program)) return;
+  find_owner_of_callback(thread, found);
+  if (found->kind || connection->position || !connection->connect_number) return;
+  if (thread->numbers.runs != connection->connect_number) return;
+  if (!is_made_for(thread, thread->numbers.runs, found)) is_made_for(thread, thread->numbers.under, found);
+}
+
+// A parser of Node's has been given a request.
+static __always_inline void own_by_parser(u64 pid_tid, u64 sock, const struct connection *connection) {
+  u32 pid = pid_tid >> 32;
+  struct node_program *program = node_programs.lookup(&pid);
+  struct node_thread *thread = node_threads.lookup(&pid_tid);
+  if (!program || !thread || !read_numbers(thread, program)) return;
+  thread->key.process = thread->process;
+  thread->key.address = number_of_parser(program, thread, descriptor_in_hand(connection));
+  if (!thread->key.address) return;
+  struct node_request *request = &thread->request;
+  own_exchange(&request->owner, sock, connection->id, connection->position, LINK_CALLBACK);
+  request->after = thread->numbers.last;
+  if (node_requests.update(&thread->key, request)) node_requests.delete(&thread->key);
+}
+
+// A request has begun: of a server, its parser is given it; of a client, something has sent it.
+static __always_inline enum go_on own_in_node(struct scratch *scratch_area, u64 pid_tid) {
+  struct connection *connection = connections.lookup(&scratch_area->sock);
+  if (!connection) return GO_ON_WITH_NOTHING;
+  if (connection->role != ROLE_CLIENT) {
+    own_by_parser(pid_tid, scratch_area->sock, connection);
+  } else {
+    struct owner owner;
+    own_nothing(&owner);
+    find_owner_in_node(pid_tid, connection, &owner);
+    if (!owner.kind) find_owner(pid_tid, &owner);  // of one that was started under a request
+    if (owner.kind == OWNER_EXCHANGE) {
+      connection->parent_connection = owner.connection;
+      connection->parent_position = owner.position;
+      connection->parent_evidence = owner.evidence;
+    }
+  }
+  return tell_plain_bytes(scratch_area, connection, &scratch_area->call, &scratch_area->prefix);
+}
+
+int on_node(struct bpf_raw_tracepoint_args *ctx) {
+  u32 zero = 0;
+  struct scratch *scratch_area = scratch.lookup(&zero);
+  if (!scratch_area) return 0;
+  enum go_on go_on = own_in_node(scratch_area, current_pid_tid());
+  if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
+  if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
+  return 0;
+}

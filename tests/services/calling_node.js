@@ -1,0 +1,184 @@
+// A service whose requests cause others, as in calling_app.py: GET /in/STYLE/NAME asks the service at CALLS_TO for
+// /out/STYLE/NAME/N, in as many ways as Node has of calling later. `node calling_node.js PORT`; by TLS at both sides where
+// CERTIFICATE and KEY say so; AGENT: `kept` (Node's own), `few` connections for all, or `fresh` ones.
+// CLUSTER: so many processes; WORKERS: a thread for each of these ports.
+'use strict';
+const { AsyncResource } = require('async_hooks');
+const cluster = require('cluster');
+const { EventEmitter } = require('events');
+const fs = require('fs');
+const http = require('http');
+const https = require('https');
+const { Readable } = require('stream');
+const { Worker, isMainThread, workerData } = require('worker_threads');
+
+const { AGENT, CALLS_TO, CERTIFICATE, KEY, CLUSTER, WORKERS, HOST = '127.0.0.1' } = process.env;
+const library = CERTIFICATE ? https : http;
+const options = CERTIFICATE ? { cert: fs.readFileSync(CERTIFICATE), key: fs.readFileSync(KEY) } : {};
+const agent = new library.Agent({
+  keepAlive: AGENT !== 'fresh',
+  maxSockets: AGENT === 'few' ? 4 : Infinity,
+  rejectUnauthorized: false,
+});
+if (CERTIFICATE) process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'; // of fetch
+process.removeAllListeners('warning');
+
+const pause = () => Math.random() * 20;
+const sleep = () => new Promise((resolve) => setTimeout(resolve, pause()));
+const call = (path, done) => {
+  const request = library.request({ host: HOST, port: Number(CALLS_TO), path, agent, ...options }, (response) => {
+    response.on('end', done).resume();
+  });
+  request.on('error', (error) => { throw error; });
+  return request;
+};
+const ask = (path) => new Promise((resolve) => call(path, resolve).end());
+const fetched = async (path) => (await fetch(`${CERTIFICATE ? 'https' : 'http'}://${HOST}:${CALLS_TO}${path}`)).text();
+
+// A pool whose users are called when another one's answer has come, with and without Node being told of it.
+const makePool = (wrap) => {
+  const waiting = [];
+  let free = 3;
+  const release = () => {
+    free += 1;
+    const next = waiting.shift();
+    if (next) { free -= 1; next(release); }
+  };
+  return (use) => {
+    if (free > 0) { free -= 1; use(release); } else waiting.push(wrap(use));
+  };
+};
+const pool = makePool((use) => use);
+const pool_told = makePool((use) => {
+  const resource = new AsyncResource('pool');
+  return (release) => resource.runInAsyncScope(use, null, release);
+});
+const pooled = (get) => (out, done) => {
+  get((release) => {
+    setTimeout(() => call(out(0), () => { release(); done(); }).end(), pause());
+  });
+};
+
+// What the first request starts, and all use.
+const jobs = [];
+let started = false;
+let wake;
+const worker = async () => {
+  for (;;) {
+    while (!jobs.length) await new Promise((resolve) => { wake = resolve; });
+    const [path, done] = jobs.shift();
+    await sleep();
+    await ask(path);
+    done();
+  }
+};
+
+const styles = {
+  direct: (out, done) => {
+    let left = 2;
+    for (const number of [0, 1]) call(out(number), () => { left -= 1; if (!left) done(); }).end();
+  },
+  timer: (out, done) => setTimeout(() => call(out(0), done).end(), pause()),
+  timers: (out, done) => setTimeout(() => setTimeout(() => call(out(0), done).end(), pause()), pause()),
+  tick: (out, done) => process.nextTick(() => setImmediate(() => call(out(0), done).end())),
+  chained: (out, done) => call(out(0), () => setTimeout(() => call(out(1), done).end(), pause())).end(),
+  emitter: (out, done) => {
+    const emitter = new EventEmitter().on('go', () => call(out(0), done).end());
+    setTimeout(() => emitter.emit('go'), pause());
+  },
+  stream: (out, done) => {
+    const pieces = Readable.from(['a', 'b', 'c']);
+    const request = call(out(0), done);
+    request.setHeader('Content-Length', 3);
+    request.method = 'GET';
+    pieces.pipe(request);
+  },
+  file: (out, done) => fs.readFile(__filename, () => call(out(0), done).end()),
+  microtask: (out, done) => queueMicrotask(() => call(out(0), done).end()),
+  ended: (out, done, request) => request.on('end', () => call(out(0), done).end()).resume(),
+  await: async (out, done) => {
+    await sleep();
+    await ask(out(0));
+    await sleep();
+    await ask(out(1));
+    done();
+  },
+  promise: (out, done) => sleep().then(() => ask(out(0))).then(sleep).then(() => ask(out(1))).then(done),
+  parallel: async (out, done) => {
+    const one = async (number) => { await sleep(); await ask(out(number)); };
+    await sleep();
+    await Promise.all([0, 1, 2].map(one));
+    done();
+  },
+  nested: async (out, done) => {
+    const inner = async (number) => { await null; await sleep(); return ask(out(number)); };
+    const outer = async () => { await inner(0); try { await Promise.reject(new Error()); } catch { await sleep(); } };
+    await outer();
+    await inner(1);
+    done();
+  },
+  events: async (out, done) => {
+    const emitter = new EventEmitter();
+    setTimeout(() => emitter.emit('go'), pause());
+    await EventEmitter.once(emitter, 'go');
+    await ask(out(0));
+    await fs.promises.readFile(__filename);
+    await ask(out(1));
+    done();
+  },
+  streamed: async (out, done) => {
+    for await (const number of Readable.from([0, 1])) { await sleep(); await ask(out(number)); }
+    done();
+  },
+  fetch: async (out, done) => {
+    await sleep();
+    await fetched(out(0));
+    await sleep();
+    await fetched(out(1));
+    done();
+  },
+  'fetch-all': async (out, done) => {
+    await sleep();
+    await Promise.all([0, 1, 2].map((number) => fetched(out(number))));
+    done();
+  },
+  pool: pooled(pool),
+  'pool-told': pooled(pool_told),
+  worker: (out, done) => {
+    jobs.push([out(0), done]);
+    if (!started) { started = true; worker(); }
+    if (wake) { wake(); wake = undefined; }
+  },
+  late: (out, done) => {
+    done();
+    setTimeout(() => call(out(0), () => {}).end(), pause());
+  },
+};
+const serve = (port) => {
+  const server = library.createServer(options, (request, response) => {
+    const [, , style, name] = request.url.split('/');
+    const out = (number) => `/out/${style}/${name}/${number}`;
+    styles[style](out, () => response.end('ok'), request);
+  });
+  server.keepAliveTimeout = 75_000;
+  server.listen(port, '127.0.0.1');
+  let number = 0;
+  const noise = () => {
+    call(`/noise/${process.pid}/${number}`, () => setTimeout(noise, 20)).end();
+    number += 1;
+  };
+  setTimeout(noise, 20);
+  const noise_awaited = async () => {
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await ask(`/noise/awaited-${process.pid}/${number}`);
+      number += 1;
+    }
+  };
+  noise_awaited();
+};
+
+const port = isMainThread ? Number(process.argv[2]) : workerData;
+if (CLUSTER && cluster.isPrimary) for (let made = 0; made < Number(CLUSTER); made += 1) cluster.fork();
+else serve(port);
+if (WORKERS && isMainThread) for (const other of WORKERS.split(',')) new Worker(__filename, { workerData: Number(other) });
