@@ -8,15 +8,12 @@ from tests.end_to_end.backends import Jaeger, collector_and_jaeger, written_span
 from tests.end_to_end.sink import CLIENT, SERVER, Span
 from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import target_of
+from tests.services import nginx
+from tests.services.calling import SERVICES
 from tests.services.processes import VENV_BIN, free_port, wait_until
-from tests.services.servers import Running, serving_elsewhere
+from tests.services.servers import Running, nginx_command, program, public_folder, serving, serving_elsewhere
 
 REQUESTS, AT_ONCE = 200, 20
-# The front calls the middle, which calls the back twice.
-SHAPE = [
-    "front server",
-    ["front client", ["middle server", ["middle client", ["back server"]], ["middle client", ["back server"]]]],
-]
 SPANS_OF_ONE = 7
 
 
@@ -37,12 +34,47 @@ def get(front: Running, path: str) -> int:
         connection.close()
 
 
+def nginx_before(stage: Stage, behind: Running) -> Running:
+    port, folder = free_port(), stage.ends.enter_context(public_folder())
+    locations = f"    location / {{ proxy_pass http://127.0.0.1:{behind.port}; }}"
+    command = nginx_command(folder, nginx.configuration(folder, [f"127.0.0.1:{port}"], locations))
+    return stage.ends.enter_context(serving_elsewhere(command, stage.new_folder("nginx"), "127.0.0.1", port))
+
+
+def node_before(stage: Stage, behind: Running) -> Running:
+    port, folder = free_port(), stage.new_folder("node")
+    command = [program("node"), str(SERVICES / "chained_node.js"), str(port), f"http://127.0.0.1:{behind.port}"]
+    return stage.ends.enter_context(serving_elsewhere(command, folder, "127.0.0.1", port))
+
+
 def test_each_request_through_three_services_is_one_trace(prefix: str, stage: Stage) -> None:
-    """Twenty at once; who asks is not watched."""
+    """The front calls the middle, which calls the back twice."""
     back = chained(stage)
     middle = chained(stage, *[f"http://127.0.0.1:{back.port}"] * 2)
     front = chained(stage, f"http://127.0.0.1:{middle.port}")
-    names = {server.port: name for name, server in (("front", front), ("middle", middle), ("back", back))}
+    calls = ["middle client", ["back server"]]
+
+    seen = shapes(stage, prefix, {"front": front, "middle": middle, "back": back})
+
+    assert [["front server", ["front client", ["middle server", calls, calls]]]] * REQUESTS == seen
+
+
+def test_it_is_so_whatever_the_services_are_written_in(prefix: str, stage: Stage) -> None:
+    go = stage.ends.enter_context(serving("go", stage.new_folder("go")))
+    node = node_before(stage, go)
+    python = chained(stage, f"http://127.0.0.1:{node.port}")
+    front = nginx_before(stage, python)
+    of_node = ["node server", ["node client", ["go server"]]]
+
+    seen = shapes(stage, prefix, {"nginx": front, "python": python, "node": node, "go": go})
+
+    assert [["nginx server", ["nginx client", ["python server", ["python client", of_node]]]]] * REQUESTS == seen
+
+
+def shapes(stage: Stage, prefix: str, chain: dict[str, Running]) -> list[Any]:
+    """Of the traces of so many requests, twenty at once, as Jaeger shows them; who asks is not watched. `chain`: from its front on."""
+    names = {server.port: name for name, server in chain.items()}
+    front = next(iter(chain.values()))
     collector, output, backend = stage.ends.enter_context(collector_and_jaeger(stage.new_folder("jaeger")))
     stage.agent(sink=collector, OTEL_EBPF_OPEN_PORT=",".join(map(str, names)))
 
@@ -51,10 +83,9 @@ def test_each_request_through_three_services_is_one_trace(prefix: str, stage: St
         assert {200} == set(pool.map(lambda path: get(front, path), paths))
 
     wait_until(lambda: len(written_spans(output)) >= SPANS_OF_ONE * REQUESTS, "all spans have passed the Collector")
-    spans = written_spans(output)
-    roots = {target_of(span): span.trace_id.hex() for span in spans if not span.parent_span_id}
+    roots = {target_of(span): span.trace_id.hex() for span in written_spans(output) if not span.parent_span_id}
     assert sorted(paths) == sorted(roots)
-    assert [SHAPE] * REQUESTS == [shape_of(trace_of(backend, roots[path]), path, names) for path in paths]
+    return [shape_of(trace_of(backend, roots[path]), path, names) for path in paths]
 
 
 def trace_of(backend: Jaeger, trace_id: str) -> list[Span]:
@@ -80,9 +111,7 @@ def below(span: Span, spans: list[Span], names: dict[int, str]) -> list[Any]:
     children = sorted(
         (child for child in spans if child.parent_span_id == span.span_id), key=lambda child: child.start_unix_ns
     )
-    port = span.attributes["server.port"]
-    if span.kind == SERVER:
-        return [f"{names[port]} server", *[below(child, spans, names) for child in children]]
-    assert CLIENT == span.kind
-    callers = {"middle": "front", "back": "middle"}
-    return [f"{callers[names[port]]} client", *[below(child, spans, names) for child in children]]
+    ports, port = list(names), span.attributes["server.port"]
+    assert span.kind in (SERVER, CLIENT)
+    what = f"{names[port]} server" if span.kind == SERVER else f"{names[ports[ports.index(port) - 1]]} client"
+    return [what, *[below(child, spans, names) for child in children]]
