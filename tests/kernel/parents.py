@@ -11,7 +11,7 @@ from threading import Thread
 from typing import NamedTuple
 
 from otel_ebpf.exchanges.exchange import Role
-from otel_ebpf.records.kinds import Kind, Record
+from otel_ebpf.records.kinds import LINK_MAY_ERR, Kind, Record
 from tests.kernel.wire import Watched
 
 REQUEST = b"GET %s HTTP/1.1\r\nHost: shop\r\n\r\n"
@@ -23,22 +23,35 @@ class Parent(NamedTuple):
     evidence: int
 
 
-def parents(records: Iterable[Record]) -> dict[str, Parent | None]:
-    """Of all that clients have sent. A parent that no record tells of is wrong: "?"."""
-    beginnings, heads = list[Record](), defaultdict[tuple[int, int], bytes](bytes)
+def _paths(records: Iterable[Record]) -> dict[tuple[int, int], str]:
+    heads = defaultdict[tuple[int, int], bytes](bytes)
     for record in records:
-        if record.kind == Kind.REQUEST:
-            beginnings.append(record)
         if record.kind in (Kind.REQUEST, Kind.REQUEST_MORE):  # Go reads the first byte alone
             heads[record.connection, record.position] += record.payload
-    paths = {exchange: head.split(b" ", 2)[1].decode() for exchange, head in heads.items() if head.count(b" ") > 1}
-    found: dict[str, Parent | None] = {}
-    for record in beginnings:
+    return {exchange: head.split(b" ", 2)[1].decode() for exchange, head in heads.items() if head.count(b" ") > 1}
+
+
+def parents(records: Iterable[Record]) -> dict[str, Parent | None]:
+    """Of all that clients have sent. A parent that no record tells of is wrong: "?"."""
+    records = list(records)
+    paths, found = _paths(records), dict[str, Parent | None]()
+    for record in records:
         path = paths.get((record.connection, record.position))
-        if record.role == Role.CLIENT and path is not None:
+        if record.kind == Kind.REQUEST and record.role == Role.CLIENT and path is not None:
             parent = paths.get((record.parent_connection, record.parent_position), "?")
             found[path] = Parent(parent, record.link_evidence) if record.parent_evidence else None
     return found
+
+
+def may_err(records: Iterable[Record]) -> set[str]:
+    """Those whose parent the kernel does not vouch for."""
+    records = list(records)
+    paths = _paths(records)
+    return {
+        paths.get((record.connection, record.position), "?")
+        for record in records
+        if record.kind == Kind.REQUEST and record.parent_evidence & LINK_MAY_ERR
+    }
 
 
 def parents_seen(watched: Watched, count: int) -> dict[str, Parent | None]:

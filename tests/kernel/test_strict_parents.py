@@ -7,7 +7,7 @@ from socket import socket
 import pytest
 
 from otel_ebpf.exchanges.assembler import Assembler
-from otel_ebpf.exchanges.exchange import Role
+from otel_ebpf.exchanges.exchange import Outcome, Role
 from otel_ebpf.exchanges.kinship import Parents
 from otel_ebpf.records.kinds import Kind
 from tests.kernel.parents import OK, REQUEST, in_a_thread
@@ -15,6 +15,7 @@ from tests.kernel.scene import Scene
 
 pytestmark = pytest.mark.kernel
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ANSWERS = 8  # RESPONDERS_ALIKE in bpf/limits.h
 
 
@@ -169,3 +170,18 @@ def test_a_copy_that_a_thread_has_made_may_be_a_worker(scene: Scene) -> None:
     in_a_thread(serve)
 
     assert {"/call/copy": None, "/call/thread": f"/usual/{ANSWERS}"} == strict_parents(scene, 2)
+
+
+@pytest.mark.parametrize("pieces", [[OK], [CHUNKED + b"2\r\nok\r\n0\r\n\r\n"], [CHUNKED, b"2\r\nok\r\n", b"0\r\n\r\n"]])
+def test_a_response_is_followed_behind_the_look_at_what_begins_it(scene: Scene, pieces: list[bytes]) -> None:
+    """Which is a program of its own, between the one that has seen its first bytes and those that follow heads and chunks."""
+    wire = new_context().run(scene.receive, b"/shop")
+    for piece in pieces:
+        wire.server.sendall(piece)
+    wire.client.recv(65536)
+    scene.watched.until(lambda done: len(done) >= 2)
+
+    found = {exchange.role: exchange for exchange in scene.watched.done}
+    assert dict.fromkeys((Role.SERVER, Role.CLIENT), (200, 2, Outcome.COMPLETE)) == {
+        role: (exchange.status, exchange.response_body_bytes, exchange.outcome) for role, exchange in found.items()
+    }
