@@ -27,6 +27,11 @@
 #define MAX_NODE_THREADS 128     // that run Node: one for each process, and one for each worker; 8 KB each
 #define MAX_NODE_REQUESTS 16384  // one for each connection of a server; 48 bytes each
 #define NODE_BLOCKS 512          // of 64 numbers each: 300 requests in flight; a power of two
+#define MAX_NODE_JOBS 16         // threads whose promises are followed; 48 KB each
+#define MAX_NODE_REACTIONS 32768  // of all of them; 32 bytes each
+#define NODE_REACTIONS 1024      // of one thread, that are waited for; a power of two
+#define NODE_REACTIONS_AT_ONCE 64  // that one program goes through; a program may be followed by 33 others at most
+#define MAX_NODE_NUMBERS_OF_JOB 16  // that are remembered; of what is numbered behind them, nothing is known
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
 #define MAX_MAPPED_FILES 8192
 #define MAX_TARGETS 8192         // processes

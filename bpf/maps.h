@@ -57,6 +57,7 @@ enum number_kind {
   NUMBER_OF_OTHERS = 0,  // of another runtime
   NUMBER_HAS_RUN = 1,  // a callback of this number was seen to run for the request
   NUMBER_WAS_MADE = 2,  // it was made for the request: a socket of Node's own, for one
+  NUMBER_IN_JOB = 3,  // it was given while a job of a promise ran for the request
 };
 
 // Whose work it is: see owners.c.
@@ -384,6 +385,7 @@ BPF_TABLE("lru_hash", struct identity, u64, go_writers, MAX_GO_CONNECTIONS);
 // Where Node keeps what runs: addresses of tables of virtual functions, which say what an object is, and offsets in
 // bytes.
 struct node_program {
+  u64 followed_monotonic_ns;  // since when
   u64 tcp;  // node::TCPWrap
   u64 pipe;
   u64 tls;
@@ -391,7 +393,8 @@ struct node_program {
   u32 id;  // in node::AsyncWrap
   u32 realm;
   u32 environment;  // in node::Realm
-  u32 numbers;  // in node::Environment: see struct node_numbers
+  u32 numbers;  // in node::Environment: a pointer to struct node_numbers, in an AliasedBuffer
+  u32 hooks;  // the same to what async_hooks counts: u32s
   u32 loop;
   u32 stream_of_handle;  // in an object: one of its bases
   u32 stream_of_tls;
@@ -400,6 +403,7 @@ struct node_program {
   // What the probe says for people: how often
   u32 threads_full;  // a thread found no room
   u32 unread;  // numbers were none
+  u32 queues;  // a thread had jobs in more than one queue
   u32 unused;
 };
 
@@ -433,7 +437,10 @@ struct node_thread {
   u64 process;  // unique, also among those that had the thread before
   u64 environment;
   u64 numbers_at;
+  u64 hooks_at;
   u64 first;  // the last number that was given when it was seen first
+  u64 pid_tid;  // its key
+  u64 followed_monotonic_ns;  // its program's, when that was seen first
   struct node_numbers numbers;  // as they were read last
   // What is in hand; here and not on the stack, of which on_sys_exit has none left.
   u64 word;
@@ -455,6 +462,51 @@ BPF_TABLE("array", u32, struct node_thread, no_node_thread, 1);  // what one beg
 //   added   when its connection reads a request
 //   full    LRU: what it calls has no parent
 BPF_TABLE("lru_hash", struct identity, struct node_request, node_requests, MAX_NODE_REQUESTS);
+
+struct node_reaction_key {
+  u64 process;
+  u64 handler;  // its address; 0: any
+  u64 result;  // of the promise that is to be fulfilled by it
+};
+
+// What is to run when a promise is fulfilled, and for whom.
+struct node_reaction {
+  u64 handler;
+  u64 result;
+  struct owner owner;
+  u64 is_used;  // 2: taken out, as it was moved
+};
+
+// The jobs of promises of one thread.
+struct node_jobs {
+  u64 queue;  // address of its v8::internal::MicrotaskQueue
+  u64 finished;  // how many had ended when the one in hand began
+  u64 after;  // the last number that was given then
+  struct owner owner;  // for whom it runs
+  u32 is_open;  // it may run still
+  u32 is_refused;  // nothing is said of it any more
+  u32 next;  // where a place for a reaction is looked for
+  u32 collected;  // how many reactions have been gone through after a collection, twice
+  u32 place;  // of the reaction in hand
+  u32 unused;
+  struct node_reaction_key key;  // of the lookup in hand
+  struct node_reaction reactions[NODE_REACTIONS];
+};
+
+// node_jobs: threads that run jobs of promises, where these are followed.
+//   key     pid << 32 | tid
+//   added   with the first jobs
+//   removed when the thread ends
+//   full    what goes on behind an `await` has no parent, and the probe says so
+BPF_TABLE("hash", u64, struct node_jobs, node_jobs, MAX_NODE_JOBS);
+BPF_TABLE("array", u32, struct node_jobs, no_node_jobs, 1);
+
+// node_reactions: which of a thread's reactions has this handler and result.
+//   added   by `await` and `then`
+//   removed when it runs; when one that nobody owns has the same addresses; taken elsewhere by collections
+//   full    LRU: what it calls has no parent
+BPF_TABLE("lru_hash", struct node_reaction_key, u32, node_reactions, MAX_NODE_REACTIONS);
+BPF_TABLE("prog", int, int, node_tail_programs, 1);
 
 // How far a copy from several pieces has come.
 struct captured {

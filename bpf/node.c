@@ -12,6 +12,11 @@
 #define WATCHER_DESCRIPTOR 48
 #define STREAM_LISTENER 8  // in node::StreamResource
 #define NO_NUMBER (~0ull)
+// node::AliasedBuffer, back from its pointer to the numbers: how many there are.
+#define BUFFER_COUNT 16
+#define NUMBERS_COUNT 4
+#define HOOKS_COUNT 9
+#define HOOKS_TOTAL 20  // of these: how many hooks there are
 
 // 0 where nothing is.
 static __always_inline u64 read_node_word(struct node_thread *thread, u64 address) {
@@ -32,6 +37,7 @@ static __always_inline u64 whole_number(u64 bits) {
 // What runs now. Returns 0 where that are no such numbers: then nothing is said.
 static __always_inline int read_numbers(struct node_thread *thread, struct node_program *program) {
   struct node_numbers *numbers = &thread->numbers;
+  if (thread->followed_monotonic_ns != program->followed_monotonic_ns) return 0;  // nobody has seen what was meanwhile
   if (!bpf_probe_read_user(numbers, sizeof(*numbers), (void *)thread->numbers_at)) {
     numbers->runs = whole_number(numbers->runs);
     numbers->under = whole_number(numbers->under);
@@ -40,6 +46,12 @@ static __always_inline int read_numbers(struct node_thread *thread, struct node_
   }
   program->unread++;
   return 0;
+}
+
+// Has anybody asked Node for its numbers, AsyncLocalStorage for one? Then promises have numbers, too, and of one that
+// another one is waited for by, Node says that it was made under that one, whoever waits.
+static __always_inline int has_hooks(struct node_thread *thread) {
+  return (u32)read_node_word(thread, thread->hooks_at + HOOKS_TOTAL) != 0;
 }
 
 // Of the socket that the event loop of this thread watches under a descriptor: its object; 0: it is none of Node's.
@@ -122,4 +134,12 @@ static __always_inline void remember_connect(struct connection *connection, u64 
   if (!thread) return;
   u64 number = whole_number(read_node_word(thread, thread->numbers_at + offsetof(struct node_numbers, last)));
   connection->connect_number = number == NO_NUMBER ? 0 : number;
+}
+
+// v8::internal::MicrotaskQueue
+#define QUEUE_FINISHED 40  // how many jobs have ended
+
+// How many jobs of this thread have ended.
+static __always_inline u64 jobs_finished(struct node_thread *thread, const struct node_jobs *jobs) {
+  return read_node_word(thread, jobs->queue + QUEUE_FINISHED);
 }

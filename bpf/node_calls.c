@@ -5,7 +5,9 @@ static __always_inline struct node_thread *follow_node(u64 pid_tid, struct node_
   u64 environment = read_user_word(read_user_word(object + program->realm) + program->environment);
   if (!environment) return 0;
   struct node_thread *thread = node_threads.lookup(&pid_tid);
-  if (thread && thread->environment == environment) return thread;
+  u64 followed = program->followed_monotonic_ns;
+  if (thread && thread->environment == environment && thread->followed_monotonic_ns == followed) return thread;
+  node_jobs.delete(&pid_tid);
   if (!thread) {
     u32 zero = 0;
     struct node_thread *nothing = no_node_thread.lookup(&zero);
@@ -18,7 +20,13 @@ static __always_inline struct node_thread *follow_node(u64 pid_tid, struct node_
   }
   thread->process = bpf_ktime_get_ns();
   thread->environment = environment;
-  thread->numbers_at = read_user_word(environment + program->numbers);
+  thread->pid_tid = pid_tid;
+  thread->followed_monotonic_ns = followed;
+  u64 numbers = read_user_word(environment + program->numbers - BUFFER_COUNT);
+  u64 hooks = read_user_word(environment + program->hooks - BUFFER_COUNT);
+  int is_known = numbers == NUMBERS_COUNT && hooks == HOOKS_COUNT;  // else nothing is where it should be
+  thread->numbers_at = is_known ? read_user_word(environment + program->numbers) : 0;
+  thread->hooks_at = read_user_word(environment + program->hooks);
   thread->first = NO_NUMBER;
   return thread;
 }

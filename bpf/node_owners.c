@@ -1,5 +1,15 @@
 // Whose request is worked on in a thread of Node; see node.c for what runs in it.
 
+// For whom the job of a promise runs, or what was numbered in it by `number`; 0: the job itself. Only the job that was
+// seen to begin counts, while it runs; and of numbers, until another job has ended behind it.
+static __always_inline struct owner *owner_of_job(struct node_thread *thread, u64 number) {
+  struct node_jobs *jobs = node_jobs.lookup(&thread->pid_tid);
+  if (!jobs || !jobs->is_open || jobs->is_refused || !jobs->owner.kind) return 0;
+  u64 finished = jobs_finished(thread, jobs);
+  if (number ? number <= jobs->after || finished > jobs->finished + 1 : finished != jobs->finished) return 0;
+  return &jobs->owner;
+}
+
 // Whose work the callback of Node does that runs. The parser of a server's connection runs for the request that it has
 // in hand, and what was made under it since that was read works for the same; what was made under another callback, for
 // whom that was seen to run. What calls back again and again works for nobody that is known, nor does anything once the
@@ -8,7 +18,11 @@ static __always_inline void find_owner_of_callback(struct node_thread *thread, s
   const struct node_numbers *numbers = &thread->numbers;
   struct owner *owner = 0;
   own_nothing(found);
-  if (!numbers->runs) return;
+  if (!numbers->runs) {
+    owner = owner_of_job(thread, 0);
+    if (owner && is_unanswered(owner)) *found = *owner;
+    return;
+  }
   thread->key.process = thread->process;
   thread->key.address = numbers->runs;
   struct node_request *request = node_requests.lookup(&thread->key);
@@ -17,13 +31,14 @@ static __always_inline void find_owner_of_callback(struct node_thread *thread, s
   } else {
     if (!is_called_once(thread, numbers->runs)) return;
     owner = owners.lookup(&thread->key);
-    if (owner && owner->number != NUMBER_HAS_RUN) owner = 0;
+    if (owner && owner->number != NUMBER_HAS_RUN && (owner->number != NUMBER_IN_JOB || numbers->under)) owner = 0;
+    if (!owner && !numbers->under) owner = owner_of_job(thread, numbers->runs);
     if (!owner && numbers->under) {
       thread->key.address = numbers->under;
       request = node_requests.lookup(&thread->key);
       if (request) owner = numbers->runs > request->after ? &request->owner : 0;
       else owner = owners.lookup(&thread->key);
-      if (!request && owner && owner->number != NUMBER_HAS_RUN) owner = 0;
+      if (!request && owner && (owner->number != NUMBER_HAS_RUN || has_hooks(thread))) owner = 0;
     }
   }
   if (owner && is_unanswered(owner)) *found = *owner;

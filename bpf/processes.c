@@ -36,6 +36,7 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   go_programs.delete(&pid);
   node_programs.delete(&pid);
   node_threads.delete(&pid_tid);
+  node_jobs.delete(&pid_tid);
   if (target)
     target->flags &=
         ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE | TARGET_IS_GO | TARGET_IS_NODE);  // until the probe has looked at it
@@ -97,6 +98,7 @@ int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
 #endif
   threads.delete(&pid_tid);
   node_threads.delete(&pid_tid);
+  node_jobs.delete(&pid_tid);
   u64 signal = 0;
   u32 threads_alive = 0;
   READ_FIELD(signal, ctx->args[0], struct task_struct, signal);

@@ -111,7 +111,7 @@ class Settings:
     secret_query_keys: tuple[str, ...]  # besides those that always are
     shows_evidence: bool  # on spans
     parents: str  # "strict", "normal" or "off"
-    node_parents: str  # "ids" or "off"
+    node_parents: str  # "ids", "promises" or "off"
     is_disabled: bool  # OTEL_SDK_DISABLED
 
     @classmethod
@@ -427,10 +427,10 @@ SETTINGS = (
     ),
     Setting(
         "OTEL_EBPF_NODE_PARENTS",
-        one_of("ids", "off"),
+        one_of("ids", "promises", "off"),
         "ids",
-        "Whether calls of Node programs belong to the request that caused them: `ids`, as far as Node's own numbers of callbacks "
-        "tell; `off`",
+        "Which calls of Node programs belong to the request that caused them: `ids`, as far as Node's own numbers of callbacks "
+        "tell; `promises`, also behind `await` and in `then`, by probes within V8; `off`, none",
     ),
     Setting(
         "OTEL_EBPF_SPAN_EVIDENCE",

@@ -26,7 +26,17 @@ from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
-from otel_ebpf.probe.loader import Loaded, load, load_go, load_lookups, load_nginx, load_node, load_python, load_tls
+from otel_ebpf.probe.loader import (
+    Loaded,
+    load,
+    load_go,
+    load_lookups,
+    load_nginx,
+    load_node,
+    load_node_promises,
+    load_python,
+    load_tls,
+)
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
 from otel_ebpf.probe.programs import programs_of
@@ -124,6 +134,11 @@ def load_uprobes_if_wanted(settings: Settings, artifact: Artifact, loaded: Loade
                 settings.parents != "off" and settings.node_parents != "off",
                 "calls of Node programs have no parent",
                 load_node,
+            ),
+            (
+                settings.parents != "off" and settings.node_parents == "promises",
+                "what Node programs call behind an await has no parent",
+                load_node_promises,
             ),
             (settings.parents != "off", "calls of nginx have no parent", load_nginx),
         )

@@ -28,7 +28,8 @@ _MAX_CALLING = 16384
 _SERVER, _AF_UNIX, _AF_INET = 2, 1, 2
 _BY_CONNECTION, _TLS, _CALLER_WATCHED = 1, 64, 128  # RecordFlag
 _LINK_CONNECTION = int(LinkEvidence.CONNECTION)
-_MAY_ERR = (LinkEvidence.HANDLER, LinkEvidence.PROCESS)  # what lives on may work for another request by now
+# What lives on may work for another request by now, and so may what a callback has started.
+_MAY_ERR = (LinkEvidence.HANDLER, LinkEvidence.PROCESS, LinkEvidence.CALLBACK)
 _EVIDENCE = {int(evidence): evidence for evidence in LinkEvidence}
 _OF_UNIX, _OF_TLS = 1 << 130, 1 << 131  # above all sequence numbers
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 section 2.5.5.2: an IPv4 address in an IPv6 socket

@@ -24,6 +24,8 @@ from otel_ebpf.probe.programs import (
     LOOKUP_PROGRAMS,
     NGINX_PROGRAMS,
     NODE_PROGRAMS,
+    NODE_PROMISES_PROGRAMS,
+    NODE_TAIL_PROGRAMS,
     PYTHON_PROGRAMS,
     TAIL_PROGRAMS,
     TLS_PROGRAMS,
@@ -113,6 +115,12 @@ def load_go(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
 def load_node(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
     """And for those on Node."""
     _load_uprobes(artifact, loaded, form.of_instructions, NODE_PROGRAMS)
+
+
+def load_node_promises(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
+    """And those on its promises."""
+    _load_uprobes(artifact, loaded, form.of_instructions, NODE_PROMISES_PROGRAMS)
+    _fill_tails(loaded, "node_tail_programs", NODE_TAIL_PROGRAMS)
 
 
 def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:

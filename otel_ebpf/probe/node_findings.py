@@ -19,6 +19,7 @@ class Layout(NamedTuple):
     realm: int
     environment: int  # in node::Realm
     ids: int  # in node::Environment: a pointer to what runs, under what that was made, and the last number given
+    hooks: int
     loop: int
     stream_of_handle: int  # in TCPWrap and PipeWrap: node::StreamResource
     stream_of_tls: int
@@ -26,8 +27,22 @@ class Layout(NamedTuple):
     listener_of_parser: int
 
 
+class Promises(NamedTuple):
+    """Places in the file; see node_promises.py."""
+
+    jobs: int
+    jobs_end: int
+    job: tuple[int, ...]
+    other_job: int
+    then: int
+    then_end: int
+    collected: int
+
+
 class NodeProgram(NamedTuple):
     """Places in the file; see node_program.py."""
 
     layout: Layout
     made: int
+    promises: Promises | None
+    why_none: str = ""  # if there are no places for promises

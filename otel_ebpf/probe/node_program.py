@@ -19,18 +19,20 @@ from elftools.elf.elffile import ELFFile
 from iced_x86 import Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RegisterExt
 
 from otel_ebpf.probe.elf_image import IMPOSSIBLE, ElfImage, UnreadableTlsError, cheap_place
-from otel_ebpf.probe.node_findings import Layout, NodeProgram
+from otel_ebpf.probe.node_findings import Layout, NodeProgram, Promises
+from otel_ebpf.probe.node_promises import NAMES, find_promises
 
 _RESET = "_ZN4node9AsyncWrap10AsyncResetEN2v85LocalINS1_6ObjectEEEd"
 _RESETS = (_RESET, _RESET + "b")  # until 20 with `bool silent`
 _SCHEDULE = "_ZN4node11Environment13ScheduleTimerEl"
 _TCP, _PIPE, _TLS = "_ZTVN4node7TCPWrapE", "_ZTVN4node8PipeWrapE", "_ZTVN4node6crypto7TLSWrapE"
 _PARSERS = ("_ZTVN4node11http_parser6ParserE", "_ZTVN4node12_GLOBAL__N_16ParserE")
-_NAMES = (*_RESETS, _SCHEDULE, _TCP, _PIPE, _TLS, *_PARSERS)
+_NAMES = (*_RESETS, _SCHEDULE, _TCP, _PIPE, _TLS, *_PARSERS, *NAMES)
 _WORD = struct.Struct("<q")
 _BEFORE_FUNCTIONS = 16  # bytes of a table: the offset to the object's top, and its type
 _LAST_GIVEN = 16  # the last number that was given, among the numbers
 _MOST_TABLE_BYTES, _MOST_OFFSET, _MOST_CODE_BYTES = 8192, 4096, 1024
+_BUFFER_BYTES = 56  # an AliasedBuffer: what async_hooks counts stands before the numbers
 _HANDLE_LOOP = 8  # in uv_handle_t
 _FACTS = InstructionInfoFactory()
 
@@ -70,13 +72,20 @@ def _inspect(elf: ELFFile, image: ElfImage) -> NodeProgram:
     layout = Layout(
         **dict(zip(("tcp", "pipe", "tls", "parser"), tables, strict=True)),
         **dict(zip(("id", "realm", "environment", "ids"), numbers, strict=True)),
+        hooks=numbers[-1] - _BUFFER_BYTES,
         loop=timer + _HANDLE_LOOP,
         stream_of_handle=handle[0],
         stream_of_tls=of_tls[0],
         listener_of_tls=of_tls[1],
         listener_of_parser=_bases(image, parser, 1)[0],
     )
-    return NodeProgram(layout, image.offset(made))
+    promises: Promises | None = None
+    why_none = ""
+    try:
+        promises = find_promises(image)
+    except UnreadableTlsError as error:
+        why_none = str(error)
+    return NodeProgram(layout, image.offset(made), promises, why_none)
 
 
 def _bases(image: ElfImage, table: str, count: int) -> tuple[int, ...]:

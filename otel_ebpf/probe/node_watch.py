@@ -10,22 +10,22 @@ A program that cannot be read, or that bears only some of its probes, gets no en
 import os
 import re
 import struct
+import time
 from typing import Any
 
 from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.maps import PID
-from otel_ebpf.probe.node_findings import Layout, NodeProgram
+from otel_ebpf.probe.node_findings import Layout, NodeProgram, Promises
 from otel_ebpf.probe.probed_files import Patiently, ProbedFile, ProbedFiles
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.uprobes import Place, Probe, UprobeForm
 
 TARGET_IS_NODE = 32
-_MAX_THREADS = 128  # as in the kernel
 _UNSEEN = "it has no symbols, unlike the builds of nodejs.org"
 _NAME = re.compile(rb"(?:node|nodejs)(?:-?v?[0-9][0-9.]*)?")
-_PROGRAM = struct.Struct("<QQQQIIIIIIIIIII4x")  # struct node_program
+_PROGRAM = struct.Struct("<QQQQQIIIIIIIIIIIII4x")  # struct node_program
 Finding = NodeProgram | str | None
 
 
@@ -97,7 +97,7 @@ class NodeWatch:
         for pid in self._followed:
             known = self._loaded.maps["node_programs"].lookup(PID.pack(pid))
             if known is not None:
-                self._tell_counts(pid, *_PROGRAM.unpack(known)[-2:])
+                self._tell_counts(pid, *_PROGRAM.unpack(known)[-3:])
 
     def close(self) -> None:
         """What nobody follows any more has no owners, though sockets are watched still."""
@@ -109,15 +109,26 @@ class NodeWatch:
         if not self._files.is_in_use(file):
             self._files.leave_to_next(file)
         elif isinstance(file.found, NodeProgram):
-            self._files.attach(file, Probe("on_node_made", [Place(file.found.made, 0)]))
+            self._attach(file, file.found)
         else:
             file.trouble = file.found or _UNSEEN
         if file.trouble:
             self._files.tell(f"calls of {file.path} have no parent: {file.trouble}")
 
+    def _attach(self, file: ProbedFile[Finding], found: NodeProgram) -> None:
+        self._files.attach(file, Probe("on_node_made", [Place(found.made, 0)]))
+        if not file.links or "on_node_then" not in self._loaded.programs:
+            return
+        why = found.why_none
+        if found.promises is not None:
+            why = self._files.attach_more(file, *_probes(found.promises))
+        if why:
+            self._files.tell(f"what {file.path} calls behind an await has no parent: {why}")
+
     def _follow(self, pid: int, layout: Layout) -> None:
+        value = _PROGRAM.pack(time.monotonic_ns(), *layout, 0, 0, 0)
         try:
-            self._loaded.maps["node_programs"].update(PID.pack(pid), _PROGRAM.pack(*layout, 0, 0), BPF_NOEXIST)
+            self._loaded.maps["node_programs"].update(PID.pack(pid), value, BPF_NOEXIST)
         except FileExistsError:
             pass  # with what the kernel has counted
         except OSError as error:
@@ -127,13 +138,29 @@ class NodeWatch:
             return
         self._followed.add(pid)
 
-    def _tell_counts(self, pid: int, threads_full: int, unread: int) -> None:
+    def _tell_counts(self, pid: int, threads_full: int, unread: int, queues: int) -> None:
         if threads_full:
-            self._files.tell(f"some calls of process {pid} have no parent: more than {_MAX_THREADS} threads run Node")
+            self._files.tell(f"some calls of process {pid} have no parent: too many threads of this host run Node")
         if unread:
             self._files.tell(
                 f"some calls of process {pid} have no parent: its callbacks have no numbers where Node keeps them"
             )
+        if queues:
+            self._files.tell(f"some calls of process {pid} have no parent: it has more than one queue of jobs")
+
+
+def _probes(promises: Promises) -> list[Probe]:
+    """What ends something before what begins it."""
+    places = (
+        ("on_node_collected", (promises.collected,)),
+        ("on_node_jobs_end", (promises.jobs_end,)),
+        ("on_node_jobs", (promises.jobs,)),
+        ("on_node_other_job", (promises.other_job,)),
+        ("on_node_job", promises.job),
+        ("on_node_then_end", (promises.then_end,)),
+        ("on_node_then", (promises.then,)),
+    )
+    return [Probe(name, [Place(offset, 0) for offset in offsets]) for name, offsets in places]
 
 
 def is_node(mapped: MappedFile) -> bool:
@@ -156,5 +183,9 @@ def _examine(file: int) -> object:
 def _decode(row: Any) -> Finding:
     if row is None or isinstance(row, str):
         return row
-    layout, *places = row
-    return NodeProgram(Layout(*layout), *places)
+    layout, made, promises, why_none = row
+    found = None
+    if promises is not None:
+        jobs, jobs_end, job, *others = promises
+        found = Promises(jobs, jobs_end, tuple(job), *others)
+    return NodeProgram(Layout(*layout), made, found, why_none)

@@ -142,6 +142,14 @@ class ProbedFiles(Generic[Found]):
 
     def attach(self, file: ProbedFile[Found], *probes: Probe) -> None:
         """Beside those that it has. What cannot be attached takes them with it."""
+        why = self.attach_more(file, *probes)
+        if why:
+            close_all(file.links)
+            file.links, file.found = [], None
+            file.trouble = why
+
+    def attach_more(self, file: ProbedFile[Found], *probes: Probe) -> str:
+        """The same for what others can do without. Returns why there are none of them, or nothing."""
         form, descriptor = self.form, self._open(file)
         assert form is not None
         try:
@@ -150,12 +158,11 @@ class ProbedFiles(Generic[Found]):
             path = f"/proc/self/fd/{descriptor}"
             file.links += self._patiently(lambda: attach_all(form, self._programs, path, probes))
         except OSError as error:
-            close_all(file.links)
-            file.links, file.found = [], None
-            file.trouble = f"cannot attach: {error.strerror}"
+            return f"cannot attach: {error.strerror}"
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+        return ""
 
     def leave_to_next(self, file: ProbedFile[Found]) -> None:
         """Whoever uses it next has it looked into."""

@@ -82,6 +82,10 @@ GO_PROGRAMS = _kprobes("on_goroutine_born", "on_round_trip", "on_connection_writ
 
 # Uprobes on Node: see probe/node_watch.py.
 NODE_PROGRAMS = _kprobes("on_node_made")
+NODE_PROMISES_PROGRAMS = _kprobes(
+    *("on_node_jobs", "on_node_jobs_end", "on_node_then", "on_node_then_end", "on_node_job"),
+    *("on_node_other_job", "on_node_collected", "on_node_moved"),
+)
 
 # Uprobes on getaddrinfo.
 LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
@@ -90,12 +94,13 @@ LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
 NGINX_PROGRAMS = _kprobes("on_upstream_entry", "on_upstream_end")
 UPROBE_PROGRAMS = (
     *(*TLS_PROGRAMS, *PYTHON_PROGRAMS, *GO_PROGRAMS),
-    *(*NODE_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS),
+    *(*NODE_PROGRAMS, *NODE_PROMISES_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS),
 )
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
 TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_answer": 2, "on_node": 3}
 TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_answer": 2, "on_tls_node": 3, "on_tls_bytes": 4}
+NODE_TAIL_PROGRAMS = {"on_node_moved": 0}
 
 
 # A fragment may use what stands before it.
@@ -120,6 +125,7 @@ _FRAGMENTS = (
     "nginx.c",
     "go_calls.c",
     "node_calls.c",
+    "node_promises.c",
     "lookups.c",
     "tcp_states.c",
     "processes.c",

@@ -1,9 +1,9 @@
 // A service whose requests cause others, as in calling_app.py: GET /in/STYLE/NAME asks the service at CALLS_TO for
 // /out/STYLE/NAME/N, in as many ways as Node has of calling later. `node calling_node.js PORT`; by TLS at both sides where
 // CERTIFICATE and KEY say so; AGENT: `kept` (Node's own), `few` connections for all, or `fresh` ones.
-// CLUSTER: so many processes; WORKERS: a thread for each of these ports.
+// STORAGE: with AsyncLocalStorage; CLUSTER: so many processes; WORKERS: a thread for each of these ports.
 'use strict';
-const { AsyncResource } = require('async_hooks');
+const { AsyncLocalStorage, AsyncResource } = require('async_hooks');
 const cluster = require('cluster');
 const { EventEmitter } = require('events');
 const fs = require('fs');
@@ -12,7 +12,7 @@ const https = require('https');
 const { Readable } = require('stream');
 const { Worker, isMainThread, workerData } = require('worker_threads');
 
-const { AGENT, CALLS_TO, CERTIFICATE, KEY, CLUSTER, WORKERS, HOST = '127.0.0.1' } = process.env;
+const { AGENT, CALLS_TO, CERTIFICATE, KEY, CLUSTER, STORAGE, WORKERS, HOST = '127.0.0.1' } = process.env;
 const library = CERTIFICATE ? https : http;
 const options = CERTIFICATE ? { cert: fs.readFileSync(CERTIFICATE), key: fs.readFileSync(KEY) } : {};
 const agent = new library.Agent({
@@ -61,6 +61,12 @@ const pooled = (get) => (out, done) => {
 
 // What the first request starts, and all use.
 const jobs = [];
+let shared;
+const share = async () => {
+  await sleep();
+  await fs.promises.readFile(__filename);
+  await sleep();
+};
 let started = false;
 let wake;
 const worker = async () => {
@@ -149,16 +155,23 @@ const styles = {
     if (!started) { started = true; worker(); }
     if (wake) { wake(); wake = undefined; }
   },
+  // One that all wait for, and each goes on behind it.
+  shared: (out, done) => {
+    if (!shared) shared = share().finally(() => { shared = undefined; });
+    shared.then(() => call(out(0), done).end());
+  },
   late: (out, done) => {
     done();
     setTimeout(() => call(out(0), () => {}).end(), pause());
   },
 };
+const storage = STORAGE ? new AsyncLocalStorage() : { run: (_, work) => work() };
+
 const serve = (port) => {
   const server = library.createServer(options, (request, response) => {
     const [, , style, name] = request.url.split('/');
     const out = (number) => `/out/${style}/${name}/${number}`;
-    styles[style](out, () => response.end('ok'), request);
+    storage.run(name, () => styles[style](out, () => response.end('ok'), request));
   });
   server.keepAliveTimeout = 75_000;
   server.listen(port, '127.0.0.1');

@@ -19,7 +19,7 @@ NODE_AWAITING = ("await", "promise", "parallel", "nested", "events", "streamed",
 # What is called back in more steps than one, behind another one's answer, or behind its own; and what lives on.
 NODE_OTHERS = (
     *("timers", "tick", "stream", "ended", "microtask", "file"),
-    *("chained", "pool", "pool-told", "worker", "late"),
+    *("shared", "chained", "pool", "pool-told", "worker", "late"),
 )
 NODE_KINDS = (*NODE_BY_NUMBERS, *NODE_AWAITING, *NODE_OTHERS)
 _CALLS = {

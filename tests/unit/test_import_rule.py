@@ -55,6 +55,7 @@ OF_CHILDREN = {
     "go_program.py": {"iced_x86"},
     "greenlet_library.py": {"elftools"},
     "node_program.py": {"elftools", "iced_x86"},
+    "node_promises.py": {"iced_x86"},
     "python_library.py": {"elftools"},
     "queue_library.py": {"elftools", "iced_x86"},
     "tls_library.py": {"elftools", "iced_x86"},

@@ -68,3 +68,20 @@ def test_without_links_nothing_is_loaded_for_them(
     assert {"load_tls", "load_lookups"} | (
         {"load_python", "load_go", "load_node", "load_nginx"} if is_loaded else set()
     ) == set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("how", "loaded"),
+    [("off", set()), ("ids", {"load_node"}), ("promises", {"load_node", "load_node_promises"})],
+)
+def test_of_node_no_more_is_loaded_than_asked_for(how: str, loaded: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[str] = set()
+    for name in ("load_tls", "load_lookups", "load_python", "load_go", "load_node", "load_node_promises", "load_nginx"):
+        monkeypatch.setattr(supervisor, name, lambda *_, name=name: found.add(name))
+    monkeypatch.setattr(supervisor, "available_forms", lambda: iter([UprobeForm.MULTI]))
+    settings, _ = Settings.from_environ({"OTEL_EBPF_NODE_PARENTS": how})
+    nothing: Any = None
+
+    supervisor.load_uprobes_if_wanted(settings, nothing, nothing)
+
+    assert loaded == {name for name in found if "node" in name}

@@ -234,6 +234,7 @@ def test_a_thread_says_nothing_of_what_it_does_behind_its_answer(
     [
         LinkEvidence.HANDLER,
         LinkEvidence.PROCESS,
+        LinkEvidence.CALLBACK,
         LinkEvidence.CONTEXT | LINK_MAY_ERR,
         LinkEvidence.EXECUTOR | LINK_MAY_ERR,
     ],

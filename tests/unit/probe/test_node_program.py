@@ -26,6 +26,23 @@ def test_what_follows_callbacks_is_found_in_an_official_build(node: bytes) -> No
     assert 4 == len({layout.tcp, layout.pipe, layout.tls, layout.parser})
 
 
+def test_what_follows_promises_is_found_there_too(node: bytes) -> None:
+    """Each place is a call, a jump or a push, which the kernel emulates."""
+    promises = inspect(io.BytesIO(node)).promises
+
+    assert promises is not None
+    places = (promises.jobs, promises.jobs_end, *promises.job, promises.other_job, promises.then, promises.then_end)
+    assert 8 == len({*places, promises.collected})
+    begin = [node[place] for place in (*places, promises.collected)]
+    assert [] == [byte for byte in begin if byte not in (0xE8, 0x0F, 0x55) and byte >> 4 != 7]
+
+
+def test_one_without_a_builtin_has_no_places_for_promises(node: bytes) -> None:
+    found = inspect(io.BytesIO(node.replace(b"Builtins_PerformPromiseThen\0", b"Builtins_PerformPromiseThex\0")))
+
+    assert (None, "its symbols lack Builtins_PerformPromiseThen") == (found.promises, found.why_none)
+
+
 def test_one_without_a_symbol_that_is_needed_is_named(node: bytes) -> None:
     other = node.replace(b"_ZTVN4node7TCPWrapE", b"_ZTVN4node7TCPWrapX")
 
