@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.loader import load_lookups
 from otel_ebpf.probe.lookup_watch import LookupWatch
@@ -25,7 +24,6 @@ from otel_ebpf.probe.uprobes import UprobeForm
 from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records.kinds import Counter, Lookup
 from tests.kernel.probed import FORMS, Probed
-from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
 from tests.services.processes import VENV_BIN, free_port
 from tests.services.servers import program
 
@@ -462,9 +460,3 @@ def test_nothing_is_attached_without_targets(watched: LookupsWatched, listener: 
     finally:
         watched.look(os.getpid())
     assert 1 == watched.watch_of_libc.probed_count
-
-
-def test_no_program_is_too_much_for_older_verifiers(seen_by: LookupsWatched) -> None:
-    verified = {name: bpf.program_info(fd).verified_instructions for name, fd in seen_by.loaded.programs.items()}
-
-    assert {} == {name: count for name, count in verified.items() if not 0 < (count or 1) < MOST_INSTRUCTIONS}

@@ -2,17 +2,40 @@
 
 import pytest
 
-from otel_ebpf.probe import bpf
-from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe import bpf, loader
+from otel_ebpf.probe.artifact import Artifact
+from otel_ebpf.probe.loader import Loaded, load
+from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.socket_hooks import SocketHooks
+from otel_ebpf.probe.uprobes import UprobeForm
+from tests.kernel.probed import FORMS
 
 pytestmark = pytest.mark.kernel
 
 # 6.1 and 5.10 verify on_sys_exit with 5 to 6 times the instructions that 6.12 and 6.18 need.
 MOST_INSTRUCTIONS = 120_000
+LOADS = (
+    *(loader.load_tls, loader.load_lookups, loader.load_python, loader.load_nginx),
+    *(loader.load_go, loader.load_node, loader.load_node_promises),
+)
+
+
+def too_much(loaded: Loaded) -> dict[str, int | None]:
+    """Kernels before 5.16 do not tell: there it shows by itself, in that they have loaded all of them."""
+    verified = {name: bpf.program_info(fd).verified_instructions for name, fd in loaded.programs.items()}
+    if set(verified.values()) == {None}:
+        return {}
+    return {name: count for name, count in verified.items() if not 0 < (count or 0) < MOST_INSTRUCTIONS}
 
 
 def test_every_program_leaves_older_verifiers_their_room(loaded_programs: Loaded):
-    """Kernels before 5.16 do not tell: there it shows by itself, in that they have loaded all of them."""
-    verified = {name: bpf.program_info(fd).verified_instructions for name, fd in loaded_programs.programs.items()}
-    if set(verified.values()) != {None}:
-        assert {} == {name: count for name, count in verified.items() if not 0 < (count or 0) < MOST_INSTRUCTIONS}
+    assert {} == too_much(loaded_programs)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name.lower())
+def test_so_does_every_program_on_uprobes(own_artifact: Artifact, hooks: SocketHooks, form: UprobeForm):
+    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+        for load_more in LOADS:
+            load_more(own_artifact, loaded, form)
+
+        assert {} == too_much(loaded)
