@@ -99,9 +99,9 @@ class Exporter:
 
     def run(self, channel: socket.socket) -> int:
         """Until the probe says so, or is gone; returns the exit status."""
-        terminated: list[int] = []
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the probe tells when to end
-        signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Terminals and service managers tell all processes at once; this one ends when the probe says so.
+            signal.signal(number, signal.SIG_IGN)
         for server in self._page_servers:
             server.start()
         descriptors = _receive_maps(channel)
@@ -126,10 +126,10 @@ class Exporter:
         self._health.details = lambda: self._details(pipeline)
         self._health.problems = lambda: _problems(pipeline)
         self._health.begin_work()
-        shutdown = self._work(pipeline, channel, terminated)
+        shutdown = self._work(pipeline, channel)
         self._health.phase = ENDING
         self._finish(pipeline, shutdown)
-        if shutdown is None and not terminated:
+        if shutdown is None:
             raise PeerLostError("the probe has ended", "What it had attached is detached; start the agent again.")
         return 0
 
@@ -164,7 +164,7 @@ class Exporter:
         redaction = Redaction(self._facts) if self._recording.is_redacted else None
         return RecordingInputs(live, progress, writer, redaction, _report)
 
-    def _work(self, pipeline: Pipeline, channel: socket.socket, terminated: list[int]) -> Shutdown | None:
+    def _work(self, pipeline: Pipeline, channel: socket.socket) -> Shutdown | None:
         """Ticks until told to end; None when the probe has gone without a word."""
         channel.setblocking(False)
         poll = select.poll()
@@ -172,7 +172,7 @@ class Exporter:
         if self._status is not None:
             poll.register(self._status.listener, select.POLLIN)
         wait_ms = _IDLE_TICK_MS
-        while not terminated:
+        while True:
             is_told = poll.poll(wait_ms)
             produced = pipeline.produced
             if is_told:
@@ -189,7 +189,6 @@ class Exporter:
                 self._status.serve()
             if self._metrics is not None:
                 self._metrics.serve(pipeline.snapshot)
-        return None
 
     def _finish(self, pipeline: Pipeline, shutdown: Shutdown | None) -> None:
         """Sends what there is, within the deadline."""
