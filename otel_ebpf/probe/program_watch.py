@@ -1,0 +1,135 @@
+"""Follows targets by the programs that they run, each kind of program by probes in its own file.
+
+In:   which processes are targets, which programs they run, what the inspector finds
+Out:  attachments; entries of a map of processes that run such a program; which processes are followed
+Owns: the attachments, each for as long as a target runs its file, and a moment longer
+
+A program that cannot be read, or that bears only some of its probes, gets no entry: its calls have no parent.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+from otel_ebpf.probe.bpf import BPF_NOEXIST
+from otel_ebpf.probe.inspector import FileInspector
+from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.maps import PID
+from otel_ebpf.probe.probed_files import Patiently, ProbedFile, ProbedFiles
+from otel_ebpf.probe.procfs import MappedFile, Procfs
+from otel_ebpf.probe.uprobes import UprobeForm
+
+Program = TypeVar("Program")
+
+
+class ProgramWatch(ABC, Generic[Program]):
+    """`form` None, or `needs` is not loaded: nothing is followed, and nothing is looked at."""
+
+    name: ClassVar[str]  # for people
+    flag: ClassVar[int]  # of a target that is followed
+    needs: ClassVar[str]  # a program of the kernel's side
+    entries: ClassVar[str]  # the map
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        form: UprobeForm | None,
+        procfs: Procfs,
+        patiently: Patiently = lambda attaching: attaching(),
+    ) -> None:
+        """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
+        self.files = ProbedFiles(self.inspector(), loaded, form, self.needs, procfs, patiently)
+        self.loaded = loaded
+        self._procfs = procfs
+        self._followed: set[int] = set()
+
+    @abstractmethod
+    def inspector(self) -> FileInspector[Program | str | None]:
+        """It finds the program; why that cannot be followed; or None, where it is another kind of file."""
+
+    @abstractmethod
+    def attach(self, file: ProbedFile[Program | str | None]) -> None:
+        """By what was found in it, or leaves its trouble there."""
+
+    @abstractmethod
+    def value_of(self, program: Program) -> bytes:
+        """Of the map: what the kernel's side has to know of a process that runs it now."""
+
+    def may_be(self, _: MappedFile) -> bool:
+        """By its name."""
+        return True
+
+    @property
+    def troubles(self) -> list[str]:
+        """For people: whose calls have no parent, and why."""
+        return self.files.troubles
+
+    @property
+    def probed_count(self) -> int:
+        """Files that have probes now."""
+        return self.files.probed_count
+
+    @property
+    def followed(self) -> list[int]:
+        return list(self._followed)
+
+    def fileno(self) -> int:
+        """Readable when the inspector has an answer; -1 while it has nothing to do."""
+        return self.files.fileno()
+
+    def target_flags(self, pid: int) -> int:
+        return self.flag if pid in self._followed else 0
+
+    def look_at(self, pid: int) -> None:
+        """A new target, or one that runs another program. What `target_flags` says may change by it."""
+        if self.files.form is None:
+            return
+        path = self._procfs.executable(pid)
+        mapped = next((one for one in self._procfs.mapped_files(pid) if one.path == path and self.may_be(one)), None)
+        if [mapped] != [file.mapped for file in self.files.used_by(pid)]:
+            self.forget(pid)
+        if mapped is None:
+            return
+        found = self.files.use(pid, mapped).found
+        if found is not None and not isinstance(found, str):
+            self._follow(pid, self.value_of(found))
+
+    def inspect(self) -> None:
+        self.files.inspect()
+
+    def on_answer(self) -> list[int]:
+        """What the inspector has found, when it is all there. Returns the processes to be looked at again."""
+        return self.files.on_answer(self._attach_if_possible)
+
+    def forget(self, pid: int) -> None:
+        self.files.forget(pid)
+        if pid in self._followed:
+            self._followed.discard(pid)
+            self.loaded.maps[self.entries].delete(PID.pack(pid))
+
+    def tick(self) -> None:
+        """Once a second."""
+        for file in self.files.tick():
+            self.files.give_back(file)
+
+    def close(self) -> None:
+        self.files.close()
+
+    def _attach_if_possible(self, file: ProbedFile[Any]) -> None:
+        if self.files.is_in_use(file):
+            self.attach(file)
+        else:
+            self.files.leave_to_next(file)
+        if file.trouble:
+            self.files.tell(f"calls of {file.path} have no parent: {file.trouble}")
+
+    def _follow(self, pid: int, value: bytes) -> None:
+        """The kernel keeps what it knows already."""
+        try:
+            self.loaded.maps[self.entries].update(PID.pack(pid), value, BPF_NOEXIST)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            why = f"no room for another {self.name} program: {error.strerror}"
+            self.files.tell(f"calls of process {pid} have no parent: {why}")
+            return
+        self._followed.add(pid)
