@@ -101,8 +101,13 @@ def followed(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: Sock
 
 
 @pytest.fixture
-def scene(followed: ContextsWatched, tmp_path: Path) -> Iterator[Scene]:
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def scene(followed: ContextsWatched, tmp_path: Path, stack: ExitStack) -> Scene:
     followed.fresh()
     followed.follow(os.getpid())
-    with ExitStack() as stack:
-        yield Scene(followed, tmp_path, stack)
+    return Scene(followed, tmp_path, stack)

@@ -60,6 +60,12 @@ def parents_seen(watched: Watched, count: int) -> dict[str, Parent | None]:
     return parents(watched.records)
 
 
+def calls_of(watched: Watched, caused: dict[str, str]) -> dict[str, Parent | None]:
+    """Waits until each of these calls is told of. `caused`: the path of each, with its parent's."""
+    watched.until(lambda _: caused.keys() <= parents(watched.records).keys())
+    return {path: parent for path, parent in parents(watched.records).items() if path in caused}
+
+
 def in_a_thread(scene: Callable[[], None]) -> None:
     """What a thread had in hand before is no part of the scene."""
     errors: list[BaseException] = []

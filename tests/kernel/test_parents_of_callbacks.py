@@ -13,8 +13,9 @@ from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.callbacks import CallbacksWatched
-from tests.kernel.parents import Parent, parents
+from tests.kernel.parents import Parent, calls_of, parents
 from tests.kernel.probed import FORMS
+from tests.services.calling import CallingService
 from tests.services.calling_node import NODE_AWAITING, NODE_BY_NUMBERS, node_calling_service
 from tests.services.processes import free_port, is_listening, wait_until
 
@@ -35,31 +36,35 @@ WAYS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def callbacks(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
-    watched = CallbacksWatched(own_artifact, hooks, FORMS[0])
+def callbacks_watched(artifact: Artifact, hooks: SocketHooks, mode: str) -> Iterator[CallbacksWatched]:
+    watched = CallbacksWatched(artifact, hooks, FORMS[0], mode)
     watched.unwatch(os.getpid())
     yield watched
     watched.close()
+
+
+@pytest.fixture(scope="module")
+def callbacks(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
+    yield from callbacks_watched(own_artifact, hooks, "ids")
 
 
 @pytest.fixture(scope="module")
 def promises(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
-    watched = CallbacksWatched(own_artifact, hooks, FORMS[0], "promises")
-    watched.unwatch(os.getpid())
-    yield watched
-    watched.close()
+    yield from callbacks_watched(own_artifact, hooks, "promises")
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+def calls_while_hot(
+    watched: CallbacksWatched, service: CallingService, caused: dict[str, str]
+) -> dict[str, Parent | None]:
+    """Those that are asked for now. All went well; `caused` has them, too, afterwards."""
+    for number in range(0, REQUESTS, BATCH):
+        caused |= service.ask(f"hot{number}-", BATCH, AT_ONCE)
+        found = calls_of(watched, {path: parent for path, parent in caused.items() if "/hot" in path})
 
-
-def calls_of(watched: CallbacksWatched, caused: dict[str, str]) -> dict[str, Parent | None]:
-    watched.until(lambda _: caused.keys() <= parents(watched.records).keys())
-    return {path: parent for path, parent in parents(watched.records).items() if path in caused}
+    watched.node.tick()
+    assert ([], None) == (watched.node.troubles, service.process.poll())
+    assert {} == wrong(watched, caused)
+    return found
 
 
 def wrong(watched: CallbacksWatched, caused: dict[str, str]) -> dict[str, Parent | None]:
@@ -87,13 +92,8 @@ def test_every_call_belongs_to_the_request_of_its_callback_or_to_none(
     callbacks.fresh()
     callbacks.follow(service.process.pid)
 
-    for number in range(0, REQUESTS, BATCH):
-        caused |= service.ask(f"hot{number}-", BATCH, AT_ONCE)
-        found = calls_of(callbacks, {path: parent for path, parent in caused.items() if "/hot" in path})
+    found = calls_while_hot(callbacks, service, caused)
 
-    callbacks.node.tick()
-    assert ([], None) == (callbacks.node.troubles, service.process.poll())
-    assert {} == wrong(callbacks, caused)
     known = {path.split("/")[2] for path, parent in found.items() if parent is not None}
     assert set() == ({*NODE_BY_NUMBERS} - known if variables.get("AGENT") != "few" else set())
     assert [path for path in parents(callbacks.records) if path.startswith("/noise/")]
@@ -118,13 +118,8 @@ def test_what_is_awaited_belongs_to_the_request_that_awaits_it(
     promises.follow(service.process.pid)
     caused = service.ask("warm-", 2, AT_ONCE)
 
-    for number in range(0, REQUESTS, BATCH):
-        caused |= service.ask(f"hot{number}-", BATCH, AT_ONCE)
-        found = calls_of(promises, {path: parent for path, parent in caused.items() if "/hot" in path})
+    found = calls_while_hot(promises, service, caused)
 
-    promises.node.tick()
-    assert ([], None) == (promises.node.troubles, service.process.poll())
-    assert {} == wrong(promises, caused)
     awaited = [path for path in found if path.split("/")[2] in NODE_AWAITING]
     unknown = [path for path in awaited if found[path] is None]
     assert len(unknown) <= len(awaited) // 20, unknown

@@ -16,7 +16,7 @@ from otel_ebpf.probe.go_program import inspect
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.goroutines import GoroutinesWatched
-from tests.kernel.parents import Parent, may_err, parents, parents_seen
+from tests.kernel.parents import Parent, calls_of, may_err, parents_seen
 from tests.kernel.probed import FORMS
 from tests.services.calling import SERVICES, CallingService
 from tests.services.calling_go import GO_BY_GOROUTINES, GO_BY_ITSELF, GO_UNKNOWN, go_calling_service
@@ -47,17 +47,6 @@ def goroutines(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[Goroutine
     watched.unwatch(os.getpid())
     yield watched
     watched.close()
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-def calls_of(watched: GoroutinesWatched, caused: dict[str, str]) -> dict[str, Parent | None]:
-    watched.until(lambda _: caused.keys() <= parents(watched.records).keys())
-    return {path: parent for path, parent in parents(watched.records).items() if path in caused}
 
 
 def know_goroutines(watched: GoroutinesWatched, service: CallingService) -> None:
