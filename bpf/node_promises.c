@@ -66,14 +66,17 @@ int on_node_jobs(struct pt_regs *ctx) {
   return 0;
 }
 
-// And they have ended.
-int on_node_jobs_end(struct pt_regs *ctx) {
+// What runs now is no job that is known.
+static __always_inline int leave_job(void) {
   struct node_promises now;
   if (!find_promises(&now)) return 0;
   close_job(now.thread, now.jobs);
   now.jobs->is_open = 0;
   return 0;
 }
+
+// And they have ended.
+int on_node_jobs_end(struct pt_regs *ctx) { return leave_job(); }
 
 static __always_inline struct node_reaction *reaction_at(struct node_jobs *jobs, u64 index) {
   asm volatile("%0 &= %1" : "+r"(index) : "i"(NODE_REACTIONS - 1));
@@ -113,27 +116,22 @@ static __always_inline void remember_reaction(struct node_promises *now, u64 han
   if (node_reactions.update(key, &jobs->place)) reaction->is_used = 0;
 }
 
-// PerformPromiseThen: an `await`, and `then` where it is compiled.
-int on_node_then(struct pt_regs *ctx) {
+// It is to run for whom that runs now.
+static __always_inline int ask_for_reaction(u64 handler, u64 result) {
   struct node_promises now;
   struct owner owner;
   if (!find_promises(&now)) return 0;
   find_owner_of_callback(now.thread, &owner);
   if (owner.kind) remember_run(now.thread, &owner);
-  remember_reaction(&now, ctx->bx, ctx->dx, &owner);
+  remember_reaction(&now, handler, result, &owner);
   return 0;
 }
 
+// PerformPromiseThen: an `await`, and `then` where it is compiled.
+int on_node_then(struct pt_regs *ctx) { return ask_for_reaction(ctx->bx, ctx->dx); }
+
 // Promise.prototype.then, shortly before it returns the promise that it has made.
-int on_node_then_end(struct pt_regs *ctx) {
-  struct node_promises now;
-  struct owner owner;
-  if (!find_promises(&now)) return 0;
-  find_owner_of_callback(now.thread, &owner);
-  if (owner.kind) remember_run(now.thread, &owner);
-  remember_reaction(&now, 0, ctx->ax, &owner);
-  return 0;
-}
+int on_node_then_end(struct pt_regs *ctx) { return ask_for_reaction(0, ctx->ax); }
 
 static __always_inline void take_reaction(struct node_promises *now, u64 handler, u64 result) {
   struct node_jobs *jobs = now->jobs;
@@ -166,13 +164,7 @@ int on_node_job(struct pt_regs *ctx) {
 
 // PromiseResolveThenableJob: a promise takes over what another one will become. Of what a program's own `then` does in
 // it, nobody knows for whom.
-int on_node_other_job(struct pt_regs *ctx) {
-  struct node_promises now;
-  if (!find_promises(&now)) return 0;
-  close_job(now.thread, now.jobs);
-  now.jobs->is_open = 0;
-  return 0;
-}
+int on_node_other_job(struct pt_regs *ctx) { return leave_job(); }
 
 // Where the object at this address is after a collection; 0: nowhere that is known. What was moved has left the new
 // address where it was, in place of its map, which is tagged.
