@@ -37,8 +37,9 @@ def identify(pid: int, procfs: Procfs, passwd_path: str = "/etc/passwd") -> Serv
         owner=_owner(pid, procfs, passwd_path),
     )
     after = procfs.stat(pid)
-    # The number may have been given to another process while its files were read.
-    return identity if after is not None and after.start_ticks == before.start_ticks else None
+    # While its files were read, it may have ended, or its number been given to another process.
+    is_the_same = after is not None and not after.is_dead and after.start_ticks == before.start_ticks
+    return identity if is_the_same else None
 
 
 def identify_as_told(event: ProcessEvent, executable: bytes) -> ServiceIdentity:

@@ -41,11 +41,13 @@ class Stat(NamedTuple):
     state: bytes  # one letter
     parent_pid: int
     start_ticks: int
+    memory_bytes: int  # of its address space
     start_stack: int  # an address, random for each exec and kept by fork; 0 or 1 where it is not told
 
     @property
     def is_dead(self) -> bool:
-        return self.state in (b"Z", b"X")
+        """Its memory goes first of all (do_exit in kernel/exit.c), and with it what it runs and was started with."""
+        return self.state in (b"Z", b"X") or self.memory_bytes == 0
 
 
 class MappedFile(NamedTuple):
@@ -68,7 +70,9 @@ class Procfs:
         fields = after.split()
         if len(fields) < 26:
             return None
-        return Stat(before.partition(b"(")[2], fields[0], int(fields[1]), int(fields[19]), int(fields[25]))
+        return Stat(
+            before.partition(b"(")[2], fields[0], int(fields[1]), int(fields[19]), int(fields[20]), int(fields[25])
+        )
 
     def arguments(self, pid: int, limit_bytes: int) -> tuple[bytes, ...] | None:
         """argv as the process shows it; the last one is cut at the limit. A process title is one long argument."""

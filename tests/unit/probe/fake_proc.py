@@ -15,6 +15,7 @@ class FakeProcess:
     environ: tuple[str, ...] = ()
     sockets: tuple[int, ...] = ()
     start_ticks: int = 1000
+    memory_bytes: int = 1 << 20  # 0: it is ending, and its memory is gone already
     start_stack: int = 0
     state: str = "S"
     command: str = "service"
@@ -53,13 +54,15 @@ class FakeProc:
     def _write_process(self, process: FakeProcess, folder: Path) -> None:
         for name in ("fd", "ns", "net"):
             (folder / name).mkdir(parents=True)
-        fields = [process.state, process.parent_pid, *[0] * 17, process.start_ticks, *[0] * 5, process.start_stack, 0]
+        times, memory = [*[0] * 17, process.start_ticks], [process.memory_bytes, *[0] * 4, process.start_stack]
+        fields = [process.state, process.parent_pid, *times, *memory, 0]
         (folder / "stat").write_text(f"{process.pid} ({process.command}) {' '.join(map(str, fields))}\n")
         (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in process.argv))
         (folder / "environ").write_bytes(b"".join(word.encode() + b"\0" for word in process.environ))
         (folder / "status").write_text("Name:\tservice\nUid:\t0\t33\t0\t0\nNSpid:\t123\t7\n")
         (folder / "cgroup").write_text(process.cgroup)
-        (folder / "exe").symlink_to(process.executable)
+        if process.memory_bytes:
+            (folder / "exe").symlink_to(process.executable)
         (folder / "cwd").symlink_to("/srv/shop")
         (folder / "root").symlink_to("/")
         (folder / "ns/net").symlink_to(f"net:[{process.network}]")

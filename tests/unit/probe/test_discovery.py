@@ -327,6 +327,15 @@ def test_a_target_that_is_over_before_it_is_looked_at_is_named_all_the_same(proc
     assert {} == services(found)
 
 
+def test_a_target_that_is_ending_when_it_is_looked_at_is_named_all_the_same(proc: FakeProc) -> None:
+    """Its memory is gone, and with it the link to its program; it is not yet a zombie."""
+    found = discovery(proc, Selection(exe_globs=("*/curl",)))
+    proc.add(FakeProcess(50, 1, CURL, memory_bytes=0))
+
+    assert [Remove(50), Identity(50), Gone(50)] == found.on_event(exec_event(50, 1))
+    assert {} == services(found)
+
+
 def test_a_leader_that_runs_another_program_renews_its_identity(proc: FakeProc) -> None:
     nginx(proc, workers=0)
     found = discovery(proc)

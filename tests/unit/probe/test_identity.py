@@ -78,6 +78,20 @@ def test_a_number_that_is_given_away_while_it_is_read_names_nobody(tmp_path: Pat
     assert identify(10, Reused(str(tmp_path))) is None
 
 
+def test_facts_of_a_process_that_ended_meanwhile_are_refused(tmp_path: Path) -> None:
+    """It is still there for a moment, and runs nothing any more."""
+
+    class Ending(Procfs):
+        def executable(self, pid: int) -> bytes | None:
+            proc.add(FakeProcess(10, memory_bytes=0))
+            return super().executable(pid)
+
+    proc = FakeProc(tmp_path)
+    proc.add(FakeProcess(10))
+
+    assert identify(10, Ending(str(tmp_path))) is None
+
+
 def test_a_process_that_is_gone_has_no_identity(tmp_path: Path) -> None:
     proc = FakeProc(tmp_path)
     proc.add(FakeProcess(11, state="Z"))
@@ -90,7 +104,7 @@ def test_what_cannot_be_read_is_absent(tmp_path: Path) -> None:
     """Enough to name the process by its number, and no guess."""
     folder = tmp_path / "10"
     folder.mkdir()
-    (folder / "stat").write_text("10 (x) S " + "0 " * 30)
+    (folder / "stat").write_text("10 (x) S " + "1 " * 30)
     identity = identify(10, Procfs(str(tmp_path)))
 
     assert identity is not None
