@@ -96,3 +96,16 @@ def test_answers_to_a_client_that_does_not_wait_end_one_after_the_other() -> Non
     connection.response(OK, at_ms=10).sent(at_ms=12).response(OK, at_ms=20).sent(at_ms=23).wait(5)
 
     assert [12 * MS, 23 * MS] == [exchange.end_ns for exchange in connection.exchanges]
+
+
+@pytest.mark.parametrize("piece", [GET, GET[:1]], ids=["whole", "its first byte"])
+def test_a_request_that_is_read_between_two_calls_of_a_response_ends_nothing(piece: bytes) -> None:
+    """What the server hands over behind it is still of the response before."""
+    connection = Connection(is_told_early=True).request(GET, at_ms=1).response(OK[:-3], at_ms=5).sent(at_ms=6)
+    connection.request(piece, at_ms=10).response(OK[-3:], at_ms=20).wait(5000)
+    assert [] == connection.exchanges
+
+    connection.sent(at_ms=9000).wait(1)
+
+    exchange = only(connection)
+    assert (9000 * MS, 5, Inferred.NOTHING) == (exchange.end_ns, exchange.response_body_bytes, exchange.inferred)
