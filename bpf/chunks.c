@@ -193,11 +193,15 @@ int on_chunks(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
-// All go on here with a response of CPython's that begins.
-int on_answer(struct bpf_raw_tracepoint_args *ctx) {
+// All go on here with a response of CPython's that begins, and with what comes before the first request of TLS.
+int on_owners(struct bpf_raw_tracepoint_args *ctx) {
   u32 zero = 0;
   struct scratch *scratch_area = scratch.lookup(&zero);
   if (!scratch_area) return 0;
+  if (scratch_area->for_owners == FOR_OWNERS_HANDSHAKE) {
+    own_by_handshake(scratch_area);
+    return 0;
+  }
   note_responder(scratch_area);
   if (scratch_area->go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   if (scratch_area->go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);

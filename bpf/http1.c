@@ -428,7 +428,7 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   scratch_area->told_bytes = 0;
   scratch_area->chunk_place.rounds = 0;
   scratch_area->chunk_place.is_begun = 0;
-  scratch_area->is_answer = 0;
+  scratch_area->for_owners = FOR_OWNERS_NOTHING;
   int is_request = call->is_inbound == (connection->role == ROLE_SERVER);
   if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
     int is_http2 = begins_like_http2_server(prefix);
@@ -443,7 +443,7 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   if (is_request) on_request_bytes(connection, call, prefix, pid_tid, service_pid, now, report);
   else on_response_bytes(scratch_area, connection, call, prefix, now, report);
   if (is_unanswered && connection->state == STATE_RESPONSE && interpreters.lookup(&connection->pid))
-    scratch_area->is_answer = 1;
+    scratch_area->for_owners = FOR_OWNERS_ANSWER;
   int is_beginning = report->kind == RECORD_REQUEST;
   if (is_beginning) name_other_end(connection, call, scratch_area->sock);
   if (is_beginning && runs_node(pid_tid)) return GO_ON_WITH_NODE;
@@ -457,13 +457,15 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
                                            u32 service_pid) {
   const struct call *call = &scratch_area->call;
   scratch_area->sock = sock;
-  scratch_area->is_answer = 0;
+  scratch_area->for_owners = FOR_OWNERS_NOTHING;
   u32 is_inbound = call->is_inbound;
   struct connection *connection = connections.lookup(&sock);
   if (connection && connection->state == STATE_FOREIGN) return GO_ON_WITH_NOTHING;
   if (connection && connection->flags & CONNECTION_TLS && !(connection->flags & CONNECTION_TLS_HEADER_READ)) {
     if (!is_inbound) connection->ciphertext_sent_monotonic_ns = bpf_ktime_get_ns();
     else if (connection->role == ROLE_UNKNOWN) on_older_ciphertext(scratch_area, connection->id, pid_tid >> 32);
+    else if (connection->role == ROLE_SERVER && connection->position == (u32)-1)
+      scratch_area->for_owners = FOR_OWNERS_HANDSHAKE;
     return GO_ON_WITH_NOTHING;
   }
   struct prefix *prefix = &scratch_area->prefix;

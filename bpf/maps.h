@@ -284,7 +284,7 @@ enum thread_flag {
 
 struct thread {
   struct owner owner;
-  u64 marked;  // address of a context that has an owner until the thread enters another one
+  u64 marked;  // address of a context: the owner is that one's, until the thread enters another; 0: the thread's own
   u32 flags;  // enum thread_flag
   u32 unused;
 };
@@ -533,6 +533,9 @@ struct head_block {
 
 // scratch: where a record is put together. Used by sys_exit programs alone, which cannot interrupt one another on
 // one CPU; what runs in softirq keeps its record on the stack.
+// What tells whose work is done, beside the requests themselves.
+enum for_owners { FOR_OWNERS_NOTHING = 0, FOR_OWNERS_ANSWER = 1, FOR_OWNERS_HANDSHAKE = 2 };
+
 struct scratch {
   struct record record;
   u8 payload[2 * REQUEST_CAPTURE_BYTES];  // twice: the verifier adds the greatest offset and the greatest length
@@ -555,7 +558,7 @@ struct scratch {
   struct chunks chunks;  // what on_chunks follows
   u64 chunks_index;  // whose they are: enum chunks_of
   u64 told_bytes;  // of the call in hand, by records with its first bytes
-  u64 is_answer;  // the call begins a response: on_answer has to look at it first
+  u64 for_owners;  // what on_owners has to look at first: enum for_owners
   u64 go_on;  // and with what then: enum go_on
   struct running running;  // what begins it
 };
@@ -597,7 +600,7 @@ BPF_TABLE("array", u32, struct page_places, page_places, 1);
 enum tail_program {
   TAIL_CHUNKS = 0,
   TAIL_HEADS = 1,
-  TAIL_ANSWER = 2,
+  TAIL_OWNERS = 2,
   TAIL_NODE = 3,
   TAIL_PROGRAMS = 4,
   TAIL_BYTES = 4,

@@ -54,7 +54,7 @@ static __always_inline int is_in_hand(const struct connection *connection, u32 p
 // What a thread that works on one request at a time has in hand.
 static __always_inline void find_owner_of_thread(u64 pid_tid, int is_plain, struct owner *found) {
   struct thread *thread = threads.lookup(&pid_tid);
-  if (!thread || thread->flags || thread->owner.kind != OWNER_EXCHANGE) return;
+  if (!thread || thread->flags || thread->marked || thread->owner.kind != OWNER_EXCHANGE) return;
   if (!is_plain && thread->owner.evidence != LINK_PROCESS) return;
   if (thread->owner.evidence == LINK_EXECUTOR) {
     *found = thread->owner;  // whatever became of the request meanwhile
@@ -163,20 +163,28 @@ static __always_inline void own_by_thread(u64 pid_tid, const struct owner *owner
   if (threads.update(&pid_tid, &now)) threads.delete(&pid_tid);
 }
 
-// uvloop runs what belongs to different connections in one context, their server's: such a context has an owner from
-// what tells of a connection until the thread enters another context.
-static __always_inline void mark_context(u64 pid_tid, const struct identity *identity, const struct owner *owner) {
-  struct thread now = {*owner, identity->address, 0, 0};
-  struct thread *before = threads.lookup(&pid_tid);
-  if (owners.lookup(identity) && !(before && before->marked == identity->address)) return;  // it has one of its own
-  now.owner.kind = OWNER_NOBODY;
-  if (threads.update(&pid_tid, &now)) return;
-  if (owners.update(identity, owner)) owners.delete(identity);
+// Who owns what runs in this context: as it is marked for now, or for as long as there is such a context.
+static __always_inline struct owner *owner_of_context(u64 pid_tid, struct identity *identity) {
+  struct thread *thread = threads.lookup(&pid_tid);
+  if (thread && thread->marked && thread->marked == identity->address) return &thread->owner;
+  return owners.lookup(identity);
 }
 
-static __always_inline void unmark_context(struct thread *thread, u64 process) {
-  struct identity marked = {process, thread->marked};
-  if (marked.address) owners.delete(&marked);
+// uvloop runs what belongs to different connections in one context, their server's: such a context has an owner from
+// what tells of a connection until the thread enters another context. One that has an owner works on for that; where
+// it is the same connection's, what was read says more.
+static __always_inline void mark_context(u64 pid_tid, struct identity *identity, const struct owner *owner) {
+  struct owner *before = owner_of_context(pid_tid, identity);
+  int is_the_same = before && before->kind != OWNER_AMBIGUOUS && before->connection == owner->connection;
+  if (is_the_same && owner->kind == OWNER_CONNECTION) return;
+  before = owners.lookup(identity);
+  if (before && !is_the_same) return;
+  struct thread now = {*owner, identity->address, 0, 0};
+  threads.update(&pid_tid, &now);
+}
+
+static __always_inline void unmark_context(struct thread *thread) {
+  if (thread->marked) thread->owner.kind = OWNER_NOBODY;
   thread->marked = 0;
 }
 
@@ -185,11 +193,9 @@ static __always_inline int is_sleep(u64 descriptors) { return !(u32)descriptors;
 
 // A thread waits for whatever comes next, as event loops do: what it does then need not be for what it has read before.
 static __always_inline void on_event_wait(u64 pid_tid) {
-  u32 pid = pid_tid >> 32;
   struct thread *thread = threads.lookup(&pid_tid);
   if (!thread || thread->owner.evidence == LINK_PROCESS) return;
-  struct interpreter *interpreter = interpreters.lookup(&pid);
-  if (interpreter) unmark_context(thread, interpreter->process);
+  unmark_context(thread);
   if (thread->owner.evidence != LINK_EXECUTOR) thread->owner.kind = OWNER_NOBODY;
   thread->flags &= ~THREAD_HAS_READ;
 }
@@ -218,7 +224,7 @@ static __always_inline void find_owner(u64 pid_tid, struct owner *found) {
   if (found->kind == OWNER_EXCHANGE) {
     // a goroutine's
   } else if (running.kind == RUNS_CONTEXT || running.kind == RUNS_GREENLET) {
-    struct owner *owner = owners.lookup(&running.identity);
+    struct owner *owner = owner_of_context(pid_tid, &running.identity);
     if (owner && owner->kind != OWNER_AMBIGUOUS) *found = *owner;
   } else {
     find_owner_of_thread(pid_tid, running.kind == RUNS_THREAD, found);
@@ -232,14 +238,12 @@ static __always_inline void find_owner(u64 pid_tid, struct owner *found) {
 }
 
 // The event loop has read a request, in no context; or what it has decrypted was read in the one that is shared.
-static __always_inline void own_outside(u64 pid_tid, const struct running *running, const struct owner *owner) {
+static __always_inline void own_outside(u64 pid_tid, struct running *running, const struct owner *owner) {
   if (running->kind == RUNS_CONTEXT) {
     mark_context(pid_tid, &running->identity, owner);
     return;
   }
   struct thread now = {*owner, 0, THREAD_HAS_READ, 0};
-  struct thread *before = threads.lookup(&pid_tid);
-  if (before) now.marked = before->marked;
   threads.update(&pid_tid, &now);
 }
 
@@ -269,6 +273,22 @@ static __always_inline void own_by_running(const struct connection *connection, 
   } else {
     threads.delete(&pid_tid);  // it has another request by now
   }
+}
+
+// A client has sent a part of its handshake, which an event loop has read outside of any context: with the last part
+// the connection's own code begins.
+static __always_inline void own_by_handshake(struct scratch *scratch_area) {
+  u64 sock = scratch_area->sock, pid_tid = current_pid_tid();
+  u32 pid = pid_tid >> 32;
+  struct target *target = targets.lookup(&pid);
+  struct connection *connection = connections.lookup(&sock);
+  if (!target || !connection || !(target->flags & TARGET_READS_OUTSIDE) || connection->role != ROLE_SERVER) return;
+  struct running running;
+  find_running(pid, target->flags & TARGET_WITHOUT_RETURN_PROBES, &running);
+  if (running.kind != RUNS_THREAD) return;
+  struct owner owner;
+  own_connection(&owner, sock, connection->id);
+  own_outside(pid_tid, &running, &owner);
 }
 
 // A connection was accepted: what this context starts now works for that. Of a thread that accepts and then serves,

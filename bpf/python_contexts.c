@@ -83,15 +83,13 @@ int on_context_entered(struct pt_regs *ctx) {
   struct interpreter *interpreter = interpreters.lookup(&pid);
   struct thread *thread = threads.lookup(&pid_tid);
   if (!interpreter || !thread) return 0;
-  unmark_context(thread, interpreter->process);
+  unmark_context(thread);
   if (!(thread->flags & THREAD_HAS_READ)) return 0;
   struct identity entered = {interpreter->process, register_in(ctx, attach_cookie(ctx))};
   struct owner owner = thread->owner;
-  mark_context(pid_tid, &entered, &owner);
-  thread = threads.lookup(&pid_tid);
-  if (!thread) return 0;
   thread->flags &= ~THREAD_HAS_READ;
   thread->owner.kind = OWNER_NOBODY;
+  mark_context(pid_tid, &entered, &owner);
   return 0;
 }
 

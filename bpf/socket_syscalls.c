@@ -210,7 +210,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   call->is_inbound = is_inbound;
   enum go_on go_on = on_bytes(scratch_area, sock, descriptor_key, pid_tid, target->service_pid);
   scratch_area->go_on = go_on;
-  if (scratch_area->is_answer) tail_programs.call(ctx, TAIL_ANSWER);
+  if (scratch_area->for_owners) tail_programs.call(ctx, TAIL_OWNERS);
   if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
   if (go_on == GO_ON_WITH_NODE) tail_programs.call(ctx, TAIL_NODE);

@@ -274,7 +274,7 @@ int on_tls_bytes(struct pt_regs *ctx) {
     enum go_on go_on = on_plain_bytes(scratch_area, connection, &scratch_area->call, prefix, pid_tid, call->service_pid,
                                       moved_at(call, connection));
     scratch_area->go_on = go_on;
-    if (scratch_area->is_answer) tls_tail_programs.call(ctx, TAIL_ANSWER);
+    if (scratch_area->for_owners) tls_tail_programs.call(ctx, TAIL_OWNERS);
     if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
     if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
     if (go_on == GO_ON_WITH_NODE) tls_tail_programs.call(ctx, TAIL_NODE);
@@ -317,7 +317,7 @@ int on_tls_chunks(struct pt_regs *ctx) {
   return no_return_wanted(ctx);
 }
 
-int on_tls_answer(struct pt_regs *ctx) {
+int on_tls_owners(struct pt_regs *ctx) {
   struct tls_frame frame = frame_at_return(ctx, current_pid_tid());
   struct scratch *scratch_area = taken_scratch(&frame);
   if (!scratch_area) return no_return_wanted(ctx);

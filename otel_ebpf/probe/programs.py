@@ -50,7 +50,7 @@ SOCKET_PROGRAMS = {
         ProgramRow("on_sys_exit", BPF_PROG_TYPE_RAW_TRACEPOINT, "sys_exit"),
         ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
-        ProgramRow("on_answer", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
+        ProgramRow("on_owners", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_node", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ),
     # Which function of the kernel each one is for: see probe/kprobes.py.
@@ -59,7 +59,7 @@ SOCKET_PROGRAMS = {
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
         *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
         *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap"),
-        *_kprobes("on_heads", "on_chunks", "on_answer", "on_node"),
+        *_kprobes("on_heads", "on_chunks", "on_owners", "on_node"),
         *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_naming_call"),
     ),
 }
@@ -68,7 +68,7 @@ SOCKET_PROGRAMS = {
 TLS_PROGRAMS = _kprobes(
     *("on_tls_call", "on_tls_entry", "on_tls_return"),
     *("on_go_write", "on_go_written", "on_go_read"),
-    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_answer", "on_tls_node"),
+    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_owners", "on_tls_node"),
 )
 
 # Uprobes on CPython: see probe/python_watch.py.
@@ -98,8 +98,8 @@ UPROBE_PROGRAMS = (
 )
 
 # Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
-TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_answer": 2, "on_node": 3}
-TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_answer": 2, "on_tls_node": 3, "on_tls_bytes": 4}
+TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_owners": 2, "on_node": 3}
+TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_owners": 2, "on_tls_node": 3, "on_tls_bytes": 4}
 NODE_TAIL_PROGRAMS = {"on_node_moved": 0}
 
 

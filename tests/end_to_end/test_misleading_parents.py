@@ -72,20 +72,24 @@ def a_request_held_open(service: CallingService) -> Iterator[None]:
         thread.join()
 
 
-def test_what_an_open_request_has_made_works_for_nobody(prefix: str, stage: Stage) -> None:
-    """Workers whose calls look like that request's as long as it is open. The task that handles a request is known by those
-    that have answered others."""
-    service = stage.ends.enter_context(calling_service("odd-tasks", stage.new_folder("odd-tasks"), style=ODD_TASKS))
-    stage.agent(OTEL_EBPF_OPEN_PORT=service.port, OTEL_EBPF_PARENTS="strict")
+def wait_until_tasks_are_known(service: CallingService, sink: Sink, prefix: str) -> None:
     rounds = count()
 
     def are_tasks_known() -> bool:
         name = f"warm{next(rounds)}-{prefix}"
         caused = service.ask(name, WARM_UP, AT_ONCE, ("sequence",))
-        spans = stage.sink.wait_for(len(caused) + WARM_UP, belongs_to(name), seconds=5)
+        spans = sink.wait_for(len(caused) + WARM_UP, belongs_to(name), seconds=5)
         return judge(parents_of(spans), caused, {}).is_all_right
 
     wait_until(are_tasks_known, "tasks that are known to handle requests")
+
+
+def test_what_an_open_request_has_made_works_for_nobody(prefix: str, stage: Stage) -> None:
+    """Workers whose calls look like that request's as long as it is open. The task that handles a request is known by those
+    that have answered others."""
+    service = stage.ends.enter_context(calling_service("odd-tasks", stage.new_folder("odd-tasks"), style=ODD_TASKS))
+    stage.agent(OTEL_EBPF_OPEN_PORT=service.port, OTEL_EBPF_PARENTS="strict")
+    wait_until_tasks_are_known(service, stage.sink, prefix)
 
     with a_request_held_open(service):
         caused = service.ask(f"hot-{prefix}", REQUESTS, AT_ONCE)
@@ -94,6 +98,20 @@ def test_what_an_open_request_has_made_works_for_nobody(prefix: str, stage: Stag
     assert ({}, []) == (verdict.wrong, verdict.missing)
     assert {"gather", "executor", "worker", "job"} == kinds_of(verdict.unknown)
     assert sum(path.split("/")[2] in ("sequence", "churn") for path in caused) == verdict.right
+
+
+def test_the_task_of_a_request_is_known_where_connections_share_a_context_and_speak_tls(
+    prefix: str, stage: Stage
+) -> None:
+    """The first request of a connection may be read in a context that its handshake has made."""
+    service = stage.ends.enter_context(calling_service("uvicorn-uvloop-tls", stage.new_folder("uvloop")))
+    stage.agent(OTEL_EBPF_OPEN_PORT=service.port, OTEL_EBPF_PARENTS="strict")
+    wait_until_tasks_are_known(service, stage.sink, prefix)
+
+    caused = service.ask(f"hot-{prefix}", 3 * REQUESTS, AT_ONCE, ("sequence",))
+
+    verdict = verdict_of(stage.sink, f"hot-{prefix}", caused)
+    assert ({}, [], []) == (verdict.wrong, verdict.missing, verdict.unknown)
 
 
 def test_of_requests_sent_without_waiting_none_is_guessed(prefix: str, stage: Stage) -> None:

@@ -26,6 +26,7 @@ STYLES = [
     "uvicorn-uvloop-tls",
     "starlette-uvloop+aiohttp",
     "fastapi",
+    "hypercorn-uvloop-tls",
     "hypercorn-trio-tls",
     "aiohttp-uvloop",
     "streams-tls",
