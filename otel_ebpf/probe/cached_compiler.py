@@ -19,7 +19,11 @@ from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.kernel_types import KernelTypes, find_kernel_types
 from otel_ebpf.probe.programs import Source
 
-_CFLAGS = ("-Wno-pragma-once-outside-header",)
+_CFLAGS = (
+    "-Wno-pragma-once-outside-header",
+    "-g0",  # nothing reads what bcc's own -g asks for
+    *("-Xclang", "-disable-llvm-passes"),  # bcc optimizes by itself: once is enough, and takes half of the time
+)
 _FLAG_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 _GENERATORS = ("c_structs.py", "shim.py", "compile_child.py", "artifact.py", "compiler.py")
 

@@ -17,7 +17,7 @@ from otel_ebpf.errors import ProbeError
 BPF_PROG_TYPE_KPROBE = 2  # uprobes too
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
-HEADERS = ("records.h", "limits.h", "maps.h")
+HEADERS = ("helpers.h", "records.h", "limits.h", "maps.h")
 
 
 class SocketBackend(enum.Enum):
