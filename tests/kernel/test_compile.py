@@ -68,7 +68,7 @@ with load(artifact, programs_of(backend)) as loaded:
     hide = "mkdir -p /lib/modules && mount -t tmpfs none /lib/modules && mount -t tmpfs none /usr/src"
     command = ["unshare", "--mount", "sh", "-c", f'{hide} && exec "$0" -c "$1"', sys.executable, script]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
     assert (0, f"{len(programs_of(SocketBackend.TRACEPOINT))}\n") == (done.returncode, done.stdout), done.stderr
 
