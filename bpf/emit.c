@@ -90,6 +90,7 @@ static __always_inline void set_slot_owner(u64 id, u64 before, u64 after) {
 
 static __always_inline void forget_connection(u64 sock, const struct connection *connection) {
   set_slot_owner(connection->id, connection->id, 0);
+  if (connection->hello.pid) tls_sockets.delete((struct tls_key *)&connection->hello);
   connections.delete(&sock);
 }
 

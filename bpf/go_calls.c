@@ -10,12 +10,12 @@ int on_goroutine_born(struct pt_regs *ctx) {
   if (!program) return 0;
   u64 goroutine = GO_ARGUMENT_2(ctx);
   struct identity parent = {program->process, read_user_word(goroutine + program->parent_number)};
-  struct owner *owner = owners.lookup(&parent);
+  struct owner *owner = owner_of(&parent);
   if (!owner || owner->kind != OWNER_EXCHANGE || !is_unanswered(owner)) return 0;
   struct identity born = {program->process, read_user_word(goroutine + program->number)};
   struct owner inherited = *owner;
   descend(&inherited);
-  owners.update(&born, &inherited);
+  set_owner(&born, &inherited, 0);
   return 0;
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #ifndef MAX_CONNECTIONS
-#define MAX_CONNECTIONS 16384  // open connections of all targets; 250 bytes each
+#define MAX_CONNECTIONS 16384  // open connections of all targets; 272 bytes each
 #endif
 #ifndef RING_PAGES
 #define RING_PAGES 2048  // 8 MiB: 0.4 s of 20,000 requests a second with heads of 0.5 KB
@@ -10,22 +10,32 @@
 #ifndef CPU_BITS
 #define CPU_BITS 12  // of a connection's number; the loader passes what this host needs
 #endif
+
+// LRU maps take all their memory at once. A processor keeps up to 128 of their free entries to itself, and another one
+// that finds none drops what is in use: so there are more of them for more processors, four times as many at most.
+#define LRU_SPARE ((128 << CPU_BITS) - 256)
+#define LRU_ENTRIES(entries) ((entries) + (LRU_SPARE < 3 * (entries) ? LRU_SPARE : 3 * (entries)))
+#define MAX_CALLERS LRU_ENTRIES(2048)  // connections that nobody has accepted yet; and of others the newest
+#define MAX_DESCRIPTORS LRU_ENTRIES((MAX_CONNECTIONS + 3) / 4)  // of Unix sockets, and of what was reset
+#define MAX_TLS_OBJECTS LRU_ENTRIES(2048)  // the newest ones
+#define MAX_GO_WRITES LRU_ENTRIES(4096)  // that have begun
+
 #define MAX_EXECUTABLES 1024    // files that OTEL_EBPF_AUTO_TARGET_EXE has matched
 #define MAX_OPEN_CALLS 8192     // threads of targets that use sockets; 64 bytes each
 #define MAX_PAGE_PIECES 16      // of one call: what a pipe holds, so also what one sendfile moves at a time
 #define MAX_TLS_LAYOUTS 256
-#define MAX_TLS_CALLS 16384
-#define MAX_TLS_CIPHERTEXTS 4096  // of connections older than the agent, until each is proven
+#define MAX_TLS_CALLS LRU_ENTRIES(4096)
+#define MAX_TLS_CIPHERTEXTS LRU_ENTRIES(1024)  // of connections older than the agent, until each is proven
 #define MAX_INTERPRETERS 4096    // processes that run CPython; 56 bytes each
 #define MAX_OWNERS 32768         // contexts, goroutines and the like that belong to requests; 40 bytes each
 #define MAX_THREADS 16384        // that serve requests, or were started by one; 48 bytes each
 #define MAX_NGINX 1024           // processes of nginx that are asked for upstream connections
 #define MAX_GO_PROGRAMS 4096     // processes; 24 bytes each
-#define MAX_GO_STARTS 4096       // functions that goroutines were started with; 24 bytes each
-#define MAX_GO_CONNECTIONS 8192  // of net/http's clients; 40 bytes each
+#define MAX_GO_STARTS LRU_ENTRIES(2048)       // functions that goroutines were started with
+#define MAX_GO_CONNECTIONS LRU_ENTRIES(2048)  // of net/http's clients that a request is about to be sent on
 #define MAX_NODE_PROGRAMS 1024   // processes; 80 bytes each
 #define MAX_NODE_THREADS 128     // that run Node: one for each process, and one for each worker; 8 KB each
-#define MAX_NODE_REQUESTS 16384  // one for each connection of a server; 48 bytes each
+#define MAX_NODE_REQUESTS LRU_ENTRIES(4096)  // in the hands of servers
 #define NODE_BLOCKS 512          // of 64 numbers each: 300 requests in flight; a power of two
 #define MAX_NODE_JOBS 16         // threads whose promises are followed; 48 KB each
 #define MAX_NODE_REACTIONS 32768  // of all of them; 32 bytes each
@@ -33,7 +43,7 @@
 #define NODE_REACTIONS_AT_ONCE 64  // that one program goes through; a program may be followed by 33 others at most
 #define MAX_NODE_NUMBERS_OF_JOB 16  // that are remembered; of what is numbered behind them, nothing is known
 #define TLS_SCRATCHES 4         // TLS calls that one CPU is in the middle of, each interrupted by the next
-#define MAX_MAPPED_FILES 8192
+#define MAX_MAPPED_FILES LRU_ENTRIES(4096)
 #define MAX_TARGETS 8192         // processes
 #ifndef MAX_SERVICES
 #define MAX_SERVICES 2048  // in the ledger; 144 bytes each
@@ -68,7 +78,7 @@
 
 // Lookups of names.
 #define MAX_LOOKUPS 512                       // threads whose last lookup of a name is kept; 440 bytes each
-#define MAX_ANSWERS 4096                      // of those, by address
+#define MAX_ANSWERS LRU_ENTRIES(2048)         // of those, by address
 #define MAX_LOOKUP_AGE_NS 5000000000ull       // from an answer to the connection that it was asked for
 #define MAX_LOOKUP_NODES 24                   // of what getaddrinfo returns; each address may come three times
 #define LOOKUP_ANSWERS 8                      // addresses of one name that are kept; a power of two

@@ -1,4 +1,5 @@
-// Every map once.
+// Every map once. Those of the kind "hash" are given their memory as entries come, where the kernel can do so: see
+// probe/growing_maps.py. All others have it from the start.
 #pragma once
 #include "limits.h"
 #include "records.h"
@@ -78,6 +79,12 @@ struct owner {
   u8 number;    // enum number_kind: of a number of Node's
 };
 
+struct tls_key {
+  u32 pid;
+  u32 is_outbound;  // the process sent the ClientHello
+  u64 random[2];  // its first half
+};
+
 struct connection {
   u64 id;
   u64 request_bytes;
@@ -117,6 +124,7 @@ struct connection {
   u16 parent_may_err;  // 0 or LINK_MAY_ERR
   struct owner asked_by;  // of an upstream connection of nginx: whose request the next one is for; see nginx.c
   u64 connect_number;  // of Node's callback for when it is connected; 0: another program's, or not known
+  struct tls_key hello;  // under which `tls_sockets` has it; pid 0: it has not
 };
 
 // connections: what is known of each open connection of a target.
@@ -131,14 +139,15 @@ BPF_TABLE("hash", u64, struct connection, connections, MAX_CONNECTIONS);
 //   added   by connect
 //   removed when the server that has accepted it reads its first request
 //   full    LRU: a client's record that comes behind its server's answer comes too late
-BPF_TABLE("lru_hash", u32, u8, callers, MAX_CONNECTIONS);
+BPF_TABLE("lru_hash", u32, u8, callers, MAX_CALLERS);
 
 // descriptors: which socket a target's descriptor is, for close(), when the file table no longer tells.
 //   key     pid << 32 | descriptor
-//   added   with the connection, also where that found no room, and when it is used by another one (dup, fork)
+//   added   with a Unix connection, and when that is used by another one (dup, fork); when any connection is reset, or
+//           found no room
 //   removed by close
-//   full    LRU: a Unix connection's end is then seen by its peer's side or its next use only
-BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
+//   full    LRU: the connection's end is then seen by its peer's side or its next use only
+BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_DESCRIPTORS);
 
 enum target_flag {
   TARGET_EXCLUDED = 1,               // the agent's own processes: never watched, whatever they do
@@ -259,11 +268,13 @@ struct running {
   u64 start;  // of a goroutine: the function that it was started with
 };
 
-// owners: whose work is done in a context, or by a goroutine.
+// owner_map: whose work is done in a context, or by a goroutine.
 //   added   when a request is read in it; when it is made by what has an owner
 //   removed when it is freed; when it is made by what has none; goroutines' numbers never come again
 //   full    LRU: what it calls has no parent
-BPF_TABLE("lru_hash", struct identity, struct owner, owners, MAX_OWNERS);
+// That takes 3 MB, so the probe puts it in its place when it begins to follow a first process of such a runtime.
+BPF_TABLE("lru_hash", struct identity, struct owner, owner_map_inside, MAX_OWNERS);
+BPF_TABLE("array_of_maps$owner_map_inside", int, int, owner_map, 1);
 
 struct responder {
   u32 children;  // how many contexts what had read each request had made; 0: it was none of these that answered
@@ -293,8 +304,8 @@ struct thread {
 //   key     pid << 32 | tid
 //   added   when it reads a request; when a process is started by one
 //   removed when the thread ends
-//   full    LRU: what it calls has no parent
-BPF_TABLE("lru_hash", u64, struct thread, threads, MAX_THREADS);
+//   full    what it calls has no parent
+BPF_TABLE("hash", u64, struct thread, threads, MAX_THREADS);
 
 enum interpreter_state {
   INTERPRETER_ASSUMED = 0,  // its layout is that of its version; no context has been made yet
@@ -623,12 +634,6 @@ struct tls_layout {
 // tls_layouts: one for each library that is attached to; written by the probe.
 BPF_TABLE("array", u32, struct tls_layout, tls_layouts, MAX_TLS_LAYOUTS);
 
-struct tls_key {
-  u32 pid;
-  u32 is_outbound;  // the process sent the ClientHello
-  u64 random[2];  // its first half
-};
-
 struct tls_socket {
   u64 sock;
   u64 connection;
@@ -636,9 +641,10 @@ struct tls_socket {
 };
 
 // tls_sockets: whose ClientHello it was.
-//   added   when a ClientHello crosses a socket of a target
-//   full    LRU: an object whose entry is gone cannot be told any more (COUNT_TLS_UNPROVEN)
-BPF_TABLE("lru_hash", struct tls_key, struct tls_socket, tls_sockets, MAX_CONNECTIONS);
+//   added   when a ClientHello crosses a socket of a target; when a connection that is older is proven
+//   removed with the connection: see its `hello`
+//   full    there is room for one of each connection
+BPF_TABLE("hash", struct tls_key, struct tls_socket, tls_sockets, MAX_CONNECTIONS);
 
 struct tls_ciphertext {
   u64 pid;
@@ -659,7 +665,7 @@ struct tls_object {
 // used again; but when that cannot be proven any more (renegotiated), the connection's bytes are not seen any more.
 //   added   with the first plain text of a connection
 //   full    LRU: an exchange that went on unseen ends with its connection
-BPF_TABLE("lru_hash", struct tls_object, struct tls_socket, tls_objects, MAX_CONNECTIONS);
+BPF_TABLE("lru_hash", struct tls_object, struct tls_socket, tls_objects, MAX_TLS_OBJECTS);
 
 // Which call of a function is meant: unique also where functions call one another, or stacks are switched.
 struct tls_frame {
@@ -699,7 +705,7 @@ struct go_write {
 // go_writes: what goroutines of servers have begun to write. In whichever thread they end it.
 //   removed when it has been sent
 //   full    LRU: the exchange ends when the next request is read, or with its connection
-BPF_TABLE("lru_hash", struct goroutine, struct go_write, go_writes, MAX_TLS_CALLS);
+BPF_TABLE("lru_hash", struct goroutine, struct go_write, go_writes, MAX_GO_WRITES);
 
 struct open_lookup {
   u64 start_monotonic_ns;

@@ -48,6 +48,6 @@ int on_node_made(struct pt_regs *ctx) {
   remember_run(thread, &owner);
   struct identity made = {thread->process, number};
   owner.number = NUMBER_WAS_MADE;
-  owners.update(&made, &owner);
+  set_owner(&made, &owner, 0);
   return 0;
 }

@@ -30,14 +30,14 @@ static __always_inline void find_owner_of_callback(struct node_thread *thread, s
     owner = &request->owner;
   } else {
     if (!is_called_once(thread, numbers->runs)) return;
-    owner = owners.lookup(&thread->key);
+    owner = owner_of(&thread->key);
     if (owner && owner->number != NUMBER_HAS_RUN && (owner->number != NUMBER_IN_JOB || numbers->under)) owner = 0;
     if (!owner && !numbers->under) owner = owner_of_job(thread, numbers->runs);
     if (!owner && numbers->under) {
       thread->key.address = numbers->under;
       request = node_requests.lookup(&thread->key);
       if (request) owner = numbers->runs > request->after ? &request->owner : 0;
-      else owner = owners.lookup(&thread->key);
+      else owner = owner_of(&thread->key);
       if (!request && owner && (owner->number != NUMBER_HAS_RUN || has_hooks(thread))) owner = 0;
     }
   }
@@ -49,18 +49,18 @@ static __always_inline void remember_run(struct node_thread *thread, const struc
   thread->key.process = thread->process;
   thread->key.address = thread->numbers.runs;
   if (!thread->numbers.runs || node_requests.lookup(&thread->key)) return;
-  struct owner *known = owners.lookup(&thread->key);
+  struct owner *known = owner_of(&thread->key);
   if (known && known->number == NUMBER_HAS_RUN) return;
   thread->request.owner = *owner;
   thread->request.owner.number = NUMBER_HAS_RUN;
-  owners.update(&thread->key, &thread->request.owner);
+  set_owner(&thread->key, &thread->request.owner, 0);
 }
 
 // For whom what has this number was made.
 static __always_inline int is_made_for(struct node_thread *thread, u64 number, struct owner *found) {
   thread->key.process = thread->process;
   thread->key.address = number;
-  struct owner *owner = owners.lookup(&thread->key);
+  struct owner *owner = owner_of(&thread->key);
   if (!owner || owner->number != NUMBER_WAS_MADE || !is_unanswered(owner)) return 0;
   *found = *owner;
   return 1;

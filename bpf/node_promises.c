@@ -21,7 +21,7 @@ static __always_inline void close_job(struct node_thread *thread, struct node_jo
     thread->key.address = after + i;
     thread->request.owner = jobs->owner;
     thread->request.owner.number = NUMBER_IN_JOB;
-    owners.insert(&thread->key, &thread->request.owner);  // or it has run by now
+    set_owner(&thread->key, &thread->request.owner, BPF_NOEXIST);  // or it has run by now
   }
 }
 

@@ -2,6 +2,29 @@
 // now says a fragment for each runtime, and whose work it is say these tables. A wrong answer is worse than none: what
 // is not certain belongs to nobody.
 
+static __always_inline void *owners_in_place(void) {
+  int zero = 0;
+  return owner_map.lookup(&zero);
+}
+
+// Whose work is done in this context, or by this goroutine or callback; 0: it is not known to be anybody's.
+static __always_inline struct owner *owner_of(const struct identity *identity) {
+  void *inside = owners_in_place();
+  return inside ? bpf_map_lookup_elem(inside, (void *)identity) : 0;
+}
+
+static __always_inline void disown(const struct identity *identity) {
+  void *inside = owners_in_place();
+  if (inside) bpf_map_delete_elem(inside, (void *)identity);
+}
+
+// From now on. `flags`: BPF_NOEXIST leaves it to the one that it has.
+static __always_inline void set_owner(const struct identity *identity, const struct owner *owner, u64 flags) {
+  void *inside = owners_in_place();
+  if (inside && bpf_map_update_elem(inside, (void *)identity, (void *)owner, flags) && !flags)
+    bpf_map_delete_elem(inside, (void *)identity);
+}
+
 static __always_inline void own_nothing(struct owner *owner) { __builtin_memset(owner, 0, sizeof(*owner)); }
 
 static __always_inline void own_exchange(struct owner *owner, u64 sock, u64 connection, u32 position, u8 evidence) {
@@ -104,7 +127,7 @@ static __always_inline int works_for_one_request(const struct running *running, 
 
 // Whose work a goroutine does by itself: that of the request that it has read, or that has started it.
 static __always_inline void find_owner_of_goroutine(const struct running *running, struct owner *found) {
-  struct owner *owner = owners.lookup((struct identity *)&running->identity);
+  struct owner *owner = owner_of(&running->identity);
   if (!owner || owner->kind != OWNER_EXCHANGE) return;
   if (owner->lineage && !works_for_one_request(running, owner)) return;
   struct connection *connection = connection_of_owner(owner);
@@ -130,13 +153,13 @@ static __always_inline void find_owner_of_write(u32 pid, struct owner *found) {
 
 // A context, greenlet or goroutine has read a request.
 static __always_inline void own_by_identity(struct identity *identity, struct owner *owner) {
-  struct owner *before = owners.lookup(identity);
+  struct owner *before = owner_of(identity);
   if (before) {
     if (before->kind == OWNER_AMBIGUOUS) return;
     int is_another = before->kind == OWNER_EXCHANGE && before->connection != owner->connection && !before->lineage;
     if (is_another && is_unanswered(before)) owner->kind = OWNER_AMBIGUOUS;  // an event loop
   }
-  if (owners.update(identity, owner)) owners.delete(identity);
+  set_owner(identity, owner, 0);
 }
 
 // A goroutine has read a request: it serves that until it reads another one. The first byte alone says nothing:
@@ -167,7 +190,7 @@ static __always_inline void own_by_thread(u64 pid_tid, const struct owner *owner
 static __always_inline struct owner *owner_of_context(u64 pid_tid, struct identity *identity) {
   struct thread *thread = threads.lookup(&pid_tid);
   if (thread && thread->marked && thread->marked == identity->address) return &thread->owner;
-  return owners.lookup(identity);
+  return owner_of(identity);
 }
 
 // uvloop runs what belongs to different connections in one context, their server's: such a context has an owner from
@@ -177,7 +200,7 @@ static __always_inline void mark_context(u64 pid_tid, struct identity *identity,
   struct owner *before = owner_of_context(pid_tid, identity);
   int is_the_same = before && before->kind != OWNER_AMBIGUOUS && before->connection == owner->connection;
   if (is_the_same && owner->kind == OWNER_CONNECTION) return;
-  before = owners.lookup(identity);
+  before = owner_of(identity);
   if (before && !is_the_same) return;
   struct thread now = {*owner, identity->address, 0, 0};
   threads.update(&pid_tid, &now);
@@ -297,19 +320,19 @@ static __always_inline void on_accepted(const struct connection *connection, u64
   struct running running;
   find_running(pid_tid >> 32, 1, &running);
   if (running.kind != RUNS_CONTEXT) return;
-  struct owner *before = owners.lookup(&running.identity);
+  struct owner *before = owner_of(&running.identity);
   if (before && (before->kind == OWNER_EXCHANGE || before->kind == OWNER_AMBIGUOUS)) return;
   struct owner owner;
   own_connection(&owner, sock, connection->id);
-  if (owners.update(&running.identity, &owner)) owners.delete(&running.identity);
+  set_owner(&running.identity, &owner, 0);
 }
 
 static __always_inline void on_nothing_accepted(u64 pid_tid) {
   struct running running;
   find_running(pid_tid >> 32, 1, &running);
   if (running.kind != RUNS_CONTEXT) return;
-  struct owner *before = owners.lookup(&running.identity);
-  if (before && before->kind == OWNER_CONNECTION) owners.delete(&running.identity);
+  struct owner *before = owner_of(&running.identity);
+  if (before && before->kind == OWNER_CONNECTION) disown(&running.identity);
 }
 
 // An option of a connection is set, or its addresses are asked for, as it is made: whose turn it is in the context that
@@ -361,7 +384,7 @@ static __always_inline void note_responder(struct scratch *scratch_area) {
   find_context(current_pid_tid() >> 32, running);
   if (!connection || !running->identity.process) return;
   struct responder now = {0, 1};
-  struct owner *owner = owners.lookup(&running->identity);
+  struct owner *owner = owner_of(&running->identity);
   if (owner && is_child_of(connection, owner)) now.children = connection->children;
   running->identity.address = connection->local_port;
   struct responder *known = responders.lookup(&running->identity);

@@ -15,6 +15,8 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   u64 pid_tid = current_pid_tid();
   u32 pid = pid_tid >> 32;
   if (!pid) return 0;
+  u64 former_pid_tid = (u64)pid << 32 | (u32)ctx->args[1];  // it has the first thread's number from now on
+  if (former_pid_tid != pid_tid) threads.delete(&former_pid_tid);
   struct target *target = targets.lookup(&pid);
   if (target && target->flags & TARGET_EXCLUDED) return 0;
   begin_program(pid_tid);
@@ -90,13 +92,13 @@ int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
 int on_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   u64 pid_tid = current_pid_tid();
   u32 pid = pid_tid >> 32;
+  threads.delete(&pid_tid);  // it may be of a process that was a target before
   struct target *target = targets.lookup(&pid);
   if (!target) return 0;
 #ifdef BY_KPROBES
   u64 thread = bpf_get_current_pid_tgid();
   open_calls.delete(&thread);
 #endif
-  threads.delete(&pid_tid);
   node_threads.delete(&pid_tid);
   node_jobs.delete(&pid_tid);
   u64 signal = 0;

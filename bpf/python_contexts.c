@@ -72,7 +72,8 @@ int on_context_made(struct pt_regs *ctx) {
   count_child(&owner);
   descend(&owner);
   // Addresses are used again: what is owned by nobody must not keep the owner of the one before.
-  if (!owner.kind || owners.update(&made, &owner)) owners.delete(&made);
+  if (owner.kind) set_owner(&made, &owner, 0);
+  else disown(&made);
   return 0;
 }
 
@@ -98,7 +99,7 @@ int on_context_freed(struct pt_regs *ctx) {
   struct interpreter *interpreter = interpreters.lookup(&pid);
   if (!interpreter) return 0;
   struct identity freed = {interpreter->process, register_in(ctx, attach_cookie(ctx))};
-  owners.delete(&freed);
+  disown(&freed);
   return 0;
 }
 
@@ -122,7 +123,8 @@ int on_job_put(struct pt_regs *ctx) {
   find_owner(pid_tid, &owner);
   owner.evidence = LINK_EXECUTOR;
   descend(&owner);
-  if (owner.kind != OWNER_EXCHANGE || owners.update(&job, &owner)) owners.delete(&job);
+  if (owner.kind == OWNER_EXCHANGE) set_owner(&job, &owner, 0);
+  else disown(&job);
   return 0;
 }
 
@@ -135,7 +137,7 @@ int on_job_taken(struct pt_regs *ctx) {
   struct identity job = {interpreter->process, value_at(ctx, attach_cookie(ctx))};
   if (!job.address || !is_job(job.address)) return 0;
   struct thread thread = {};
-  struct owner *owner = owners.lookup(&job);  // and it stays, for one way through the function may have two places
+  struct owner *owner = owner_of(&job);  // and it stays, for one way through the function may have two places
   if (owner) thread.owner = *owner;
   if (!owner || threads.update(&pid_tid, &thread)) threads.delete(&pid_tid);
   return 0;

@@ -110,7 +110,7 @@ static __always_inline void adopt_by_bio(u64 object, const struct tls_layout *la
   if (!connection || !(connection->flags & CONNECTION_TLS) || (id && connection->id != id)) return;
   u8 role = key->is_outbound ? ROLE_CLIENT : ROLE_SERVER;
   if (connection->role == ROLE_UNKNOWN) connection->role = role;
-  if (connection->role == role) remember_random(key, sock, connection->id);
+  if (connection->role == role) remember_random(key, &sock, connection);
 }
 
 // The connection that this TLS object belongs to, proven by its random.

@@ -25,11 +25,17 @@ static __always_inline int is_hello(const struct connection *connection, const s
 }
 
 // Two sockets with one random, in one process and direction: it relays what is not its own. Then neither is told.
-static __always_inline void remember_random(const struct tls_key *key, u64 sock, u64 connection_id) {
-  struct tls_socket found = {sock, connection_id, 0};
+static __always_inline void remember_random(struct tls_key *key, u64 *sock, struct connection *connection) {
+  struct tls_socket found = {*sock, connection->id, 0};
   struct tls_socket *before = tls_sockets.lookup(key);
-  if (!before) tls_sockets.update(key, &found);
-  else if (before->connection != connection_id) before->is_conflict = 1;
+  if (before) {
+    if (before->connection != found.connection) before->is_conflict = 1;
+    return;
+  }
+  if (connection->hello.pid) tls_sockets.delete(&connection->hello);  // of another process that has used it
+  connection->hello = *key;
+  tls_sockets.update(key, &found);
+  if (!connections.lookup(sock)) tls_sockets.delete(key);  // it was closed meanwhile
 }
 
 static __always_inline void on_hello(struct scratch *scratch_area, struct connection *connection,
@@ -53,7 +59,7 @@ static __always_inline void on_hello(struct scratch *scratch_area, struct connec
   if (READ_MOVED(start, sizeof(start), (void *)(prefix->address + message))) return;
   if (start[0] != CLIENT_HELLO || start[4] != 3) return;
   if (READ_MOVED(key.random, sizeof(key.random), (void *)(prefix->address + message + RANDOM_OFFSET))) return;
-  remember_random(&key, scratch_area->sock, connection->id);
+  remember_random(&key, &scratch_area->sock, connection);
 }
 
 // What an object with memory BIOs is given is what a socket took: for connections whose ClientHello was not seen, until

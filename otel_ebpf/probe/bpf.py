@@ -20,8 +20,8 @@ from otel_ebpf.errors import PreflightError
 BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY = 1, 2
 BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY = 5, 6
 BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE = 10, 21
-BPF_MAP_TYPE_RINGBUF = 27
-BPF_F_MMAPABLE = 1 << 10
+BPF_MAP_TYPE_ARRAY_OF_MAPS, BPF_MAP_TYPE_RINGBUF = 12, 27
+BPF_F_NO_PREALLOC, BPF_F_MMAPABLE = 1 << 0, 1 << 10
 BPF_NOEXIST = 1
 
 _BPF_MAP_CREATE, _BPF_MAP_LOOKUP, _BPF_MAP_UPDATE, _BPF_MAP_DELETE, _BPF_MAP_NEXT_KEY, _BPF_PROG_LOAD = range(6)
@@ -71,8 +71,11 @@ def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
     return _call(_call_number(0), command, ctypes.addressof(buffer), len(buffer)), buffer.raw
 
 
-def create_map(kind: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int = 0, name: str = "") -> int:
-    numbers = struct.pack("=IIIIIII", kind, key_bytes, value_bytes, max_entries, flags, 0, 0)
+def create_map(
+    kind: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int = 0, name: str = "", like_fd: int = 0
+) -> int:
+    """`like_fd`: of a map of maps, one of the form that those in it have; how many entries one has is its own affair."""
+    numbers = struct.pack("=IIIIIII", kind, key_bytes, value_bytes, max_entries, flags, like_fd, 0)
     return _bpf(_BPF_MAP_CREATE, numbers + _object_name(name))[0]
 
 

@@ -4,20 +4,22 @@ In:   an Artifact, and of which kind each program is
 Out:  Loaded: maps and program descriptors by name; ProbeError that shows what the verifier said
 Owns: the descriptors, until `Loaded.close`
 
-Loading attaches nothing. A program lives as long as a descriptor or an attachment holds it.
+Loading attaches nothing. A program lives as long as a descriptor or an attachment holds it. A map is made when the first
+program that uses it is loaded.
 """
 
-import contextlib
 import errno
 import os
 import resource
 from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
+from otel_ebpf.probe.growing_maps import growing_flag
 from otel_ebpf.probe.maps import Map
 from otel_ebpf.probe.programs import (
     GO_PROGRAMS,
@@ -37,6 +39,7 @@ from otel_ebpf.probe.uprobes import UprobeForm
 
 _LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
 _SHOWN_LOG_LINES = 12
+_INSIDE = "_inside"  # ends the name of what is put into a map of maps
 _PAIR = frozenset({"on_tls_call"})
 NOT_IN_FORM = {
     UprobeForm.SESSION: frozenset({"on_tls_entry"}),
@@ -49,6 +52,16 @@ NOT_IN_FORM = {
 class Loaded:
     maps: dict[str, Map] = field(default_factory=dict)
     programs: dict[str, int] = field(default_factory=dict)  # descriptors by function name
+    growing_flag: int = 0  # see growing_maps.py
+    to_come: dict[str, MapSpec] = field(default_factory=dict)  # by the name of the map that is to hold it
+
+    def provide(self, name: str) -> None:
+        """Puts a map into this one, which holds none until somebody needs it. OSError where there is no memory for it."""
+        if name in self.to_come:
+            inside = _new_map(self.to_come[name], self.growing_flag)
+            self.maps[inside.name] = inside
+            del self.to_come[name]
+            self.maps[name].update(bytes(4), inside.fd.to_bytes(4, "little"))
 
     def close(self) -> None:
         for opened in self.maps.values():
@@ -64,20 +77,18 @@ class Loaded:
 
 
 def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
-    """All maps, and the programs of these rows, or none and an error."""
+    """The programs of these rows and their maps, or none and an error."""
     kinds = {row.function: row.kind for row in rows}
     later = {row.function for row in UPROBE_PROGRAMS}
     allow_locked_memory()
-    loaded = Loaded()
+    loaded = Loaded(growing_flag=growing_flag())
     try:
-        cpu_count = bpf.possible_cpu_count()
-        for spec in artifact.maps:
-            loaded.maps[spec.name] = _create_map(spec, cpu_count)
         for program in artifact.programs:
             if program.name in later:
                 continue
             if program.name not in kinds:
                 raise ProbeError(f"no row of probe/programs.py says of which kind the program {program.name} is")
+            _create_maps(artifact, program, loaded)
             loaded.programs[program.name] = _load_program(program, kinds[program.name], loaded.maps)
         _fill_tails(loaded, "tail_programs", TAIL_PROGRAMS)
     except BaseException:
@@ -126,13 +137,17 @@ def load_node_promises(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> 
 def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:
     wanted = {row.function: row.kind for row in rows if row.function not in NOT_IN_FORM[form]}
     programs: dict[str, int] = {}
+    maps_before = set(loaded.maps)
     try:
         for program in artifact.programs:
             if program.name in wanted:
+                _create_maps(artifact, program, loaded)
                 programs[program.name] = _load_program(program, wanted[program.name], loaded.maps, form.value)
     except BaseException:
         for descriptor in programs.values():
             os.close(descriptor)
+        for name in loaded.maps.keys() - maps_before:
+            loaded.maps.pop(name).close()
         raise
     loaded.programs |= programs
 
@@ -150,21 +165,34 @@ def allow_locked_memory() -> None:
     Raising the limit takes CAP_SYS_RESOURCE, which newer kernels do not ask for: if it is needed and missing,
     creating the map fails, and says so.
     """
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def _create_map(spec: MapSpec, cpu_count: int) -> Map:
-    try:
-        fd = bpf.create_map(
-            spec.kind, spec.key_bytes, spec.value_bytes, spec.max_entries, spec.creation_flags, _kernel_name(spec.name)
-        )
-    except OSError as error:
-        what = f"cannot create the map {spec.name} (type {spec.kind}, {spec.max_entries} entries): {error.strerror}"
-        raise ProbeError(what, _remedy(error)) from error
+def _create_maps(artifact: Artifact, program: ProgramCode, loaded: Loaded) -> None:
+    """Those of this program that no other one has brought."""
+    used = {name for _, name in program.map_references} - loaded.maps.keys()
+    specs = {spec.name: spec for spec in artifact.maps}
+    for spec in (spec for spec in artifact.maps if spec.name in used):
+        try:
+            if spec.kind == bpf.BPF_MAP_TYPE_ARRAY_OF_MAPS:
+                loaded.to_come[spec.name] = specs[spec.name + _INSIDE]
+                with closing(_new_map(specs[spec.name + _INSIDE]._replace(max_entries=1), loaded.growing_flag)) as like:
+                    loaded.maps[spec.name] = _new_map(spec, 0, like.fd)
+            else:
+                loaded.maps[spec.name] = _new_map(spec, loaded.growing_flag)
+        except OSError as error:
+            what = f"cannot create the map {spec.name} (type {spec.kind}, {spec.max_entries} entries): {error.strerror}"
+            raise ProbeError(what, _remedy(error)) from error
+
+
+def _new_map(spec: MapSpec, growing_flag: int, like_fd: int = 0) -> Map:
+    flags = spec.creation_flags | (growing_flag if spec.kind == bpf.BPF_MAP_TYPE_HASH else 0)
+    name = _kernel_name(spec.name)
+    fd = bpf.create_map(spec.kind, spec.key_bytes, spec.value_bytes, spec.max_entries, flags, name, like_fd)
     opened = Map(fd, spec.name, spec.kind, spec.key_bytes, spec.value_bytes, spec.max_entries)
     if opened.is_per_cpu:
-        opened.cpu_count = cpu_count
+        opened.cpu_count = bpf.possible_cpu_count()
     return opened
 
 

@@ -125,6 +125,7 @@ class ProgramWatch(ABC, Generic[Program]):
     def _follow(self, pid: int, value: bytes) -> None:
         """The kernel keeps what it knows already."""
         try:
+            self.loaded.provide("owner_map")
             self.loaded.maps[self.entries].update(PID.pack(pid), value, BPF_NOEXIST)
         except FileExistsError:
             pass

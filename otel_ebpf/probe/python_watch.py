@@ -181,6 +181,7 @@ class PythonWatch:
         address = library.type_address - library.code_shift + code_shift
         value = _INTERPRETER.pack(time.monotonic_ns(), address, storage_key, context, 0, 0, 0, 0)
         try:
+            self._loaded.provide("owner_map")
             self._loaded.maps["interpreters"].update(PID.pack(pid), value, BPF_NOEXIST)
         except FileExistsError:
             pass

@@ -1,3 +1,4 @@
+import errno
 import mmap
 import os
 import resource
@@ -13,10 +14,15 @@ from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf, kernel_features
 from otel_ebpf.probe.artifact import Artifact, MapSpec
 from otel_ebpf.probe.cached_compiler import prepare
-from otel_ebpf.probe.loader import Loaded, load
+from otel_ebpf.probe.growing_maps import growing_flag
+from otel_ebpf.probe.loader import Loaded, load, load_tls
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import LASTING_PROGRAMS
+from otel_ebpf.probe.programs import LASTING_PROGRAMS, programs_of
+from otel_ebpf.probe.socket_hooks import SocketHooks
+from otel_ebpf.probe.uprobes import UprobeForm
 from tests.kernel.fragments import GETPPID, SMALL, SMALL_ROWS, program
+from tests.kernel.probed import FORMS
+from tests.kernel.wire import FLAGS
 
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -122,20 +128,100 @@ def test_a_program_that_the_verifier_refuses_is_shown_with_its_reason():
 
 
 def test_a_refusal_leaves_no_map_behind(artifact: Artifact):
-    """The maps are made before the programs."""
+    """The one of these programs that is known has brought its maps by then."""
+    (known,) = artifact.programs
     before = open_descriptors()
 
-    with pytest.raises(ProbeError, match="no row of probe/programs"):
-        load(artifact, ())
+    with pytest.raises(ProbeError, match=r"no row of .* says of which kind the program stranger is"):
+        load(artifact._replace(programs=(known, known._replace(name="stranger"))), SMALL_ROWS)
 
     assert before == open_descriptors()
 
 
 def test_a_map_that_the_kernel_refuses_is_named(artifact: Artifact):
-    wrong = artifact._replace(maps=(MapSpec("endless", bpf.BPF_MAP_TYPE_RINGBUF, 0, 0, 5, 0),), programs=())
+    endless = MapSpec("calls", bpf.BPF_MAP_TYPE_RINGBUF, 0, 0, 5, 0)
+    wrong = artifact._replace(maps=tuple(endless if spec.name == "calls" else spec for spec in artifact.maps))
 
-    with pytest.raises(ProbeError, match=r"the map endless \(type 27, 5 entries\)"):
+    with pytest.raises(ProbeError, match=r"the map calls \(type 27, 5 entries\)"):
         load(wrong, SMALL_ROWS)
+
+
+def map_flags(opened: Map) -> int:
+    with open(f"/proc/self/fdinfo/{opened.fd}") as lines:
+        (flags,) = (line.split()[1] for line in lines if line.startswith("map_flags:"))
+    return int(flags, 0)
+
+
+def test_hashes_take_their_memory_as_entries_come_where_the_kernel_can_do_so(loaded: Loaded):
+    """What tries it is told by the kernel alone, and nothing else of a map changes."""
+    assert growing_flag() == map_flags(loaded.maps["calls"])
+    assert 0 == map_flags(loaded.maps["counters"])
+    assert bpf.BPF_F_MMAPABLE == map_flags(loaded.maps["progress"])
+
+
+def test_a_hash_that_grows_has_a_bound_all_the_same(loaded: Loaded):
+    """And room again for what comes when something has left."""
+    calls = loaded.maps["calls"]
+    for number in range(64):
+        calls.update(u32(number), u64(number))
+
+    with pytest.raises(OSError, match=os.strerror(errno.E2BIG)):
+        calls.update(u32(64), u64(64))
+    assert calls.delete(u32(7))
+    calls.update(u32(64), u64(64))
+    assert 64 == len(calls.items())
+
+
+@pytest.mark.parametrize("form", FORMS[:1], ids=lambda form: form.name.lower())
+def test_maps_come_with_the_first_program_that_uses_them(own_artifact: Artifact, hooks: SocketHooks, form: UprobeForm):
+    """What watches no TLS has no room for it."""
+    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+        before = set(loaded.maps)
+        load_tls(own_artifact, loaded, form)
+
+        assert "connections" in before
+        assert {"tls_calls", "tls_objects"} <= loaded.maps.keys() - before
+
+
+def test_maps_that_drop_what_is_old_have_more_entries_for_more_processors(own_artifact: Artifact):
+    """Each keeps up to 128 free ones to itself; 4,096 are for two. Of small maps there are four times as many at most."""
+    entries = {spec.name: spec.max_entries for spec in own_artifact.maps}
+
+    assert 4096 + 128 * ((1 << int(FLAGS["CPU_BITS"])) - 2) == entries["tls_calls"]
+    assert 4 * int(FLAGS["MAX_CONNECTIONS"]) // 4 == entries["descriptors"]
+
+
+def test_a_map_is_put_into_another_one_when_it_is_needed(own_artifact: Artifact, hooks: SocketHooks):
+    """Once, however often it is asked for; the programs that were loaded before find it."""
+    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+        place = loaded.maps["owner_map"]
+        assert place.lookup(u32(0)) is None
+        before = open_descriptors()
+
+        loaded.provide("owner_map")
+        loaded.provide("owner_map")
+
+        inside = loaded.maps["owner_map_inside"]
+        assert 1 == open_descriptors() - before
+        assert place.lookup(u32(0)) is not None
+        assert 32768 == inside.max_entries
+
+
+@pytest.mark.parametrize("form", FORMS[:1], ids=lambda form: form.name.lower())
+def test_what_cannot_be_loaded_later_leaves_nothing_behind(
+    own_artifact: Artifact, hooks: SocketHooks, form: UprobeForm
+):
+    """Neither programs nor maps; what was there before stays."""
+    last = [program for program in own_artifact.programs if program.name == "on_tls_return"]
+    others = [program for program in own_artifact.programs if program.name != "on_tls_return"]
+    broken = [program._replace(instructions=program.instructions[:-8]) for program in last]
+    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+        before = set(loaded.maps), set(loaded.programs), open_descriptors()
+
+        with pytest.raises(ProbeError, match="on_tls_return"):
+            load_tls(own_artifact._replace(programs=(*others, *broken)), loaded, form)
+
+        assert before == (set(loaded.maps), set(loaded.programs), open_descriptors())
 
 
 def test_the_kernel_tells_how_long_verifying_took(loaded: Loaded):

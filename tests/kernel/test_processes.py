@@ -16,7 +16,7 @@ from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
 from tests.kernel.wire import LONGEST_WAIT_SECONDS, Watched
-from tests.services.processes import free_port
+from tests.services.processes import free_port, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -192,3 +192,38 @@ def test_a_process_of_a_known_executable_is_a_target_from_its_exec_on(watched: W
     assert (os.stat("/bin/true").st_ino, 0) == (told.executable_inode, told.is_target)
     assert known is not None
     assert 1 == known.is_target
+
+
+@pytest.mark.parametrize(
+    ("last_step", "is_left_by"),
+    [("return", "its end"), ("os.execv('/bin/cat', ['cat'])", "an exec, which gives it the first thread's number")],
+    ids=["end", "exec"],
+)
+def test_what_a_thread_has_read_is_forgotten_when_it_leaves_its_number(
+    watched: Watched, last_step: str, is_left_by: str
+):
+    """Also that of a process which is no target any more: the place is for those that run."""
+    script = f"""
+import os, sys, threading
+def run():
+    print(threading.get_native_id(), flush=True)
+    sys.stdin.readline()
+    {last_step}
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+sys.stdin.readline()
+"""
+    threads = watched.maps["threads"]
+    watched.unwatch(os.getpid())  # or the child would inherit it
+    try:
+        with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            key = struct.pack("<II", int(child.stdout.readline()), child.pid)
+            threads.update(key, bytes(threads.value_bytes))
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            wait_until(lambda: threads.lookup(key) is None, f"it is forgotten by {is_left_by}")
+    finally:
+        watched.watch(os.getpid())

@@ -26,6 +26,7 @@ from tests.kernel.tls_wire import (
     ports,
     socket_pair,
 )
+from tests.services.processes import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -108,6 +109,21 @@ def test_a_megabyte_either_way(
     }
     assert dict.fromkeys(BOTH_ROLES, wanted) == found
     close(client, server)
+
+
+def test_whose_hello_it_was_is_forgotten_with_its_connection(
+    tls_watched: TlsWatched, certificate: tuple[Path, Path]
+) -> None:
+    """However many come and go, there is room for the next one. Either end has an entry of its own."""
+    hellos = tls_watched.maps["tls_sockets"]
+    before = set(hellos.keys())
+    client, server = pair(certificate)
+    exchange_of(client, server, 0)
+    both = set(hellos.keys()) - before
+    close(client, server)
+
+    assert 2 == len(both)
+    wait_until(lambda: not both & set(hellos.keys()), "both are forgotten")
 
 
 def test_memory_of_a_connection_older_than_the_agent_is_told_by_its_ciphertext(

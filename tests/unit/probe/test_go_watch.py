@@ -71,6 +71,25 @@ def test_what_writes_for_others_is_watched_before_any_goroutine_inherits(stage: 
     assert (152, 280, 304) == found[1:]
 
 
+def test_owners_have_room_once_a_program_is_followed(stage: Stage, go: Path, tmp_path: Path) -> None:
+    """It takes memory, which a host that runs nothing of the kind is spared."""
+    runs(stage, 1, made(tmp_path, b"something else"))
+    assert set() == stage.kernel.provided
+
+    runs(stage, 2, go)
+    assert {"owner_map"} == stage.kernel.provided
+
+
+def test_without_memory_for_owners_calls_have_no_parent(stage: Stage, go: Path) -> None:
+    """And it is said. The agent goes on."""
+    stage.kernel.has_memory = False
+    runs(stage, 1, go)
+
+    assert (None, 0) == (known(stage, 1), stage.watch.target_flags(1))
+    why = "calls of process 1 have no parent: no room for another Go program: Cannot allocate memory"
+    assert [why] == stage.watch.troubles
+
+
 def test_a_program_without_net_http_has_its_goroutines_followed(stage: Stage, tmp_path: Path) -> None:
     """fasthttp has a client of its own."""
     runs(stage, 1, made(tmp_path, b"without a client"))

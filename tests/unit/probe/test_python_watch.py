@@ -65,6 +65,30 @@ def python() -> Path:
     return next(path for path in files if "python3" in path.name and b"PyContext_CopyCurrent" in path.read_bytes())
 
 
+def test_owners_have_room_once_an_interpreter_is_followed(stage: Stage, python: Path, tmp_path: Path) -> None:
+    """It takes memory, which a host without Python is spared."""
+    other = tmp_path / "other"
+    other.write_bytes(b"no interpreter")
+    stage.maps_file(1, other)
+    stage.settle()
+    assert set() == stage.kernel.provided
+
+    stage.maps_file(2, python)
+    stage.settle()
+    assert {"owner_map"} == stage.kernel.provided
+
+
+def test_without_memory_for_owners_calls_have_no_parent(stage: Stage, python: Path) -> None:
+    """And it is said. The agent goes on."""
+    stage.kernel.has_memory = False
+    stage.maps_file(1, python)
+    stage.settle()
+
+    assert (None, 0) == (known(stage, 1), stage.watch.target_flags(1))
+    why = "calls of process 1 have no parent: no room for another interpreter: Cannot allocate memory"
+    assert [why] == stage.watch.troubles
+
+
 def test_what_frees_contexts_is_watched_before_any_has_an_owner(stage: Stage, python: Path) -> None:
     stage.maps_file(1, python)
     stage.settle()

@@ -5,6 +5,7 @@ Out:  what is attached, and what the maps hold
 Owns: nothing; whatever the watch has opened must be closed in the end
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ class Kernel:
 
     made: list[Attached] = field(default_factory=list)
     refused: Sequence[str] = ()  # programs
+    provided: set[str] = field(default_factory=set)  # maps that are put into their place
+    has_memory: bool = True
 
     def attach(
         self, form: UprobeForm, program: str, path: str, places: Sequence[Place], *, at_return: bool = False
@@ -72,6 +75,11 @@ class Kernel:
         descriptor = os.memfd_create(f"attachment-{len(self.made)}")
         self.made.append(Attached(form, program, os.stat(path).st_ino, list(places), at_return, descriptor))
         return [descriptor]
+
+    def provide(self, name: str) -> None:
+        if not self.has_memory:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        self.provided.add(name)
 
     @property
     def attached(self) -> list[Attached]:
@@ -146,7 +154,7 @@ def staged(
     kernel, processes, made = Kernel(), processes or Processes(), {name: Map() for name in maps}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uprobes, "attach", kernel.attach)
-        loaded = SimpleNamespace(maps=made, programs={name: name for name in programs})
+        loaded = SimpleNamespace(maps=made, programs={name: name for name in programs}, provide=kernel.provide)
         stage = Stage(make(loaded, processes), kernel, processes, made)
         try:
             yield stage
