@@ -37,6 +37,7 @@ from otel_ebpf.probe.loader import (
     load_python,
     load_tls,
 )
+from otel_ebpf.probe.perf_rights import is_perfmon_enough
 from otel_ebpf.probe.prepare import prepare_programs
 from otel_ebpf.probe.private_folder import make_folder_for
 from otel_ebpf.probe.programs import programs_of
@@ -50,6 +51,7 @@ from otel_ebpf.status_socket import remove_status_file
 
 # CAP_BPF: maps. CAP_PERFMON: attaching. The other two: /proc/PID of other users' processes.
 PROBE_CAPABILITIES = frozenset(("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"))
+KEEPS_ADMIN = "keeps CAP_SYS_ADMIN: this kernel opens perf events for nobody else (kernel.perf_event_paranoid)"
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -175,8 +177,12 @@ def _watch(
             watcher.know_executable(inode, device, os.fsencode(path))
         _hand_over(channel, loaded)
         targets = watcher.start()
-        privileges.limit_capabilities(capabilities_to_keep(effective_capabilities()))
+        opens_perf_events = hooks.events is not None or form is UprobeForm.PERF
+        needs_admin = opens_perf_events and not is_perfmon_enough()
+        privileges.limit_capabilities(capabilities_to_keep(effective_capabilities(), needs_admin=needs_admin))
         _report(start_lines(settings, hooks, targets))
+        if needs_admin:
+            _report([KEEPS_ADMIN])
         watcher.run(stop)
         deadline = time.monotonic_ns() + settings.shutdown_timeout_ns
         watcher.stop(deadline, "asked to stop")
@@ -192,10 +198,10 @@ def require_rights(held: frozenset[str]) -> None:
         raise PreflightError(f"this process has {what}", remedy)
 
 
-def capabilities_to_keep(held: frozenset[str]) -> frozenset[str]:
-    """CAP_SYS_ADMIN only where it must stand for the two that were once part of it."""
+def capabilities_to_keep(held: frozenset[str], *, needs_admin: bool = False) -> frozenset[str]:
+    """CAP_SYS_ADMIN only where it must stand for the two that were once part of it, or the kernel asks for it later on."""
     is_split = {"CAP_BPF", "CAP_PERFMON"} <= held
-    return PROBE_CAPABILITIES if is_split else PROBE_CAPABILITIES | {"CAP_SYS_ADMIN"}
+    return PROBE_CAPABILITIES if is_split and not needs_admin else PROBE_CAPABILITIES | {"CAP_SYS_ADMIN"}
 
 
 def start_lines(settings: Settings, hooks: SocketHooks, targets: list[Target]) -> list[str]:

@@ -30,6 +30,7 @@ def test_rights_that_are_there_are_no_error():
 def test_the_probe_keeps_sys_admin_only_where_it_stands_for_others():
     assert "CAP_SYS_ADMIN" not in capabilities_to_keep(SPLIT | {"CAP_SYS_ADMIN"})
     assert "CAP_SYS_ADMIN" in capabilities_to_keep(frozenset({"CAP_SYS_ADMIN"}))
+    assert "CAP_SYS_ADMIN" in capabilities_to_keep(SPLIT | {"CAP_SYS_ADMIN"}, needs_admin=True)
 
 
 def test_the_start_says_how_to_try_it_when_nothing_is_there_to_watch():
