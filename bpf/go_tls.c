@@ -1,7 +1,7 @@
 // Backend: uprobes on crypto/tls in Go programs, at instructions within its functions: probe/go_library.py says where.
 //
 // A tls.Conn holds the net.Conn that it was made on, and that its descriptor: which socket it is, the object itself
-// says. All offsets are the same from Go 1.21 to 1.26; family, type and role are held against what the kernel knows of
+// says. All offsets are the same from Go 1.21 to 1.27; family, type and role are held against what the kernel knows of
 // the socket, so another layout gives no connection, and never a wrong one.
 
 #if defined(__x86_64__)

@@ -75,21 +75,22 @@ class Kind:
 PLAIN = Kind()
 
 
-def build(module: Path, kind: Kind = PLAIN) -> Path:
+def build(module: Path, kind: Kind = PLAIN, package: str = ".") -> Path:
     """Written beside its name, then renamed: a build that was cut short leaves nothing that looks whole."""
     go = find_go()
     environment = {**os.environ, **kind.environment()}
-    sources = sorted(path for path in module.iterdir() if path.suffix in (".go", ".mod", ".sum"))
+    sources = sorted(path for path in module.rglob("*") if path.suffix in (".go", ".mod", ".sum"))
     what = hashlib.sha256(subprocess.run([go, "version"], env=environment, capture_output=True, check=True).stdout)
     if kind != PLAIN:
         what.update(repr(kind).encode() + b"\0")
     for source in sources:
-        what.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    program = cache_folder() / f"{module.name}-{what.hexdigest()[:16]}"
+        what.update(os.fsencode(source.relative_to(module)) + b"\0" + source.read_bytes() + b"\0")
+    name = module.name if package == "." else Path(package).name
+    program = cache_folder() / f"{name}-{what.hexdigest()[:16]}"
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         partial = program.with_suffix(f".{os.getpid()}.tmp")
-        package = "." if any(path.suffix == ".go" for path in sources) else "tool"
+        package = package if any(path.suffix == ".go" for path in sources) else "tool"
         command = [go, "build", "-mod=readonly", *kind.options(), "-o", str(partial), package]
         for is_last in (False, False, True):  # modules are fetched on the way, and a server may fail to answer once
             if not subprocess.run(command, cwd=module, env=environment, check=is_last).returncode:

@@ -1,6 +1,6 @@
-"""Runs a Go service whose requests cause others: calling.py for go_calling/main.go.
+"""Runs a Go service whose requests cause others: calling.py for the programs of go_calling/.
 
-In:   how it is built
+In:   what it serves and calls by, how it is built
 Out:  the running service
 Owns: the processes, as long as the context lasts
 """
@@ -13,17 +13,47 @@ from tests.services.calling import SERVICES, CallingService, calling_and_called
 from tools.go_build import PLAIN, Kind, build
 
 # What of it is certain from the first request on, what is once its goroutines are known, and what never is.
-GO_BY_ITSELF, GO_BY_GOROUTINES = ("sequence", "post", "proxy"), ("fanout", "nested", "timeout")
-GO_UNKNOWN = ("pool", "lazy", "after", "outlives")
-GO_KINDS = (*GO_BY_ITSELF, *GO_BY_GOROUTINES, *GO_UNKNOWN)
-_CALLS = {"sequence": 2, "post": 1, "proxy": 1, "fanout": 3, "nested": 1, "timeout": 2, **dict.fromkeys(GO_UNKNOWN, 1)}
+GO_BY_ITSELF = ("sequence", "post", "proxy")
+GO_BY_GOROUTINES = ("fanout", "nested", "timeout", "errgroup")
+GO_UNKNOWN = ("pool", "lazy", "grow", "after", "outlives", "pool-context", "lazy-context", "after-context")
+_CALLS = {
+    "sequence": 2,
+    "post": 1,
+    "proxy": 1,
+    "fanout": 3,
+    "nested": 1,
+    "timeout": 2,
+    "errgroup": 3,
+    **dict.fromkeys(GO_UNKNOWN, 1),
+}
+NET_HTTP = "net/http"
+GO_SERVERS = (
+    NET_HTTP,
+    "gin",
+    "chi",
+    "echo",
+    "fasthttp",
+    "fasthttp+fasthttp",
+)  # what serves, and calls if that is another
+_LACKS = {NET_HTTP: ("errgroup",), "fasthttp": ("proxy", "timeout")}
 
 
 @contextmanager
 def go_calling_service(
-    folder: Path, kind: Kind = PLAIN, *, speaks_tls: bool = False, **variables: str
+    folder: Path, kind: Kind = PLAIN, server: str = NET_HTTP, *, speaks_tls: bool = False, **variables: str
 ) -> Iterator[CallingService]:
+    """One of GO_SERVERS."""
+    served_by, _, client = server.partition("+")
     program = str(build(SERVICES / "go_calling", kind))
-    commands = [program, "{port}"], [program, "called", "{port}"]
-    with calling_and_called(*commands, folder, speaks_tls=speaks_tls, **variables) as (process, port):
-        yield CallingService(process, port, GO_KINDS, speaks_tls, _CALLS)
+    calling = [program, "{port}"]
+    if served_by != NET_HTTP:
+        calling = [str(build(SERVICES / "go_calling", kind, "./frameworks")), served_by, "{port}"]
+    kinds = tuple(name for name in _CALLS if name not in _LACKS.get(served_by, ()))
+    commands = calling, [program, "called", "{port}"]
+    with calling_and_called(*commands, folder, speaks_tls=speaks_tls, CLIENT=client, **variables) as (process, port):
+        yield CallingService(process, port, kinds, speaks_tls, _CALLS)
+
+
+def kinds_named(names: str) -> list[Kind]:
+    """`go1.21.13,go1.27.4-pie`: as OTEL_EBPF_TEST_GO has them."""
+    return [Kind(name.removesuffix("-pie"), name.endswith("-pie")) for name in names.split(",") if name]
