@@ -19,20 +19,84 @@ int on_goroutine_born(struct pt_regs *ctx) {
   return 0;
 }
 
+// A value of an interface type, as context.Context is one.
+struct go_interface {
+  u64 table;  // of methods of its type; the address of the interface's description stands first in it
+  u64 object;
+};
+
+static __always_inline struct go_interface read_interface(u64 address) {
+  struct go_interface value = {};
+  bpf_probe_read_user(&value, sizeof(value), (void *)address);
+  return value;
+}
+
+// serverHandler.ServeHTTP, in the goroutine that has read the request, with a context of the request's own. A context
+// holds what it was made of as its first word: so does this one, that of its connection, which is of the same type;
+// and that one holds a value, which is another type of context. What is not so is no request's context.
+int on_request_handled(struct pt_regs *ctx) {
+  u32 pid = current_pid_tid() >> 32;
+  struct go_program *program = go_programs.lookup(&pid);
+  struct running running;
+  find_goroutine(pid, &running);
+  if (!program || running.kind != RUNS_GOROUTINE) return 0;
+  struct go_interface context = read_interface(GO_ARGUMENT_4(ctx) + program->context);
+  struct go_interface of_connection = read_interface(context.object);
+  u64 value = read_interface(of_connection.object).table;
+  u64 description = read_user_word(context.table);
+  if (!description || of_connection.table != context.table) return 0;
+  if (value == context.table || read_user_word(value) != description) return 0;
+  struct identity key = {running.identity.process, context.object};
+  struct owner *owner = owner_of(&running.identity);
+  if (!owner || owner->kind != OWNER_EXCHANGE || owner->lineage || !is_unanswered(owner)) {
+    go_contexts.delete(&key);
+    return 0;
+  }
+  struct go_context known = {*owner, of_connection.object};
+  known.owner.evidence = LINK_REQUEST_CONTEXT;
+  program->cancels = context.table;
+  if (go_contexts.update(&key, &known)) go_contexts.delete(&key);
+  return 0;
+}
+
+// Of which request a call's context was made. Each one on the way is a context by its type, and what it was made of its
+// first word. net/http keeps a request's context until that is answered, so until then nothing else is at its address;
+// unless the handler has taken the connection for itself, and then what is there has another parent.
+static __always_inline void find_owner_of_context(const struct go_program *program, u64 request, struct owner *found) {
+  struct go_interface context = read_interface(request + program->context);
+  u64 description = read_user_word(program->cancels);
+  if (!description) return;
+#pragma unroll
+  for (int depth = 0; depth < GO_CONTEXTS; depth++) {
+    if (read_user_word(context.table) != description) return;
+    struct go_interface parent = read_interface(context.object);
+    struct identity key = {program->process, context.object};
+    struct go_context *known = context.table == program->cancels ? go_contexts.lookup(&key) : 0;
+    if (known) {
+      if (known->parent == parent.object && is_unanswered(&known->owner)) *found = known->owner;
+      return;
+    }
+    context = parent;
+  }
+}
+
 // (*persistConn).roundTrip, in the goroutine that calls. What writes the request to the socket is another one, the
 // connection's own, which serves whoever calls on it.
 int on_round_trip(struct pt_regs *ctx) {
   u32 pid = current_pid_tid() >> 32;
   struct running running;
   struct owner owner;
+  struct go_program *program = go_programs.lookup(&pid);
+  if (!program) return 0;
   own_nothing(&owner);
   find_goroutine(pid, &running);
   if (running.kind != RUNS_GOROUTINE) {
-    struct go_program *program = go_programs.lookup(&pid);
-    if (!program) return 0;
     running.identity.process = program->process;
   } else {
     find_owner_of_goroutine(&running, &owner);
+    // What has read a request itself works for that one. All others may have been given work by another one.
+    if (owner.kind != OWNER_EXCHANGE || owner.lineage)
+      find_owner_of_context(program, read_user_word(GO_ARGUMENT_2(ctx)), &owner);
   }
   struct identity connection = {running.identity.process, GO_ARGUMENT_1(ctx)};
   if (owner.kind != OWNER_EXCHANGE || go_requests.update(&connection, &owner)) go_requests.delete(&connection);
@@ -55,5 +119,6 @@ int on_connection_write(struct pt_regs *ctx) {
 int on_goroutine_born(struct pt_regs *ctx) { return 0; }
 int on_round_trip(struct pt_regs *ctx) { return 0; }
 int on_connection_write(struct pt_regs *ctx) { return 0; }
+int on_request_handled(struct pt_regs *ctx) { return 0; }
 
 #endif

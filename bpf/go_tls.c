@@ -10,6 +10,7 @@
 #define GO_ARGUMENT_1(ctx) ((ctx)->ax)
 #define GO_ARGUMENT_2(ctx) ((ctx)->bx)
 #define GO_ARGUMENT_3(ctx) ((ctx)->cx)
+#define GO_ARGUMENT_4(ctx) ((ctx)->di)
 #define GO_GOROUTINE(ctx) ((ctx)->r14)
 #define GO_ERROR(ctx) ((ctx)->bx)  // behind a call that returns a number and an error: the error's type, 0: none
 #define GO_KEPT_ARGUMENT_1(ctx) ((ctx)->bp + 16)  // where a function keeps it: behind frame pointer and return address

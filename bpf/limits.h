@@ -30,9 +30,10 @@
 #define MAX_OWNERS 32768         // contexts, goroutines and the like that belong to requests; 40 bytes each
 #define MAX_THREADS 16384        // that serve requests, or were started by one; 48 bytes each
 #define MAX_NGINX 1024           // processes of nginx that are asked for upstream connections
-#define MAX_GO_PROGRAMS 4096     // processes; 24 bytes each
+#define MAX_GO_PROGRAMS 4096     // processes; 32 bytes each
 #define MAX_GO_STARTS LRU_ENTRIES(2048)       // functions that goroutines were started with
 #define MAX_GO_CONNECTIONS LRU_ENTRIES(2048)  // of net/http's clients that a request is about to be sent on
+#define MAX_GO_CONTEXTS LRU_ENTRIES(2048)     // of requests that net/http serves, the newest ones
 #define MAX_NODE_PROGRAMS 1024   // processes; 80 bytes each
 #define MAX_NODE_THREADS 128     // that run Node: one for each process, and one for each worker; 8 KB each
 #define MAX_NODE_REQUESTS LRU_ENTRIES(4096)  // in the hands of servers
@@ -70,6 +71,8 @@
 #endif
 #define GO_START_DOUBT_NS 60000000000ull
 #define GO_START_REQUESTS 8  // a pool that is started once is started under one request
+// Contexts, each made of the next one, between a call and the request that it is made for.
+#define GO_CONTEXTS 16
 
 // With OTEL_EBPF_PARENTS=strict a context is believed to handle the request under which it was made once others have
 // begun so many responses of their server, one after the other.

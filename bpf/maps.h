@@ -358,7 +358,8 @@ struct go_program {
   u32 number;
   u32 parent_number;
   u32 start;  // the address of the function that it was started with
-  u32 unused;
+  u32 context;  // in net/http.Request
+  u64 cancels;  // the type of a request's context, as an interface value has it; 0: no request has been served yet
 };
 
 // go_programs: processes that run a Go program whose goroutines are followed.
@@ -387,6 +388,18 @@ BPF_TABLE("lru_hash", struct identity, struct go_start, go_starts, MAX_GO_STARTS
 //   removed when it is sent; by a roundTrip of which it is not known
 //   full    LRU: the call has no parent
 BPF_TABLE("lru_hash", struct identity, struct owner, go_requests, MAX_GO_CONNECTIONS);
+
+struct go_context {
+  struct owner owner;
+  u64 parent;  // address of the context that it was made of
+};
+
+// go_contexts: requests that net/http serves, by their contexts.
+//   key     the context's address, in place of a number
+//   added   when the request's handler is called
+//   removed when another request's is called with a context at the same address
+//   full    LRU: what is called with it is told by goroutines alone
+BPF_TABLE("lru_hash", struct identity, struct go_context, go_contexts, MAX_GO_CONTEXTS);
 
 // go_writers: goroutines that write for such a connection.
 //   value   the address of its persistConn

@@ -76,6 +76,7 @@ enum link_evidence {
   LINK_CALLBACK = 8,  // the callback that ran in its thread: Node's own
   LINK_CONNECTION = 9,  // the other end of its connection
   LINK_HANDLER = 10,  // a context that was made for a connection, on which that request was the newest
+  LINK_REQUEST_CONTEXT = 11,  // the context that the program sent it with is that request's, or was made of it
 };
 
 // What sent this request was made under the one that it belongs to, and may work for another by now: see owners.c.

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 
 class Layout(NamedTuple):
-    """Offsets in runtime.g, in the order of struct go_program."""
+    """Offsets in runtime.g, then one in net/http.Request, in the order of struct go_program."""
 
     number: int
     parent_number: int
     start: int  # the function that it was started with
+    context: int
 
 
 class GoProgram(NamedTuple):
@@ -23,3 +24,4 @@ class GoProgram(NamedTuple):
     born: int
     round_trip: int  # 0: the program has no client of net/http
     write: int
+    handled: int  # 0: it does not both serve and call by net/http

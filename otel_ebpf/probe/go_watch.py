@@ -20,7 +20,7 @@ from otel_ebpf.probe.uprobes import Place, Probe
 
 TARGET_IS_GO = 16
 _MARK = b"\xff Go buildinf:"
-_PROGRAM = struct.Struct("<QIII4x")  # struct go_program
+_PROGRAM = struct.Struct("<QIIII8x")  # struct go_program
 Finding = GoProgram | str | None
 
 
@@ -38,8 +38,12 @@ class GoWatch(ProgramWatch[GoProgram]):
         if isinstance(found, str):
             file.trouble = found
         elif found is not None:
-            client = [("on_round_trip", found.round_trip), ("on_connection_write", found.write)]
-            places = [*(place for place in client if place[1]), ("on_goroutine_born", found.born)]
+            of_net_http = [
+                ("on_round_trip", found.round_trip),
+                ("on_connection_write", found.write),
+                ("on_request_handled", found.handled),
+            ]
+            places = [*(place for place in of_net_http if place[1]), ("on_goroutine_born", found.born)]
             self.files.attach(file, *(Probe(program, [Place(offset, 0)]) for program, offset in places))
 
     def value_of(self, program: GoProgram) -> bytes:

@@ -78,7 +78,7 @@ PYTHON_PROGRAMS = _kprobes(
 )
 
 # Uprobes on Go's runtime and on net/http: see probe/go_watch.py.
-GO_PROGRAMS = _kprobes("on_goroutine_born", "on_round_trip", "on_connection_write")
+GO_PROGRAMS = _kprobes("on_goroutine_born", "on_round_trip", "on_connection_write", "on_request_handled")
 
 # Uprobes on Node: see probe/node_watch.py.
 NODE_PROGRAMS = _kprobes("on_node_made")

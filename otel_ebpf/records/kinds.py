@@ -65,6 +65,7 @@ class LinkEvidence(IntEnum):
     CALLBACK = 8
     CONNECTION = 9
     HANDLER = 10
+    REQUEST_CONTEXT = 11
 
 
 class Record(NamedTuple):

@@ -34,7 +34,7 @@ PARENT, PARENT_STATE = f"{PREFIX}parent", f"{PREFIX}parent_state"
 # What the kernel side gives, and what is found here.
 _PARENTS = (
     *(b"traceparent", b"connection", b"thread", b"context", b"greenlet", b"executor", b"goroutine", b"handler"),
-    *(b"process", b"upstream", b"callback"),
+    *(b"process", b"upstream", b"callback", b"request_context"),
 )
 PARENTS = tuple((PARENT, name) for name in _PARENTS)
 PARENT_STATES = tuple((PARENT_STATE, state.name.lower().encode()) for state in ParentState if state)

@@ -13,6 +13,7 @@ from tests.end_to_end.stage import Stage
 from tests.end_to_end.truth import belongs_to
 from tests.services.calling import CallingService
 from tests.services.calling_go import (
+    GO_BY_CONTEXT,
     GO_BY_GOROUTINES,
     GO_BY_ITSELF,
     GO_SERVERS,
@@ -86,13 +87,18 @@ def test_calls_of_goroutines_are_children_of_their_request(
     print(table(verdicts))
     assert {} == {name: verdict.wrong for name, verdict in verdicts.items() if verdict.wrong}
     assert {} == {name: verdict.missing for name, verdict in verdicts.items() if verdict.missing}
-    certain = {*GO_BY_ITSELF, *GO_BY_GOROUTINES} & {*service.kinds}
+    certain = {*GO_BY_ITSELF, *GO_BY_GOROUTINES, *(GO_BY_CONTEXT if has_contexts(server) else ())} & {*service.kinds}
     assert certain == {name for name in certain if verdicts[name].is_all_right}
-    assert {"goroutine"} == {
+    assert {"goroutine", *({"request_context"} if has_contexts(server) else ())} == {
         evidence
         for span in spans
         if span.parent_span_id and (evidence := span.attributes.get("otel_ebpf.evidence.parent"))
     }
+
+
+def has_contexts(server: str) -> bool:
+    """fasthttp uses one for all requests of a connection."""
+    return not server.startswith("fasthttp")
 
 
 def verdicts_of(service: CallingService, stage: Stage, spans: list[Span], caused: dict[str, str]) -> dict[str, Verdict]:

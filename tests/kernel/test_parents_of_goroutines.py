@@ -19,7 +19,14 @@ from tests.kernel.goroutines import GoroutinesWatched
 from tests.kernel.parents import Parent, calls_of, may_err, parents_seen
 from tests.kernel.probed import FORMS
 from tests.services.calling import SERVICES, CallingService
-from tests.services.calling_go import GO_BY_GOROUTINES, GO_BY_ITSELF, GO_UNKNOWN, go_calling_service, kinds_named
+from tests.services.calling_go import (
+    GO_BY_CONTEXT,
+    GO_BY_GOROUTINES,
+    GO_BY_ITSELF,
+    GO_UNKNOWN,
+    go_calling_service,
+    kinds_named,
+)
 from tools.go_build import PLAIN, Kind, build
 
 pytestmark = [pytest.mark.kernel, pytest.mark.compiles]
@@ -48,10 +55,14 @@ def goroutines(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[Goroutine
     watched.close()
 
 
+def evidence_of(path: str) -> LinkEvidence:
+    return LinkEvidence.REQUEST_CONTEXT if path.split("/")[2] in GO_BY_CONTEXT else LinkEvidence.GOROUTINE
+
+
 def know_goroutines(watched: GoroutinesWatched, service: CallingService) -> None:
     """Asks until calls by goroutines of each kind are told whose they are."""
     deadline, number = time.monotonic() + LONGEST_UNKNOWN_S, 0
-    unknown = set(GO_BY_GOROUTINES)
+    unknown = {*GO_BY_GOROUTINES} & {*service.kinds}
     while unknown and time.monotonic() < deadline:
         caused = service.ask(f"warm{number}-", 10, 2, tuple(unknown))
         found = calls_of(watched, caused)
@@ -78,12 +89,14 @@ def test_every_call_belongs_to_the_request_of_its_goroutine_or_to_none(
 
     assert None is service.process.poll()
     unknown = {path: parent for path, parent in caused.items() if path.split("/")[2] in GO_UNKNOWN}
-    certain = {path: Parent(parent, LinkEvidence.GOROUTINE) for path, parent in caused.items() if path not in unknown}
-    assert {*GO_BY_ITSELF, *GO_BY_GOROUTINES} == {path.split("/")[2] for path in certain}
+    certain = {path: Parent(parent, evidence_of(path)) for path, parent in caused.items() if path not in unknown}
+    assert {*GO_BY_ITSELF, *GO_BY_GOROUTINES, *GO_BY_CONTEXT} & {*service.kinds} == {
+        path.split("/")[2] for path in certain
+    }
     assert {} == {path: (found.get(path), parent) for path, parent in certain.items() if found.get(path) != parent}
     doubtful = {path.split("/")[2] for path in may_err(goroutines.records) & certain.keys()}
-    assert set(GO_BY_GOROUTINES) == doubtful, (
-        "what a goroutine has read itself is certain, what it starts may be a pool"
+    assert {*GO_BY_GOROUTINES} & {*service.kinds} == doubtful, (
+        "what a goroutine has read itself is certain, and what has its context; what it starts may be a pool"
     )
     wrong = {
         path: found[path]
@@ -104,7 +117,7 @@ def test_a_program_whose_code_says_otherwise_than_the_table_is_not_followed(kind
         wanted, changed = (word.to_bytes(4, "little") for word in (offset, offset + 8))
         other = program.replace(wanted, changed)
 
-        with pytest.raises(UnreadableTlsError, match="goroutines are not made as Go"):
+        with pytest.raises(UnreadableTlsError, match=r"(goroutines|requests) are not made as Go"):
             inspect(io.BytesIO(other))
 
 

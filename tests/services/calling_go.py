@@ -12,10 +12,12 @@ from pathlib import Path
 from tests.services.calling import SERVICES, CallingService, calling_and_called
 from tools.go_build import PLAIN, Kind, build
 
-# What of it is certain from the first request on, what is once its goroutines are known, and what never is.
+# What of it is certain from the first request on, by its goroutine or by the context that it is sent with, what is once
+# its goroutines are known, and what never is.
 GO_BY_ITSELF = ("sequence", "post", "proxy")
 GO_BY_GOROUTINES = ("fanout", "nested", "timeout", "errgroup")
-GO_UNKNOWN = ("pool", "lazy", "grow", "after", "outlives", "pool-context", "lazy-context", "after-context")
+GO_BY_CONTEXT = ("pool-context", "lazy-context", "after-context")
+GO_UNKNOWN = ("pool", "lazy", "grow", "after", "outlives")
 _CALLS = {
     "sequence": 2,
     "post": 1,
@@ -24,7 +26,7 @@ _CALLS = {
     "nested": 1,
     "timeout": 2,
     "errgroup": 3,
-    **dict.fromkeys(GO_UNKNOWN, 1),
+    **dict.fromkeys((*GO_BY_CONTEXT, *GO_UNKNOWN), 1),
 }
 NET_HTTP = "net/http"
 GO_SERVERS = (

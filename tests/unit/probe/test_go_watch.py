@@ -15,11 +15,11 @@ from otel_ebpf.probe.uprobes import UprobeForm
 from tests.unit.probe.watch_stage import Stage as AnyStage
 from tests.unit.probe.watch_stage import staged
 
-FOUND = GoProgram(Layout(152, 280, 304), 1000, 2000, 3000)
+FOUND = GoProgram(Layout(152, 280, 304, 248), 1000, 2000, 3000, 4000)
 # A file's content says what the inspector finds in it.
-FINDINGS = {b"go": FOUND, b"without a client": FOUND._replace(round_trip=0, write=0), b"odd": "it is odd"}
-PROGRAM = struct.Struct("<QIII4x")
-PROGRAMS = ("on_goroutine_born", "on_round_trip", "on_connection_write")
+FINDINGS = {b"go": FOUND, b"without a client": FOUND._replace(round_trip=0, write=0, handled=0), b"odd": "it is odd"}
+PROGRAM = struct.Struct("<QIIII8x")
+PROGRAMS = ("on_goroutine_born", "on_round_trip", "on_connection_write", "on_request_handled")
 Stage = AnyStage[GoWatch]
 
 
@@ -64,11 +64,12 @@ def known(stage: Stage, pid: int) -> tuple[int, ...] | None:
 def test_what_writes_for_others_is_watched_before_any_goroutine_inherits(stage: Stage, go: Path) -> None:
     runs(stage, 1, go)
 
-    assert [("on_round_trip", 2000), ("on_connection_write", 3000), ("on_goroutine_born", 1000)] == probes(stage)
+    written = [("on_round_trip", 2000), ("on_connection_write", 3000)]
+    assert [*written, ("on_request_handled", 4000), ("on_goroutine_born", 1000)] == probes(stage)
     assert TARGET_IS_GO == stage.watch.target_flags(1)
     found = known(stage, 1)
     assert found is not None
-    assert (152, 280, 304) == found[1:]
+    assert (152, 280, 304, 248) == found[1:]
 
 
 def test_owners_have_room_once_a_program_is_followed(stage: Stage, go: Path, tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_file_has_its_probes_once_and_each_process_a_number_of_its_own(stage: 
     runs(stage, 1, go)
     runs(stage, 2, go)
 
-    assert 3 == len(probes(stage))
+    assert 4 == len(probes(stage))
     one, other = known(stage, 1), known(stage, 2)
     assert one is not None
     assert other is not None
@@ -170,4 +171,4 @@ def test_a_program_whose_first_process_has_ended_meanwhile_is_looked_into_for_th
     stage.settle()
     runs(stage, 2, go)
 
-    assert (3, TARGET_IS_GO) == (len(probes(stage)), stage.watch.target_flags(2))
+    assert (4, TARGET_IS_GO) == (len(probes(stage)), stage.watch.target_flags(2))

@@ -230,7 +230,11 @@ func Start() {
 	go func() {
 		for number := 0; ; number++ {
 			time.Sleep(20 * time.Millisecond)
-			Send(context.Background(), fmt.Sprintf("%s/noise/%d/%d", CallsTo(), os.Getpid(), number), "")
+			// Where the contexts of requests were, these are made again.
+			first, end := context.WithCancel(context.Background())
+			second, _ := context.WithCancel(first)
+			Send(second, fmt.Sprintf("%s/noise/%d/%d", CallsTo(), os.Getpid(), number), "")
+			end()
 		}
 	}()
 }
