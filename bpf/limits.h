@@ -32,6 +32,7 @@
 #define MAX_NGINX 1024           // processes of nginx that are asked for upstream connections
 #define MAX_GO_PROGRAMS 4096     // processes; 32 bytes each
 #define MAX_GO_STARTS LRU_ENTRIES(2048)       // functions that goroutines were started with
+#define MAX_GO_NEWEST LRU_ENTRIES(256)        // processes with requests in hand
 #define MAX_GO_CONNECTIONS LRU_ENTRIES(2048)  // of net/http's clients that a request is about to be sent on
 #define MAX_GO_CONTEXTS LRU_ENTRIES(2048)     // of requests that net/http serves, the newest ones
 #define MAX_NODE_PROGRAMS 1024   // processes; 80 bytes each
@@ -71,6 +72,8 @@
 #endif
 #define GO_START_DOUBT_NS 60000000000ull
 #define GO_START_REQUESTS 8  // a pool that is started once is started under one request
+// Requests that another one is looked for beside; those that wait for long are marked by the next one.
+#define GO_NEWEST 8
 // Contexts, each made of the next one, between a call and the request that it is made for.
 #define GO_CONTEXTS 16
 

@@ -106,7 +106,7 @@ struct connection {
   u8 role;
   u8 family;
   u8 lost;  // see struct record
-  u16 unused;
+  u16 beside;  // of a Go program: its position and one, if another request was in hand meanwhile
   u32 request_body_at;      // so many of the request bytes came before the chunks that are followed, modulo 2^32
   struct chunks chunks[2];  // by enum chunks_of
   u64 descriptor_key;  // pid << 32 | descriptor, of the last use
@@ -369,11 +369,16 @@ struct go_program {
 //   full    no call of the process has a parent
 BPF_TABLE("hash", u32, struct go_program, go_programs, MAX_GO_PROGRAMS);
 
-struct go_start {
+struct go_trial {
   u64 believed_from_monotonic_ns;
   u64 newest_monotonic_ns;  // of the requests under which such goroutines have called: when the last one was read
-  u32 requests;  // how many, each read after the one before
-  u32 outlives;  // 1: one has called when its request had been answered
+  u64 requests;  // how many, each read after the one before
+};
+
+struct go_start {
+  struct go_trial any;
+  struct go_trial beside;  // of requests that were in hand beside another one
+  u64 is_worker;  // 1: one has called when its request had been answered, or for another one
 };
 
 // go_starts: functions that goroutines of requests were started with, to tell what works for one request from workers.
@@ -381,6 +386,17 @@ struct go_start {
 //   added   with the first call by such a goroutine
 //   full    LRU: it has to be known anew, and till then says nothing
 BPF_TABLE("lru_hash", struct identity, struct go_start, go_starts, MAX_GO_STARTS);
+
+struct go_newest {
+  u64 told;  // how many
+  struct owner requests[GO_NEWEST];  // by the numbers of their connections
+};
+
+// go_newest: the newest requests of a Go program, to tell which are in hand beside each other.
+//   key     struct go_program's process
+//   added   when a handler is called, or starts a goroutine
+//   full    LRU: those that are in hand then seem to be alone
+BPF_TABLE("lru_hash", u64, struct go_newest, go_newest, MAX_GO_NEWEST);
 
 // go_requests: whose request a connection of net/http's client is to send next.
 //   key     the address of its persistConn, in place of a number

@@ -92,37 +92,60 @@ static __always_inline int is_unanswered(const struct owner *owner) {
   return connection && connection->position == owner->position && connection->state == STATE_REQUEST;
 }
 
+// One more request is told of under which goroutines with this function have called.
+static __always_inline void note_trial(struct go_trial *trial, const struct connection *connection, u64 now) {
+  if (!trial->believed_from_monotonic_ns) trial->believed_from_monotonic_ns = now + GO_START_AGE_NS;
+  u64 read_monotonic_ns = connection->request_last_monotonic_ns;
+  if (read_monotonic_ns <= trial->newest_monotonic_ns) return;
+  trial->newest_monotonic_ns = read_monotonic_ns;
+  trial->requests++;
+}
+
+static __always_inline int is_stood(const struct go_trial *trial, u64 now) {
+  return trial->requests >= GO_START_REQUESTS && now >= trial->believed_from_monotonic_ns;
+}
+
 // Is a goroutine that a request has started sure to work for that? One of a pool looks the same at first, but it goes
 // on to call when its request has long been answered, and one request has started all of its kind. So a function is
 // believed once several requests, one after the other, have started goroutines with it that called, and for a while
-// none of these was late; never again once one was. Where the connection is gone it may be the client that was early:
-// then it has to be known anew.
+// none of these was late; never again once one was. Workers that each request starts anew may take up what others have
+// left to do, and then only those that were started beside another request show it: so what is true of requests that
+// are alone is not believed of others. Where the connection is gone it may be the client that was early: then it has
+// to be known anew.
 static __always_inline int works_for_one_request(const struct running *running, const struct owner *owner) {
   struct identity function = {running->identity.process, running->start};
   u64 now = bpf_ktime_get_ns();
   struct go_start *known = go_starts.lookup(&function);
   if (!known) {
-    struct go_start fresh = {.believed_from_monotonic_ns = now + GO_START_AGE_NS};
+    struct go_start fresh = {};
     go_starts.update(&function, &fresh);
     known = go_starts.lookup(&function);
     if (!known) return 0;
   }
   struct connection *connection = connection_of_owner(owner);
   if (!connection || connection->state == STATE_IDLE) {
-    known->requests = 0;
-    known->believed_from_monotonic_ns = now + GO_START_DOUBT_NS;
+    known->any.requests = 0;
+    known->any.believed_from_monotonic_ns = now + GO_START_DOUBT_NS;
     return 0;
   }
   if (!is_unanswered(owner)) {
-    known->outlives = 1;
+    known->is_worker = 1;
     return 0;
   }
-  u64 read_monotonic_ns = connection->request_last_monotonic_ns;
-  if (read_monotonic_ns > known->newest_monotonic_ns) {
-    known->newest_monotonic_ns = read_monotonic_ns;
-    if (known->requests < GO_START_REQUESTS) known->requests++;
-  }
-  return !known->outlives && known->requests >= GO_START_REQUESTS && now >= known->believed_from_monotonic_ns;
+  int is_beside = connection->beside == (u16)(owner->position + 1);
+  note_trial(&known->any, connection, now);
+  if (is_beside) note_trial(&known->beside, connection, now);
+  return !known->is_worker && is_stood(&known->any, now) && (!is_beside || is_stood(&known->beside, now));
+}
+
+// It calls for a request, by the context that it was given. Should another one have started it, it is a worker.
+static __always_inline void note_worker(const struct running *running, const struct owner *called_for) {
+  struct identity function = {running->identity.process, running->start};
+  struct owner *owner = owner_of(&running->identity);
+  if (!owner || owner->kind != OWNER_EXCHANGE) return;
+  if (owner->connection == called_for->connection && owner->position == called_for->position) return;
+  struct go_start *known = go_starts.lookup(&function);
+  if (known) known->is_worker = 1;
 }
 
 // Whose work a goroutine does by itself: that of the request that it has read, or that has started it.

@@ -51,8 +51,8 @@ def know_goroutines(stage: Stage, service: CallingService, prefix: str) -> None:
     deadline, number = time.monotonic() + LONGEST_UNKNOWN_S, 0
     unknown = {*GO_BY_GOROUTINES} & {*service.kinds}
     while unknown and time.monotonic() < deadline:
-        found = parents_of(ask(stage, service, f"{prefix}warm{number}-", 5, tuple(unknown)))
-        unknown -= {kind_of(path) for path, parent in found.items() if parent}
+        found = parents_of(ask(stage, service, f"{prefix}warm{number}-", 10, tuple(unknown)))
+        unknown = {kind_of(path) for path, parent in found.items() if not parent}
         number += 1
     assert set() == unknown
 
@@ -132,4 +132,4 @@ def test_without_links_nothing_is_attached_to_a_go_program(prefix: str, stage: S
     found = parents_of(ask(stage, service, prefix, 5, ("sequence",)))
 
     assert {None} == set(found.values())
-    assert set() == {name for name in held_programs(agent) if name.startswith(("on_goroutine", "on_round", "on_conn"))}
+    assert set() == {name for name in held_programs(agent) if name.startswith(("on_goroutine", "on_round", "on_conn", "on_request"))}

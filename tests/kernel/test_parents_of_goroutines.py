@@ -23,6 +23,7 @@ from tests.services.calling_go import (
     GO_BY_CONTEXT,
     GO_BY_GOROUTINES,
     GO_BY_ITSELF,
+    GO_SWAP,
     GO_UNKNOWN,
     go_calling_service,
     kinds_named,
@@ -64,9 +65,9 @@ def know_goroutines(watched: GoroutinesWatched, service: CallingService) -> None
     deadline, number = time.monotonic() + LONGEST_UNKNOWN_S, 0
     unknown = {*GO_BY_GOROUTINES} & {*service.kinds}
     while unknown and time.monotonic() < deadline:
-        caused = service.ask(f"warm{number}-", 10, 2, tuple(unknown))
+        caused = service.ask(f"warm{number}-", 10, AT_ONCE, tuple(unknown))
         found = calls_of(watched, caused)
-        unknown -= {path.split("/")[2] for path, parent in found.items() if parent}
+        unknown = {path.split("/")[2] for path, parent in found.items() if not parent}
         number += 1
     assert set() == unknown
 
@@ -106,6 +107,26 @@ def test_every_call_belongs_to_the_request_of_its_goroutine_or_to_none(
     assert {} == wrong
     every = parents_seen(goroutines, 1)
     assert {None} == {parent for path, parent in every.items() if path.startswith("/noise/")}
+
+
+def test_what_is_true_of_requests_that_are_alone_is_not_believed_of_others(
+    goroutines: GoroutinesWatched, tmp_path: Path, stack: ExitStack
+) -> None:
+    """What each request starts does its work, until two come at the same time: then it does the other one's."""
+    service = stack.enter_context(go_calling_service(tmp_path / "service"))
+    goroutines.fresh()
+    goroutines.follow(service.process.pid)
+    deadline, alone = time.monotonic() + LONGEST_UNKNOWN_S, dict[str, str]()
+    seen: dict[str, Parent | None] = {}
+    while not any(seen.get(path) for path in alone) and time.monotonic() < deadline:
+        alone |= service.ask(f"alone{len(alone)}-", 1, 1, (GO_SWAP,))
+        seen = parents_seen(goroutines, 1)
+    believed = {path: parent for path in alone if (parent := seen.get(path))}
+    assert {path: Parent(alone[path], LinkEvidence.GOROUTINE) for path in believed} == believed != {}
+
+    together = service.ask("pair-", 2, 2, (GO_SWAP,))
+
+    assert {None} == set(calls_of(goroutines, together).values())
 
 
 @pytest.mark.parametrize("kind", [PLAIN, OLDEST_PIE], ids=["newest", "go1.21-pie"])

@@ -18,6 +18,7 @@ GO_BY_ITSELF = ("sequence", "post", "proxy")
 GO_BY_GOROUTINES = ("fanout", "nested", "timeout", "errgroup")
 GO_BY_CONTEXT = ("pool-context", "lazy-context", "after-context")
 GO_UNKNOWN = ("pool", "lazy", "grow", "after", "outlives")
+GO_SWAP = "swap"  # what a request starts does another one's work, if the two are asked for together as a pair
 _CALLS = {
     "sequence": 2,
     "post": 1,
@@ -26,7 +27,7 @@ _CALLS = {
     "nested": 1,
     "timeout": 2,
     "errgroup": 3,
-    **dict.fromkeys((*GO_BY_CONTEXT, *GO_UNKNOWN), 1),
+    **dict.fromkeys((*GO_BY_CONTEXT, *GO_UNKNOWN, GO_SWAP), 1),
 }
 NET_HTTP = "net/http"
 GO_SERVERS = (
@@ -50,7 +51,7 @@ def go_calling_service(
     calling = [program, "{port}"]
     if served_by != NET_HTTP:
         calling = [str(build(SERVICES / "go_calling", kind, "./frameworks")), served_by, "{port}"]
-    kinds = tuple(name for name in _CALLS if name not in _LACKS.get(served_by, ()))
+    kinds = tuple(name for name in _CALLS if name not in (GO_SWAP, *_LACKS.get(served_by, ())))
     commands = calling, [program, "called", "{port}"]
     with calling_and_called(*commands, folder, speaks_tls=speaks_tls, CLIENT=client, **variables) as (process, port):
         yield CallingService(process, port, kinds, speaks_tls, _CALLS)

@@ -178,6 +178,30 @@ func growingWork(one job) {
 	}
 }
 
+var given, taken = make(chan job), make(chan job)
+
+// swap has what it starts do what is to be done for another request, if its name says that there are a pair of them;
+// neither is answered before both are done.
+func swap(_ context.Context, name string) {
+	one := job{context.Background(), name, make(chan bool)}
+	other := one
+	if strings.Contains(name, "pair") {
+		select {
+		case given <- one:
+			other = <-taken
+		case other = <-given:
+			taken <- one
+		}
+	}
+	go workOnce(other)
+	<-one.done
+}
+
+func workOnce(one job) {
+	OutFor(one.ctx, one.name, 0)
+	one.done <- true
+}
+
 func after(_ context.Context, name string) { afterContext(context.Background(), name) }
 
 func afterContext(ctx context.Context, name string) {
@@ -201,6 +225,7 @@ func outlives(_ context.Context, name string) {
 // Styles are what whoever serves does for a request of that style. Each is given the request's context and its name.
 var Styles = map[string]func(context.Context, string){
 	"sequence": sequence, "post": post, "fanout": fanOut, "nested": nested, "pool": pool, "lazy": lazy, "grow": grow,
+	"swap":  swap,
 	"after": after, "outlives": outlives,
 	"pool-context": poolContext, "lazy-context": lazyContext, "after-context": afterContext,
 }
