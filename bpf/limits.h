@@ -39,7 +39,7 @@
 #define MAX_NODE_THREADS 128     // that run Node: one for each process, and one for each worker; 8 KB each
 #define MAX_NODE_REQUESTS LRU_ENTRIES(4096)  // in the hands of servers
 #define NODE_BLOCKS 512          // of 64 numbers each: 300 requests in flight; a power of two
-#define MAX_NODE_JOBS 16         // threads whose promises are followed; 48 KB each
+#define MAX_NODE_JOBS 16         // threads whose promises are followed; 56 KB each
 #define MAX_NODE_REACTIONS 32768  // of all of them; 32 bytes each
 #define NODE_REACTIONS 1024      // of one thread, that are waited for; a power of two
 #define NODE_REACTIONS_AT_ONCE 64  // that one program goes through; a program may be followed by 33 others at most

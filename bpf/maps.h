@@ -509,9 +509,10 @@ struct node_reaction_key {
   u64 result;  // of the promise that is to be fulfilled by it
 };
 
-// What is to run when a promise is fulfilled, and for whom.
+// What is to run when a promise is fulfilled or rejected, and for whom.
 struct node_reaction {
-  u64 handler;
+  u64 handler;  // 0: any
+  u64 rejected;  // the other one, for when it is rejected; 0: none
   u64 result;
   struct owner owner;
   u64 is_used;  // 2: taken out, as it was moved
@@ -530,6 +531,7 @@ struct node_jobs {
   u32 place;  // of the reaction in hand
   u32 unused;
   struct node_reaction_key key;  // of the lookup in hand
+  struct node_reaction moved;  // where the one in hand is after a collection
   struct node_reaction reactions[NODE_REACTIONS];
 };
 
@@ -543,7 +545,7 @@ BPF_TABLE("array", u32, struct node_jobs, no_node_jobs, 1);
 
 // node_reactions: which of a thread's reactions has this handler and result.
 //   added   by `await` and `then`
-//   removed when it runs; when one that nobody owns has the same addresses; taken elsewhere by collections
+//   removed when it runs; when another one has the same addresses; taken elsewhere by collections
 //   full    LRU: what it calls has no parent
 BPF_TABLE("lru_hash", struct node_reaction_key, u32, node_reactions, MAX_NODE_REACTIONS);
 BPF_TABLE("prog", int, int, node_tail_programs, 1);

@@ -2,8 +2,10 @@
 // for to where it runs. Uprobes within V8's own builtins, at places that probe/node_program.py has found: never a
 // return probe, for V8 walks the addresses that functions return to.
 //
-// What is asked for is known by the handler and by the promise that is to be fulfilled with what it returns, at their
-// addresses; at the end of each garbage collection these are taken to where the objects are now.
+// What is asked for is known by the promise that is to be fulfilled with what the handler returns; where there is none,
+// by either handler, which an `await` makes for itself alone. All at their addresses: at the end of each garbage
+// collection these are taken to where the objects are now. Whatever is asked for takes the place of what was known by
+// the same address: that one is gone.
 
 #if defined(__x86_64__)
 
@@ -83,68 +85,105 @@ static __always_inline struct node_reaction *reaction_at(struct node_jobs *jobs,
   return &jobs->reactions[index];
 }
 
-// The handler is to run for `owner`.
-static __always_inline void remember_reaction(struct node_promises *now, u64 handler, u64 result,
-                                              const struct owner *owner) {
-  struct node_jobs *jobs = now->jobs;
-  struct node_reaction_key *key = &jobs->key;
+// The key of the reaction in hand. `handler` 0: it is known by its result alone.
+static __always_inline struct node_reaction_key *key_of(struct node_promises *now, u64 handler, u64 result) {
+  struct node_reaction_key *key = &now->jobs->key;
   key->process = now->thread->process;
   key->handler = handler;
   key->result = result;
-  u32 *known = node_reactions.lookup(key);
-  if (known) {
-    reaction_at(jobs, *known)->is_used = 0;
-    node_reactions.delete(key);
-  }
-  if (!owner->kind) return;
-  u32 place = NODE_REACTIONS;
+  return key;
+}
+
+static __always_inline void forget_reaction(struct node_promises *now, struct node_reaction *reaction) {
+  node_reactions.delete(key_of(now, reaction->handler, reaction->result));
+  if (reaction->rejected) node_reactions.delete(key_of(now, reaction->rejected, reaction->result));
+  reaction->is_used = 0;
+}
+
+// 0: there is none.
+static __always_inline struct node_reaction *find_reaction(struct node_promises *now, u64 handler, u64 result) {
+  u32 *known = node_reactions.lookup(key_of(now, handler, result));
+  if (!known) return 0;
+  struct node_reaction *reaction = reaction_at(now->jobs, *known);
+  int is_it = reaction->is_used && reaction->result == result &&
+              (reaction->handler == handler || (handler && reaction->rejected == handler));
+  return is_it ? reaction : 0;
+}
+
+static __always_inline void forget_known_by(struct node_promises *now, u64 handler, u64 result) {
+  struct node_reaction *reaction = find_reaction(now, handler, result);
+  if (reaction) forget_reaction(now, reaction);
+}
+
+// A place for one more. What is never to run keeps its place until its request has been answered: then it would be
+// nobody's.
+static __always_inline struct node_reaction *place_for_reaction(struct node_promises *now) {
+  struct node_jobs *jobs = now->jobs;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     jobs->next++;
-    if (!reaction_at(jobs, jobs->next)->is_used) {
-      place = jobs->next & (NODE_REACTIONS - 1);
-      break;
-    }
+    struct node_reaction *reaction = reaction_at(jobs, jobs->next);
+    if (!reaction->is_used) return reaction;
+    if (is_unanswered(&reaction->owner)) continue;
+    forget_reaction(now, reaction);
+    return reaction;
   }
-  if (place >= NODE_REACTIONS) return;  // what it calls has no parent
-  struct node_reaction *reaction = reaction_at(jobs, place);
+  return 0;
+}
+
+// It is to run for `owner`.
+static __always_inline void remember_reaction(struct node_promises *now, u64 handler, u64 rejected, u64 result,
+                                              const struct owner *owner) {
+  struct node_jobs *jobs = now->jobs;
+  forget_known_by(now, 0, result);
+  if (handler) forget_known_by(now, handler, result);
+  if (rejected) forget_known_by(now, rejected, result);
+  if (!owner->kind) return;
+  struct node_reaction *reaction = place_for_reaction(now);
+  if (!reaction) return;  // what it calls has no parent
   reaction->handler = handler;
+  reaction->rejected = rejected;
   reaction->result = result;
   reaction->owner = *owner;
   reaction->is_used = 1;
-  jobs->place = place;
-  if (node_reactions.update(key, &jobs->place)) reaction->is_used = 0;
+  jobs->place = jobs->next & (NODE_REACTIONS - 1);
+  node_reactions.update(key_of(now, handler, result), &jobs->place);
+  if (rejected) node_reactions.update(key_of(now, rejected, result), &jobs->place);
 }
 
 // It is to run for whom that runs now.
-static __always_inline int ask_for_reaction(u64 handler, u64 result) {
+static __always_inline int ask_for_reaction(u64 handler, u64 rejected, u64 result) {
   struct node_promises now;
   struct owner owner;
   if (!find_promises(&now)) return 0;
   find_owner_of_callback(now.thread, &owner);
   if (owner.kind) remember_run(now.thread, &owner);
-  remember_reaction(&now, handler, result, &owner);
+  remember_reaction(&now, handler, rejected, result, &owner);
   return 0;
 }
 
-// PerformPromiseThen: an `await`, and `then` where it is compiled.
-int on_node_then(struct pt_regs *ctx) { return ask_for_reaction(ctx->bx, ctx->dx); }
+// Do both begin with the same map, and so are of the same kind?
+static __always_inline int are_alike(u64 object, u64 other) {
+  u64 map = read_user_word(object - TAGGED);
+  return map && map == read_user_word(other - TAGGED);
+}
+
+// PerformPromiseThen: an `await`, and `then` where it is compiled. Only the latter makes a promise.
+int on_node_then(struct pt_regs *ctx) {
+  u64 handler = ctx->bx, rejected = ctx->cx, result = ctx->dx;
+  if (are_alike(ctx->ax, result)) handler = rejected = 0;
+  return ask_for_reaction(handler, rejected, result);
+}
 
 // Promise.prototype.then, shortly before it returns the promise that it has made.
-int on_node_then_end(struct pt_regs *ctx) { return ask_for_reaction(0, ctx->ax); }
+int on_node_then_end(struct pt_regs *ctx) { return ask_for_reaction(0, 0, ctx->ax); }
 
 static __always_inline void take_reaction(struct node_promises *now, u64 handler, u64 result) {
-  struct node_jobs *jobs = now->jobs;
-  struct node_reaction_key *key = &jobs->key;
-  key->process = now->thread->process;
-  key->handler = handler;
-  key->result = result;
-  u32 *known = node_reactions.lookup(key);
-  if (!known) return;
-  struct node_reaction *reaction = reaction_at(jobs, *known);
-  if (reaction->is_used && reaction->handler == handler && reaction->result == result) jobs->owner = reaction->owner;
-  reaction->is_used = 0;
-  node_reactions.delete(key);
+  struct node_reaction *reaction = find_reaction(now, handler, result);
+  if (!reaction) reaction = find_reaction(now, 0, result);
+  if (!reaction) return;
+  now->jobs->owner = reaction->owner;
+  forget_reaction(now, reaction);
 }
 
 // PromiseFulfillReactionJob, PromiseRejectReactionJob: a handler is about to run.
@@ -155,7 +194,6 @@ int on_node_job(struct pt_regs *ctx) {
   close_job(now.thread, jobs);
   own_nothing(&jobs->owner);
   take_reaction(&now, ctx->bx, ctx->cx);
-  take_reaction(&now, 0, ctx->cx);
   jobs->after = now.thread->numbers.last;
   jobs->finished = jobs_finished(now.thread, jobs);
   jobs->is_open = !now.thread->numbers.runs;
@@ -187,31 +225,58 @@ int on_node_collected(struct pt_regs *ctx) {
   return 0;
 }
 
+static __always_inline void take_out_by(struct node_promises *now, struct node_reaction *reaction, u64 handler) {
+  struct node_reaction_key *key = key_of(now, handler, reaction->result);
+  u32 *known = node_reactions.lookup(key);
+  if (!known || reaction_at(now->jobs, *known) != reaction) reaction->is_used = 0;  // somebody else's by now
+  else node_reactions.delete(key);
+}
+
+static __always_inline void take_out(struct node_promises *now, struct node_reaction *reaction) {
+  struct node_reaction *moved = &now->jobs->moved;
+  moved->handler = moved_object(now->thread, reaction->handler);
+  moved->rejected = moved_object(now->thread, reaction->rejected);
+  moved->result = moved_object(now->thread, reaction->result);
+  u64 change = (moved->handler ^ reaction->handler) | (moved->rejected ^ reaction->rejected);
+  if (!(change | (moved->result ^ reaction->result))) return;
+  reaction->is_used = 2;
+  take_out_by(now, reaction, reaction->handler);
+  if (reaction->rejected) take_out_by(now, reaction, reaction->rejected);
+  if (!moved->handler != !reaction->handler || !moved->rejected != !reaction->rejected) reaction->is_used = 0;
+  reaction->handler = moved->handler;
+  reaction->rejected = moved->rejected;
+  reaction->result = moved->result;
+}
+
+// What is known there was not moved, so it is no more.
+static __always_inline void make_known_by(struct node_promises *now, struct node_reaction *reaction, u64 handler) {
+  struct node_reaction_key *key = key_of(now, handler, reaction->result);
+  u32 *known = node_reactions.lookup(key);
+  if (known) reaction_at(now->jobs, *known)->is_used = 0;
+  node_reactions.update(key, &now->jobs->place);
+}
+
+static __always_inline void put_in(struct node_promises *now, struct node_reaction *reaction, u32 place) {
+  now->jobs->place = place & (NODE_REACTIONS - 1);
+  make_known_by(now, reaction, reaction->handler);
+  if (reaction->rejected) make_known_by(now, reaction, reaction->rejected);
+  reaction->is_used = 1;
+}
+
 int on_node_moved(struct pt_regs *ctx) {
   struct node_promises now;
   if (!find_promises(&now)) return 0;
   struct node_jobs *jobs = now.jobs;
-  struct node_reaction_key *key = &jobs->key;
-  key->process = now.thread->process;
   u32 begin = jobs->collected;
-  for (u32 i = 0; i < NODE_REACTIONS_AT_ONCE; i++) {
-    struct node_reaction *reaction = reaction_at(jobs, begin + i);
-    if (begin < NODE_REACTIONS) {
-      if (!reaction->is_used) continue;
-      key->handler = reaction->handler;
-      key->result = reaction->result;
-      reaction->handler = moved_object(now.thread, key->handler);
-      reaction->result = moved_object(now.thread, key->result);
-      if (reaction->handler == key->handler && reaction->result == key->result) continue;
-      node_reactions.delete(key);
-      int is_gone = (key->handler && !reaction->handler) || !reaction->result;
-      reaction->is_used = is_gone ? 0 : 2;
-    } else {
-      if (reaction->is_used != 2) continue;
-      key->handler = reaction->handler;
-      key->result = reaction->result;
-      jobs->place = (begin + i) & (NODE_REACTIONS - 1);
-      reaction->is_used = node_reactions.update(key, &jobs->place) ? 0 : 1;
+  if (begin < NODE_REACTIONS) {
+    for (u32 i = 0; i < NODE_REACTIONS_AT_ONCE; i++) {
+      struct node_reaction *reaction = reaction_at(jobs, begin + i);
+      if (reaction->is_used) take_out(&now, reaction);
+    }
+  } else {
+    for (u32 i = 0; i < NODE_REACTIONS_AT_ONCE; i++) {
+      struct node_reaction *reaction = reaction_at(jobs, begin + i);
+      if (reaction->is_used == 2) put_in(&now, reaction, begin + i);
     }
   }
   jobs->collected = begin + NODE_REACTIONS_AT_ONCE;

@@ -8,7 +8,8 @@ Owns: nothing
   jobs_end   the call there that ends its SuppressMicrotaskExecutionScope
   job        PromiseFulfillReactionJob and PromiseRejectReactionJob: the handler in rbx, the promise that it makes in rcx
   other_job  PromiseResolveThenableJob
-  then       PerformPromiseThen: the handler in rbx, the promise in rdx
+  then       PerformPromiseThen: the promise that is waited for in rax, the handlers in rbx and rcx, the promise that they
+             make in rdx
   then_end   the jump before PromisePrototypeThen's return: the promise in rax
   collected  Heap::GarbageCollectionEpilogue
 
@@ -31,7 +32,7 @@ _THEN, _PROTOTYPE_THEN = "Builtins_PerformPromiseThen", "Builtins_PromisePrototy
 _JOBS = ("Builtins_PromiseFulfillReactionJob", "Builtins_PromiseRejectReactionJob")
 _OTHER_JOB = "Builtins_PromiseResolveThenableJob"
 NAMES = (_RUN, _TRY, _SUPPRESSED, _COLLECTED, _THEN, _PROTOTYPE_THEN, *_JOBS, _OTHER_JOB)
-_READ = frozenset({Register.RBX, Register.RCX, Register.RDX})
+_READ = frozenset({Register.RAX, Register.RBX, Register.RCX, Register.RDX})
 _MOST_BUILTIN_BYTES = 8192
 _FACTS = InstructionInfoFactory()
 

@@ -198,6 +198,7 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body in one piece: the second of two would wait for the client's acknowledgement
 
     def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path.startswith("/in/"):
             work(self.path, ask_in_threads())
         self.send_response(200)

@@ -1,39 +1,21 @@
 // A service whose requests cause others, as in calling_app.py: GET /in/STYLE/NAME asks the service at CALLS_TO for
 // /out/STYLE/NAME/N, in as many ways as Node has of calling later. `node calling_node.js PORT`; by TLS at both sides where
-// CERTIFICATE and KEY say so; AGENT: `kept` (Node's own), `few` connections for all, or `fresh` ones.
+// CERTIFICATE and KEY say so; with which client and connections, calling_node_clients.js says.
 // STORAGE: with AsyncLocalStorage; CLUSTER: so many processes; WORKERS: a thread for each of these ports.
 'use strict';
 const { AsyncLocalStorage, AsyncResource } = require('async_hooks');
 const cluster = require('cluster');
 const { EventEmitter } = require('events');
 const fs = require('fs');
-const http = require('http');
-const https = require('https');
 const { Readable } = require('stream');
 const { Worker, isMainThread, workerData } = require('worker_threads');
+const { ask, call, fetched, library, options } = require('./calling_node_clients.js');
 
-const { AGENT, CALLS_TO, CERTIFICATE, KEY, CLUSTER, STORAGE, WORKERS, HOST = '127.0.0.1' } = process.env;
-const library = CERTIFICATE ? https : http;
-const options = CERTIFICATE ? { cert: fs.readFileSync(CERTIFICATE), key: fs.readFileSync(KEY) } : {};
-const agent = new library.Agent({
-  keepAlive: AGENT !== 'fresh',
-  maxSockets: AGENT === 'few' ? 4 : Infinity,
-  rejectUnauthorized: false,
-});
-if (CERTIFICATE) process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'; // of fetch
+const { CLUSTER, STORAGE, WORKERS } = process.env;
 process.removeAllListeners('warning');
 
 const pause = () => Math.random() * 20;
 const sleep = () => new Promise((resolve) => setTimeout(resolve, pause()));
-const call = (path, done) => {
-  const request = library.request({ host: HOST, port: Number(CALLS_TO), path, agent, ...options }, (response) => {
-    response.on('end', done).resume();
-  });
-  request.on('error', (error) => { throw error; });
-  return request;
-};
-const ask = (path) => new Promise((resolve) => call(path, resolve).end());
-const fetched = async (path) => (await fetch(`${CERTIFICATE ? 'https' : 'http'}://${HOST}:${CALLS_TO}${path}`)).text();
 
 // A pool whose users are called when another one's answer has come, with and without Node being told of it.
 const makePool = (wrap) => {
@@ -55,7 +37,7 @@ const pool_told = makePool((use) => {
 });
 const pooled = (get) => (out, done) => {
   get((release) => {
-    setTimeout(() => call(out(0), () => { release(); done(); }).end(), pause());
+    setTimeout(() => call(out(0), () => { release(); done(); }), pause());
   });
 };
 
@@ -82,26 +64,22 @@ const worker = async () => {
 const styles = {
   direct: (out, done) => {
     let left = 2;
-    for (const number of [0, 1]) call(out(number), () => { left -= 1; if (!left) done(); }).end();
+    for (const number of [0, 1]) call(out(number), () => { left -= 1; if (!left) done(); });
   },
-  timer: (out, done) => setTimeout(() => call(out(0), done).end(), pause()),
-  timers: (out, done) => setTimeout(() => setTimeout(() => call(out(0), done).end(), pause()), pause()),
-  tick: (out, done) => process.nextTick(() => setImmediate(() => call(out(0), done).end())),
-  chained: (out, done) => call(out(0), () => setTimeout(() => call(out(1), done).end(), pause())).end(),
+  timer: (out, done) => setTimeout(() => call(out(0), done), pause()),
+  timers: (out, done) => setTimeout(() => setTimeout(() => call(out(0), done), pause()), pause()),
+  tick: (out, done) => process.nextTick(() => setImmediate(() => call(out(0), done))),
+  chained: (out, done) => call(out(0), () => setTimeout(() => call(out(1), done), pause())),
   emitter: (out, done) => {
-    const emitter = new EventEmitter().on('go', () => call(out(0), done).end());
+    const emitter = new EventEmitter().on('go', () => call(out(0), done));
     setTimeout(() => emitter.emit('go'), pause());
   },
   stream: (out, done) => {
-    const pieces = Readable.from(['a', 'b', 'c']);
-    const request = call(out(0), done);
-    request.setHeader('Content-Length', 3);
-    request.method = 'GET';
-    pieces.pipe(request);
+    call(out(0), done, Readable.from(['a', 'b', 'c']));
   },
-  file: (out, done) => fs.readFile(__filename, () => call(out(0), done).end()),
-  microtask: (out, done) => queueMicrotask(() => call(out(0), done).end()),
-  ended: (out, done, request) => request.on('end', () => call(out(0), done).end()).resume(),
+  file: (out, done) => fs.readFile(__filename, () => call(out(0), done)),
+  microtask: (out, done) => queueMicrotask(() => call(out(0), done)),
+  ended: (out, done, request) => request.on('end', () => call(out(0), done)).resume(),
   await: async (out, done) => {
     await sleep();
     await ask(out(0));
@@ -121,6 +99,18 @@ const styles = {
     const outer = async () => { await inner(0); try { await Promise.reject(new Error()); } catch { await sleep(); } };
     await outer();
     await inner(1);
+    done();
+  },
+  caught: async (out, done) => {
+    const fail = async () => { await sleep(); throw new Error(); };
+    for (const number of [0, 1]) try { await fail(); } catch { await ask(out(number)); }
+    done();
+  },
+  // What waits for promises that nothing ever becomes of.
+  forgotten: async (out, done) => {
+    for (let left = 150; left; left -= 1) new Promise(() => {}).then(done);
+    await sleep();
+    await ask(out(0));
     done();
   },
   events: async (out, done) => {
@@ -158,11 +148,11 @@ const styles = {
   // One that all wait for, and each goes on behind it.
   shared: (out, done) => {
     if (!shared) shared = share().finally(() => { shared = undefined; });
-    shared.then(() => call(out(0), done).end());
+    shared.then(() => call(out(0), done));
   },
   late: (out, done) => {
     done();
-    setTimeout(() => call(out(0), () => {}).end(), pause());
+    setTimeout(() => call(out(0), () => {}), pause());
   },
 };
 const storage = STORAGE ? new AsyncLocalStorage() : { run: (_, work) => work() };
@@ -177,7 +167,7 @@ const serve = (port) => {
   server.listen(port, '127.0.0.1');
   let number = 0;
   const noise = () => {
-    call(`/noise/${process.pid}/${number}`, () => setTimeout(noise, 20)).end();
+    call(`/noise/${process.pid}/${number}`, () => setTimeout(noise, 20));
     number += 1;
   };
   setTimeout(noise, 20);

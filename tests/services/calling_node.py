@@ -15,7 +15,10 @@ from tests.services.servers import program
 
 # What callbacks are told by their numbers alone.
 NODE_BY_NUMBERS = ("direct", "timer", "emitter")
-NODE_AWAITING = ("await", "promise", "parallel", "nested", "events", "streamed", "fetch", "fetch-all")
+NODE_AWAITING = (
+    *("await", "promise", "parallel", "nested", "caught", "forgotten", "events", "streamed"),
+    *("fetch", "fetch-all"),
+)
 # What is called back in more steps than one, behind another one's answer, or behind its own; and what lives on.
 NODE_OTHERS = (
     *("timers", "tick", "stream", "ended", "microtask", "file"),
@@ -24,7 +27,7 @@ NODE_OTHERS = (
 NODE_KINDS = (*NODE_BY_NUMBERS, *NODE_AWAITING, *NODE_OTHERS)
 _CALLS = {
     **dict.fromkeys(NODE_KINDS, 1),
-    **dict.fromkeys(("direct", "chained", "await", "promise", "nested", "events", "streamed", "fetch"), 2),
+    **dict.fromkeys(("direct", "chained", "await", "promise", "nested", "caught", "events", "streamed", "fetch"), 2),
     **dict.fromkeys(("parallel", "fetch-all"), 3),
 }
 
