@@ -140,6 +140,11 @@ class Sink:
             self.metrics.append(request)
             self.arrived.notify_all()
 
+    def clear(self) -> None:
+        """Of spans that have arrived, forgets all."""
+        with self.arrived:
+            self.requests.clear()
+
     @property
     def spans(self) -> list[Span]:
         with self.arrived:

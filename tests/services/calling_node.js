@@ -1,7 +1,8 @@
 // A service whose requests cause others, as in calling_app.py: GET /in/STYLE/NAME asks the service at CALLS_TO for
 // /out/STYLE/NAME/N, in as many ways as Node has of calling later. `node calling_node.js PORT`; by TLS at both sides where
 // CERTIFICATE and KEY say so; with which client and connections, calling_node_clients.js says.
-// STORAGE: with AsyncLocalStorage; CLUSTER: so many processes; WORKERS: a thread for each of these ports.
+// STORAGE: with AsyncLocalStorage; CLUSTER: so many processes; WORKERS: a thread for each of these ports. With --expose-gc it
+// collects its garbage all the time.
 'use strict';
 const { AsyncLocalStorage, AsyncResource } = require('async_hooks');
 const cluster = require('cluster');
@@ -13,6 +14,7 @@ const { ask, call, fetched, library, options } = require('./calling_node_clients
 
 const { CLUSTER, STORAGE, WORKERS } = process.env;
 process.removeAllListeners('warning');
+if (global.gc) setInterval(() => global.gc({ type: Math.random() < 0.1 ? 'major' : 'minor' }), 10);
 
 const pause = () => Math.random() * 20;
 const sleep = () => new Promise((resolve) => setTimeout(resolve, pause()));
