@@ -132,4 +132,6 @@ def test_without_links_nothing_is_attached_to_a_go_program(prefix: str, stage: S
     found = parents_of(ask(stage, service, prefix, 5, ("sequence",)))
 
     assert {None} == set(found.values())
-    assert set() == {name for name in held_programs(agent) if name.startswith(("on_goroutine", "on_round", "on_conn", "on_request"))}
+    assert set() == {
+        name for name in held_programs(agent) if name.startswith(("on_goroutine", "on_round", "on_conn", "on_request"))
+    }
