@@ -19,6 +19,7 @@ from typing import NamedTuple
 from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf
 from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.perf_rights import try_perf_event
 
 MAX_OPEN_CALLS = 4096  # KRETPROBE_MAXACTIVE_MAX
 _TRACING_FOLDERS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -157,6 +158,11 @@ class KprobeEvents:
 def make_events() -> KprobeEvents:
     """All that the kernel has, not attached yet; ProbeError when one that is needed cannot be made."""
     folder = tracing_folder()
+    try:
+        try_perf_event()
+    except OSError as error:
+        what = f"no kprobes: this process may open no perf events: {error.strerror} (kernel.perf_event_paranoid)"
+        raise ProbeError(what, f"Run as root, or with CAP_SYS_ADMIN. {_INSTEAD}") from error
     remove_abandoned_events(folder)
     events = KprobeEvents(folder, addresses_of({*PAGE_SYMBOLS, *(row.function for row in (*KPROBES, *WAIT_KPROBES))}))
     try:

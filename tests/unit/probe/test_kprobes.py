@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.errors import ProbeError
+from otel_ebpf.probe import kprobes
 from otel_ebpf.probe.kprobes import (
     KPROBES,
     NO_SUCH_FUNCTION,
@@ -12,6 +13,7 @@ from otel_ebpf.probe.kprobes import (
     Kprobe,
     KprobeEvents,
     addresses_of,
+    make_events,
     remove_abandoned_events,
     why_refused,
 )
@@ -125,3 +127,19 @@ def test_what_a_killed_agent_has_left_is_removed_and_nothing_else(tracing: Path)
         f"otel_ebpf_{os.getpid()}_1/tcp_close",
     ]
     assert mine + kept + left + before + [f"-:{name}" for name in removed] == lines_of(tracing)
+
+
+def test_where_no_perf_event_may_be_opened_no_kprobe_is_made(tracing: Path, monkeypatch: pytest.MonkeyPatch):
+    """CAP_PERFMON is not enough on Debian's kernels: said at the start, not when a first service is to be watched."""
+
+    def refuse() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(kprobes, "tracing_folder", lambda: tracing)
+    monkeypatch.setattr(kprobes, "try_perf_event", refuse)
+
+    with pytest.raises(ProbeError, match="perf_event_paranoid") as refusal:
+        make_events()
+
+    assert "CAP_SYS_ADMIN" in refusal.value.remedy
+    assert [] == lines_of(tracing)
