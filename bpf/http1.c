@@ -361,11 +361,6 @@ static __always_inline int send_report(struct scratch *scratch_area, struct conn
   return 0;
 }
 
-// Does a close end this connection? A TCP connection ends when TCP says so: another process may hold the same socket.
-static __always_inline int ends_with_close(const struct connection *connection) {
-  return connection->family == AF_UNIX || connection->flags & CONNECTION_RESET;
-}
-
 // A connection that is not known yet. role ROLE_UNKNOWN: its beginning was not seen.
 static __always_inline struct connection *add_connection(struct scratch *scratch_area, u64 sock, u8 role,
                                                          u64 descriptor_key, u16 flags) {
@@ -391,10 +386,9 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
     callers.update(&first_sequence, &is_known);
   }
   fresh->descriptor_key = descriptor_key;
-  int is_full = connections.update(&sock, fresh) != 0;
-  // Where there is no room an answer on this connection is no news of an older request.
-  if (is_full || family == AF_UNIX) descriptors.update(&descriptor_key, &sock);
-  if (is_full) return 0;
+  // Also when there is no room, and when the connection has ended: an answer on it is then no news of an older request.
+  descriptors.update(&descriptor_key, &sock);
+  if (connections.update(&sock, fresh)) return 0;
   set_slot_owner(fresh->id, 0, fresh->id);
   return connections.lookup(&sock);
 }
@@ -510,7 +504,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   }
   if (connection->descriptor_key != descriptor_key) {
     connection->descriptor_key = descriptor_key;
-    if (ends_with_close(connection)) descriptors.update(&descriptor_key, &sock);
+    descriptors.update(&descriptor_key, &sock);
   }
   if (is_hello(connection, prefix)) {
     on_hello(scratch_area, connection, prefix, pid_tid >> 32, service_pid);

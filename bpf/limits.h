@@ -16,7 +16,6 @@
 #define LRU_SPARE ((128 << CPU_BITS) - 256)
 #define LRU_ENTRIES(entries) ((entries) + (LRU_SPARE < 3 * (entries) ? LRU_SPARE : 3 * (entries)))
 #define MAX_CALLERS LRU_ENTRIES(2048)  // connections that nobody has accepted yet; and of others the newest
-#define MAX_DESCRIPTORS LRU_ENTRIES((MAX_CONNECTIONS + 3) / 4)  // of Unix sockets, and of what was reset
 #define MAX_TLS_OBJECTS LRU_ENTRIES(2048)  // the newest ones
 #define MAX_GO_WRITES LRU_ENTRIES(4096)  // that have begun
 

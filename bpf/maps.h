@@ -143,11 +143,10 @@ BPF_TABLE("lru_hash", u32, u8, callers, MAX_CALLERS);
 
 // descriptors: which socket a target's descriptor is, for close(), when the file table no longer tells.
 //   key     pid << 32 | descriptor
-//   added   with a Unix connection, and when that is used by another one (dup, fork); when any connection is reset, or
-//           found no room
+//   added   with the connection, also where that found no room, and when it is used by another one (dup, fork)
 //   removed by close
-//   full    LRU: the connection's end is then seen by its peer's side or its next use only
-BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_DESCRIPTORS);
+//   full    LRU: a Unix connection's end is then seen by its peer's side or its next use only
+BPF_TABLE("lru_hash", u64, u64, descriptors, MAX_CONNECTIONS);
 
 enum target_flag {
   TARGET_EXCLUDED = 1,               // the agent's own processes: never watched, whatever they do

@@ -27,6 +27,11 @@ static __always_inline void on_new_connection(u64 sock, u8 role, u64 descriptor_
   if (role == ROLE_CLIENT && connection->family != AF_UNIX) tell_lookup(scratch_area, connection, current_pid_tid());
 }
 
+// Does a close end this connection? A TCP connection ends when TCP says so: another process may hold the same socket.
+static __always_inline int ends_with_close(const struct connection *connection) {
+  return connection->family == AF_UNIX || connection->flags & CONNECTION_RESET;
+}
+
 // The last descriptor of such a connection has been closed.
 static __always_inline void on_last_close(u64 sock, struct connection *connection) {
   u8 broken = connection->flags & CONNECTION_TIMED_OUT ? END_TIMED_OUT : END_RESET;

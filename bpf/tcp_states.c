@@ -68,7 +68,6 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
       if ((connection->role == ROLE_CLIENT || is_in_tls_write(connection)) && !is_closed_here) {
         // What came before the end may still be read; the process's next call tells.
         connection->flags |= CONNECTION_RESET | (is_timeout(error) ? CONNECTION_TIMED_OUT : 0);
-        descriptors.update(&connection->descriptor_key, &sock);
         break;
       }
       end_exchange(connection, is_timeout(error) ? END_TIMED_OUT : error ? END_RESET : END_CLOSED);

@@ -188,7 +188,7 @@ def test_maps_that_drop_what_is_old_have_more_entries_for_more_processors(own_ar
     entries = {spec.name: spec.max_entries for spec in own_artifact.maps}
 
     assert 4096 + 128 * ((1 << int(FLAGS["CPU_BITS"])) - 2) == entries["tls_calls"]
-    assert 4 * int(FLAGS["MAX_CONNECTIONS"]) // 4 == entries["descriptors"]
+    assert 4 * 256 == entries["go_newest"]
 
 
 def test_a_map_is_put_into_another_one_when_it_is_needed(own_artifact: Artifact, hooks: SocketHooks):
