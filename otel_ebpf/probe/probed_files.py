@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from otel_ebpf.errors import printable
+from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
-from otel_ebpf.probe.maps import FILE
+from otel_ebpf.probe.maps import FILE, PID
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.uprobes import Probe, UprobeForm, attach_all, close_all
 
@@ -62,7 +63,7 @@ class ProbedFiles(Generic[Found]):
         self.form = form.of_instructions if form is not None and program in loaded.programs else None
         self.known: dict[MappedFile, ProbedFile[Found]] = {}
         self._inspector = inspector
-        self._programs = loaded.programs
+        self._loaded = loaded
         self._procfs = procfs
         self._patiently = patiently
         self._waiting: dict[MappedFile, None] = {}  # in this order
@@ -156,13 +157,25 @@ class ProbedFiles(Generic[Found]):
             if descriptor is None:
                 raise FileNotFoundError(errno.ENOENT, REPLACED)
             path = f"/proc/self/fd/{descriptor}"
-            file.links += self._patiently(lambda: attach_all(form, self._programs, path, probes))
+            file.links += self._patiently(lambda: attach_all(form, self._loaded.programs, path, probes))
         except OSError as error:
             return f"cannot attach: {error.strerror}"
         finally:
             if descriptor is not None:
                 os.close(descriptor)
         return ""
+
+    def follow(self, pid: int, entries: str, value: bytes, what: str) -> bool:
+        """Enters the process into this map, for owners; the kernel keeps what it knows already. False: there was no room."""
+        try:
+            self._loaded.provide("owner_map")
+            self._loaded.maps[entries].update(PID.pack(pid), value, BPF_NOEXIST)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            self.tell(f"calls of process {pid} have no parent: no room for another {what}: {error.strerror}")
+            return False
+        return True
 
     def leave_to_next(self, file: ProbedFile[Found]) -> None:
         """Whoever uses it next has it looked into."""

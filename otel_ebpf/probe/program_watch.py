@@ -10,7 +10,6 @@ A program that cannot be read, or that bears only some of its probes, gets no en
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
-from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.maps import PID
@@ -90,8 +89,10 @@ class ProgramWatch(ABC, Generic[Program]):
         if mapped is None:
             return
         found = self.files.use(pid, mapped).found
-        if found is not None and not isinstance(found, str):
-            self._follow(pid, self.value_of(found))
+        if found is None or isinstance(found, str):
+            return
+        if self.files.follow(pid, self.entries, self.value_of(found), f"{self.name} program"):
+            self._followed.add(pid)
 
     def inspect(self) -> None:
         self.files.inspect()
@@ -121,16 +122,3 @@ class ProgramWatch(ABC, Generic[Program]):
             self.files.leave_to_next(file)
         if file.trouble:
             self.files.tell(f"calls of {file.path} have no parent: {file.trouble}")
-
-    def _follow(self, pid: int, value: bytes) -> None:
-        """The kernel keeps what it knows already."""
-        try:
-            self.loaded.provide("owner_map")
-            self.loaded.maps[self.entries].update(PID.pack(pid), value, BPF_NOEXIST)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            why = f"no room for another {self.name} program: {error.strerror}"
-            self.files.tell(f"calls of process {pid} have no parent: {why}")
-            return
-        self._followed.add(pid)

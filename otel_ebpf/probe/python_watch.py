@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, BinaryIO
 
-from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.maps import PID
@@ -180,17 +179,7 @@ class PythonWatch:
         storage_key, context = _LAYOUTS.get(int(version[1]), (0, 0))
         address = library.type_address - library.code_shift + code_shift
         value = _INTERPRETER.pack(time.monotonic_ns(), address, storage_key, context, 0, 0, 0, 0)
-        try:
-            self._loaded.provide("owner_map")
-            self._loaded.maps["interpreters"].update(PID.pack(pid), value, BPF_NOEXIST)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            self._files.tell(
-                f"calls of process {pid} have no parent: no room for another interpreter: {error.strerror}"
-            )
-            return False
-        return True
+        return self._files.follow(pid, "interpreters", value, "interpreter")
 
     def _add_greenlets(self, pid: int, mapped: MappedFile, library: GreenletLibrary) -> None:
         """Which thread-local storage is greenlet's, the loader has written into the process; a moment after it was mapped."""
