@@ -21,9 +21,9 @@ from tests.services.bytecode import bytecode_folder
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the kernel has no uprobes that the agent can use, nothing reads TLS; `test_tls.py` says where that is right."""
+    """Without uprobes that the agent can use, nothing reads TLS or runtimes; `test_tls.py` says on which kernels that is right."""
     if not FORMS:
-        needs = {"seen_by", "goroutines", "callbacks", "promises"}
+        needs = {"form", "seen_by", "followed", "goroutines", "callbacks", "promises"}
         left_out = [item for item in items if needs & set(getattr(item, "fixturenames", ()))]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
