@@ -5,6 +5,7 @@ Out:  places in the file, instructions of x86-64; UnreadableTlsError
 Owns: nothing
 """
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -16,6 +17,10 @@ from iced_x86 import Code, Decoder, Instruction, Mnemonic, OpKind
 _MAX_FUNCTION_BYTES = 4096
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym
 _MAX_OFFSET = 0x7FFF
+_CALL_OR_JUMP = re.compile(rb"[\xe8\xe9]")  # of x86-64, to an address relative to the next instruction
+_CALL_BYTES = 5
+_BYTES_TO_FALL_INTO_STEP = 128
+_NEAR_BYTES = 1 << 20
 # What numbers raise that no linker writes.
 IMPOSSIBLE = (ELFError, ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error)
 
@@ -68,6 +73,29 @@ class ElfImage:
         """As the file has them."""
         self._elf.stream.seek(self.offset(address))
         return bytes(self._elf.stream.read(size))
+
+    def references(self, address: int) -> Iterator[Instruction]:
+        """Each call of this function from near it, and each jump to it: those of its own library, also in a larger program."""
+        start, end = self._code_around(address)
+        code = self.bytes_at(start, end - start)
+        for found in _CALL_OR_JUMP.finditer(code):
+            at = found.start()
+            if (
+                start + at + _CALL_BYTES + int.from_bytes(code[at + 1 : at + _CALL_BYTES], "little", signed=True)
+                != address
+            ):
+                continue
+            # Not within another instruction: decoding falls into step after a few.
+            begin = max(0, at - _BYTES_TO_FALL_INTO_STEP)
+            decoded = Decoder(64, code[begin : at + _CALL_BYTES], ip=start + begin)
+            yield from (one for one in decoded if one.ip == start + at and one.near_branch_target == address)
+
+    def _code_around(self, address: int) -> tuple[int, int]:
+        for segment in self._elf.iter_segments("PT_LOAD"):
+            start, end = segment["p_vaddr"], segment["p_vaddr"] + segment["p_filesz"]
+            if start <= address < end:
+                return max(start, address - _NEAR_BYTES), min(end, address + _NEAR_BYTES)
+        raise UnreadableTlsError(f"address {address:#x} is in no segment")
 
     def _read(self, table: SymbolTableSection) -> None:
         """Large programs have 200,000 symbols: they are gone through as bytes, not as objects."""

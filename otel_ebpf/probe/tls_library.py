@@ -126,7 +126,7 @@ def _functions(image: ElfImage, name: str, *, is_write: bool) -> list[Function]:
     if internal is not None:
         place = cheap_place(image.code_at(internal.address, _FIRST_BYTES))
         if place is not None:
-            results = tuple(image.offset(address) for address in internal.behind)
+            results = _behind_calls(image, internal.address)
             return [Function(f"behind {name}", image.offset(place), is_write, internal.count_argument, True, results)]
     functions = []
     for public, count_argument in ((name, 0), (f"{name}_ex", 4)):
@@ -151,7 +151,6 @@ def _sendfile(image: ElfImage) -> list[Function]:
 class _Internal(NamedTuple):
     address: int
     count_argument: int
-    behind: list[int]  # addresses of the instructions behind the calls of it
 
 
 def _internal(image: ElfImage, name: str) -> _Internal | None:
@@ -161,8 +160,17 @@ def _internal(image: ElfImage, name: str) -> _Internal | None:
     found = _first_call(image, f"{name}_ex")
     if found is None:
         return None
-    calls = [call.next_ip for call in image.code(name) if _is_call(call) and call.near_branch_target == found.address]
-    return found._replace(behind=[*found.behind, *calls]) if calls else None
+    is_shared = any(_is_call(one) and one.near_branch_target == found.address for one in image.code(name))
+    return found if is_shared else None
+
+
+def _behind_calls(image: ElfImage, address: int) -> tuple[int, ...]:
+    """Places behind all calls of it; BIO_f_ssl of the same library does without the public functions.
+
+    Not one when something jumps there, for then it returns to who knows whom.
+    """
+    references = list(image.references(address))
+    return tuple(image.offset(one.next_ip) for one in references) if all(map(_is_call, references)) else ()
 
 
 def _first_call(image: ElfImage, name: str) -> _Internal | None:
@@ -174,7 +182,7 @@ def _first_call(image: ElfImage, name: str) -> _Internal | None:
     code, jumps, free, count_argument = image.code(name), 0, set[int](), 4
     while (instruction := next(code, None)) is not None:
         if _is_call(instruction):
-            return _Internal(instruction.near_branch_target, count_argument, [instruction.next_ip])
+            return _Internal(instruction.near_branch_target, count_argument)
         if instruction.flow_control == FlowControl.UNCONDITIONAL_BRANCH and not jumps:
             jumps, code = 1, image.code_at(instruction.near_branch_target, _FIRST_BYTES)
             continue

@@ -13,7 +13,19 @@ from otel_ebpf.exchanges.exchange import Outcome, Role
 from otel_ebpf.probe import preflight
 from otel_ebpf.probe.uprobes import UprobeForm, available_forms
 from otel_ebpf.records.kinds import Counter
-from tests.kernel.tls_wire import HEAD, OK, TlsWatched, exchange_of, of_server, pair, ports
+from tests.kernel.bio_client import BioClient
+from tests.kernel.tls_wire import (
+    HEAD,
+    OK,
+    TlsWatched,
+    answer_once,
+    exchange_of,
+    make_contexts,
+    of_server,
+    pair,
+    ports,
+    socket_pair,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -36,6 +48,26 @@ def test_both_ends_of_a_connection(
         assert {(b"https", Outcome.COMPLETE)} == {(exchange.scheme, exchange.outcome) for exchange in mine}
     client.sock.close()
     server.sock.close()
+
+
+def test_what_goes_through_a_bio_of_the_library(tls_watched: TlsWatched, certificate: tuple[Path, Path]) -> None:
+    """As in programs that stack BIOs: the library's own one (BIO_f_ssl) does without SSL_read and SSL_write."""
+    contexts, sockets = make_contexts(certificate), socket_pair()
+    for sock in sockets:
+        sock.settimeout(60)
+    with BioClient(sockets[0]) as client, ThreadPoolExecutor() as pool:
+        serving = pool.submit(answer_once, sockets[1], contexts[1], HEAD % 7, OK % 3 + b"bio")
+        client.send(HEAD % 7)
+        answer = client.receive(len(OK % 3) + 3)
+        serving.result(60)
+
+    assert OK % 3 + b"bio" == answer
+    done = tls_watched.until(lambda done: len(done) >= 2)
+    assert {(Role.CLIENT, b"/tls/7", 200, 3), (Role.SERVER, b"/tls/7", 200, 3)} == {
+        (one.role, one.target, one.status, one.response_body_bytes) for one in done
+    }
+    for sock in sockets:
+        sock.close()
 
 
 def test_each_of_many_connections_of_one_thread_has_its_own_peer(

@@ -121,6 +121,15 @@ def exchange_of(client: Memory, server: Memory, number: int, size: int = 5) -> N
     assert answer == client.receive(len(answer))
 
 
+def answer_once(sock: socket.socket, context: ssl.SSLContext, head: bytes, answer: bytes) -> None:
+    """A server's whole work, for a thread beside a client that waits."""
+    server = Memory(sock, context, True)
+    while not server.is_ready:
+        server.step()
+    assert head == server.receive(len(head))
+    server.send(answer)
+
+
 def of_server(done: list[Exchange]) -> list[Exchange]:
     """The client is a child of this process, and so watched as well, from a moment that is not known."""
     return [exchange for exchange in done if exchange.role is Role.SERVER]

@@ -131,6 +131,13 @@ def test_probes_are_put_where_the_kernel_emulates_the_instruction(path: Path) ->
             assert_calls_end_at(code, function)
 
 
+def test_the_calls_of_the_librarys_own_bio_are_known() -> None:
+    """bio_ssl.c does without the public functions: each internal one has a third caller."""
+    found = look_into(system_library())
+
+    assert [3, 3] == [len(function.result_offsets) for function in found.functions if not function.is_of_file]
+
+
 def first_byte(code: bytes, offset: int) -> int:
     return code[offset + 1] if code[offset] in (0x40, 0x41) else code[offset]
 
