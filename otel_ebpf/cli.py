@@ -124,7 +124,14 @@ def check(settings: Settings) -> int:
     """0 when `run` could start, else the exit status that it would end with."""
     from otel_ebpf.probe import preflight
 
-    findings = preflight.examine(settings.bcc_python, Path(settings.cache_folder), settings.socket_backend)
+    host = preflight.Host(
+        bcc_python=settings.bcc_python,
+        cache_dir=Path(settings.cache_folder),
+        socket_backend=settings.socket_backend,
+        parents=settings.parents,
+        node_parents=settings.node_parents,
+    )
+    findings = preflight.examine(host)
     is_ready = all(finding.ok for finding in findings if finding.required)
     print("This machine")
     for finding in findings:

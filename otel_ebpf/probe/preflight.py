@@ -24,13 +24,27 @@ from otel_ebpf.probe.uprobes import UprobeForm, available_forms
 
 OLDEST_KERNEL = (5, 10)
 _ARCHITECTURES = ("x86_64", "aarch64")
+_LINKED_ON = "x86_64"
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the same in all kernels
 FORM_TEXTS = {
     UprobeForm.SESSION: "sessions: one probe for a call and its return (Linux 6.13)",
     UprobeForm.MULTI: "several places in one attachment (Linux 6.6)",
     UprobeForm.PERF: "one perf event for each place: to detach takes 0.1 s each (Linux 5.15)",
 }
+_UPROBES_REMEDY = "Linux 5.15 or later with CONFIG_UPROBE_EVENTS=y, and CAP_PERFMON, are needed for"
 _AS_ROOT = "Run `otel-ebpf check` as root."
+_NODE = "Node"
+# Whose calls belong to the requests that caused them, as the tables say in python_watch.py and go_program.py.
+LINKED = {
+    "Python": "CPython 3.8 to 3.13 with glibc, later ones where their layout proves itself",
+    "nginx": "executables that export ngx_event_connect_peer",
+    "Go": "programs made by Go 1.21 to 1.27",
+    _NODE: "builds of nodejs.org",
+}
+_NODE_MODES = {
+    "ids": "; not behind an await, unless OTEL_EBPF_NODE_PARENTS=promises",
+    "promises": ", also behind an await",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,8 @@ class Host:
     bcc_python: str | None = None
     cache_dir: Path | None = cache.DEFAULT_FOLDER
     socket_backend: str = AUTO
+    parents: str = "normal"
+    node_parents: str = "ids"
 
     def read(self, path: str) -> str | None:
         """None when the file is not there or may not be read."""
@@ -59,10 +75,7 @@ class Host:
             return None
 
 
-def examine(
-    bcc_python: str | None = None, cache_dir: Path | None = cache.DEFAULT_FOLDER, socket_backend: str = AUTO
-) -> list[Finding]:
-    host = Host(bcc_python=bcc_python, cache_dir=cache_dir, socket_backend=socket_backend)
+def examine(host: Host) -> list[Finding]:
     return [finding for check in CHECKS for finding in check(host)]
 
 
@@ -191,15 +204,28 @@ def socket_backend(host: Host) -> list[Finding]:
 def uprobes(host: Host) -> list[Finding]:
     """By attaching to an instruction that nobody runs."""
     form = next(available_forms(), None)
-    remedy = (
-        "Linux 5.15 or later with CONFIG_UPROBE_EVENTS=y, and CAP_PERFMON, are needed for TLS and lookups of names."
-    )
     detail = (
         "none that this kernel and these rights allow: neither TLS nor lookups of names are seen"
         if form is None
         else FORM_TEXTS[form]
     )
-    return [Finding("uprobes", form is not None, False, detail, remedy)]
+    found = Finding("uprobes", form is not None, False, detail, f"{_UPROBES_REMEDY} TLS and lookups of names.")
+    return [found, *(_links(host, runtime, form) for runtime in LINKED)]
+
+
+def _links(host: Host, runtime: str, form: UprobeForm | None) -> Finding:
+    """Whether it is known here which request caused a call. What is found in a program is told once it runs."""
+    name, machine = f"links in {runtime}", os.uname().machine
+    off = "OTEL_EBPF_PARENTS" if host.parents == "off" else ""
+    if runtime == _NODE and host.node_parents == "off":
+        off = off or "OTEL_EBPF_NODE_PARENTS"
+    if off:
+        return Finding(name, True, False, f"switched off by {off}")
+    if machine != _LINKED_ON:
+        return Finding(name, False, False, f"not on {machine}: its calls have no parent", "They are known on x86-64.")
+    if form is None:
+        return Finding(name, False, False, "no uprobes: its calls have no parent", f"{_UPROBES_REMEDY} them.")
+    return Finding(name, True, False, LINKED[runtime] + (_NODE_MODES[host.node_parents] if runtime == _NODE else ""))
 
 
 def restrictions(host: Host) -> list[Finding]:

@@ -313,8 +313,8 @@ def test_the_check_of_the_host_leaves_no_descriptor_open():
 def test_a_user_without_rights_is_told_what_needs_root(tmp_path: Path):
     """As nobody, in a process of its own: no traceback, and no lack that is only a lack of rights is called another."""
     script = """
-from otel_ebpf.probe.preflight import examine
-for finding in examine(cache_dir=None):
+from otel_ebpf.probe.preflight import Host, examine
+for finding in examine(Host(cache_dir=None)):
     print(finding.name, finding.ok, finding.detail, finding.remedy, sep="|")
 """
     done = subprocess.run(

@@ -1,8 +1,11 @@
 import os
 from pathlib import Path
 
-from otel_ebpf.probe import capabilities, preflight
-from otel_ebpf.probe.preflight import Finding, Host, examine
+import pytest
+
+from otel_ebpf.probe import capabilities, go_program, preflight, python_watch
+from otel_ebpf.probe.preflight import LINKED, Finding, Host, examine
+from otel_ebpf.probe.uprobes import UprobeForm
 
 RUNNING = os.uname().release
 
@@ -19,7 +22,7 @@ def write(path: Path, text: str) -> None:
 
 def test_everything_is_reported_once_and_each_lack_with_a_remedy():
     """Runs as any user: what needs root says so."""
-    findings = examine(cache_dir=None)
+    findings = examine(Host(cache_dir=None))
 
     names = [finding.name for finding in findings]
     assert sorted(set(names)) == sorted(names)
@@ -127,3 +130,54 @@ def test_without_any_right_everything_needed_is_named():
     assert lacking is not None
     for name in ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID"):
         assert all(name in text for text in lacking)
+
+
+def links(
+    monkeypatch: pytest.MonkeyPatch, form: UprobeForm | None, machine: str = "x86_64", **settings: str
+) -> dict[str, tuple[bool, str]]:
+    """On a host with this form of uprobes."""
+    uname = os.uname()
+    monkeypatch.setattr(preflight, "available_forms", lambda: iter([form] if form else []))
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((*uname[:4], machine)))
+    findings = preflight.uprobes(Host(**settings))
+    assert [] == [finding for finding in findings if finding.required or not (finding.ok or finding.remedy)]
+    prefix = "links in "
+    return {
+        finding.name.removeprefix(prefix): (finding.ok, finding.detail)
+        for finding in findings
+        if finding.name.startswith(prefix)
+    }
+
+
+def test_whose_calls_have_a_parent_here_is_told_for_each_runtime(monkeypatch: pytest.MonkeyPatch):
+    found = links(monkeypatch, UprobeForm.MULTI)
+
+    assert ["Python", "nginx", "Go", "Node"] == list(found)
+    assert all(is_ok for is_ok, _ in found.values())
+    assert "unless OTEL_EBPF_NODE_PARENTS=promises" in found["Node"][1]
+    assert "also behind an await" in links(monkeypatch, UprobeForm.MULTI, node_parents="promises")["Node"][1]
+
+
+def test_without_uprobes_or_on_another_machine_none_has(monkeypatch: pytest.MonkeyPatch):
+    without = links(monkeypatch, None), links(monkeypatch, UprobeForm.MULTI, machine="aarch64")
+
+    assert [dict.fromkeys(LINKED, False)] * 2 == [
+        {name: is_ok for name, (is_ok, _) in found.items()} for found in without
+    ]
+    assert "aarch64" in without[1]["Go"][1]
+
+
+def test_what_is_switched_off_is_no_lack(monkeypatch: pytest.MonkeyPatch):
+    off = dict.fromkeys(LINKED, (True, "switched off by OTEL_EBPF_PARENTS"))
+
+    assert off == links(monkeypatch, UprobeForm.MULTI, parents="off")
+    node_alone = links(monkeypatch, UprobeForm.MULTI, node_parents="off")
+    assert (True, "switched off by OTEL_EBPF_NODE_PARENTS") == node_alone["Node"]
+    assert LINKED["Go"] == node_alone["Go"][1]
+
+
+def test_the_versions_that_are_told_are_those_in_the_tables():
+    python, go = sorted(python_watch._LAYOUTS), sorted(go_program._LAYOUTS)
+
+    assert f"CPython 3.{python[0]} to 3.{python[-1]} " in LINKED["Python"]
+    assert f"Go {go[0][0]}.{go[0][1]} to {go[-1][0]}.{go[-1][1]}" in LINKED["Go"]
