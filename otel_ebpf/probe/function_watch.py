@@ -14,19 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from otel_ebpf.probe.file_watch import FileWatch
 from otel_ebpf.probe.function_places import FunctionEnd, FunctionPlaces
 from otel_ebpf.probe.inspector import FileInspector
-from otel_ebpf.probe.loader import Loaded
-from otel_ebpf.probe.probed_files import (
-    REPLACED,
-    Patiently,
-    ProbedFile,
-    ProbedFiles,
-    tell_every_mapping,
-    tell_first_mapping,
-)
-from otel_ebpf.probe.procfs import MappedFile, Procfs
-from otel_ebpf.probe.uprobes import Place, Probe, UprobeForm
+from otel_ebpf.probe.probed_files import REPLACED, ProbedFile, tell_every_mapping, tell_first_mapping
+from otel_ebpf.probe.procfs import MappedFile
+from otel_ebpf.probe.uprobes import Place, Probe
 
 MAX_FILES = 256  # of one kind that are remembered: one for each image of containers
 WatchedFile = ProbedFile[FunctionPlaces | None]
@@ -48,24 +41,12 @@ def function_inspector(function: WatchedFunction) -> FileInspector[FunctionPlace
     return FileInspector(lambda file: _examine(file, function), _decode)
 
 
-class FunctionWatch:
-    """`form` None, or the programs are not loaded: nothing is looked at."""
-
+class FunctionWatch(FileWatch[FunctionPlaces | None]):
     function: ClassVar[WatchedFunction]
+    _has_too_many = False
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        form: UprobeForm | None,
-        procfs: Procfs,
-        patiently: Patiently = lambda attaching: attaching(),
-    ) -> None:
-        """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
-        inspector = function_inspector(self.function)
-        self.files = ProbedFiles(inspector, loaded, form, self.function.at_end, procfs, patiently)
-        self.loaded = loaded
-        self._procfs = procfs
-        self._has_too_many = False
+    def inspector(self) -> FileInspector[FunctionPlaces | None]:
+        return function_inspector(self.function)
 
     @property
     def probed_count(self) -> int:
@@ -84,15 +65,11 @@ class FunctionWatch:
             found.append(self.function.too_many.format(most=MAX_FILES))
         return found
 
-    def fileno(self) -> int:
-        """Readable when the inspector has an answer; -1 while it has nothing to do."""
-        return self.files.fileno()
-
     def look_at(self, pid: int) -> None:
         """A new target, or one that has mapped something."""
         if self.files.form is None:
             return
-        for mapped in filter(self.function.is_in, self._procfs.mapped_files(pid)):
+        for mapped in filter(self.function.is_in, self.procfs.mapped_files(pid)):
             if self._is_known(mapped):
                 self.files.use(pid, mapped)
 
@@ -100,9 +77,6 @@ class FunctionWatch:
         """The next file, when its turn has come: a child that works leaves the others less of the processors."""
         for file in self.files.inspect():
             file.trouble = REPLACED
-
-    def forget(self, pid: int) -> None:
-        self.files.forget(pid)
 
     def tick(self) -> None:
         """Once a second."""
@@ -112,9 +86,6 @@ class FunctionWatch:
     def on_answer(self) -> None:
         """What the inspector has found, when it is all there."""
         self.files.on_answer(self._attach_if_possible)
-
-    def close(self) -> None:
-        self.files.close()
 
     def probes(self, file: WatchedFile, places: FunctionPlaces) -> list[Probe]:
         """Which programs are attached where, in this order."""

@@ -36,7 +36,7 @@ def lookup_inspector() -> FileInspector[FunctionPlaces | None]:
 
 
 class LookupWatch(FunctionWatch):
-    function = _GETADDRINFO
+    function, needs = _GETADDRINFO, _GETADDRINFO.at_end
 
     @property
     def form_text(self) -> str:

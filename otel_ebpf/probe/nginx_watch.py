@@ -39,7 +39,7 @@ _CONNECT_PEER = WatchedFunction(
 
 
 class NginxWatch(FunctionWatch):
-    function = _CONNECT_PEER
+    function, needs = _CONNECT_PEER, _CONNECT_PEER.at_end
 
     def probes(self, file: WatchedFile, places: FunctionPlaces) -> list[Probe]:
         """One probe costs half of two."""

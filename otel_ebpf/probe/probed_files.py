@@ -29,6 +29,10 @@ Found = TypeVar("Found")
 Patiently = Callable[[Callable[[], list[int]]], list[int]]  # does what takes milliseconds
 
 
+def at_once(attaching: Callable[[], list[int]]) -> list[int]:
+    return attaching()
+
+
 @dataclass(slots=True)
 class ProbedFile(Generic[Found]):
     """One that targets use, or have used a moment ago."""

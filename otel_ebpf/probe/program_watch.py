@@ -7,38 +7,27 @@ Owns: the attachments, each for as long as a target runs its file, and a moment 
 A program that cannot be read, or that bears only some of its probes, gets no entry: its calls have no parent.
 """
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from abc import abstractmethod
+from typing import Any, ClassVar, TypeVar
 
+from otel_ebpf.probe.file_watch import FileWatch
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.maps import PID
-from otel_ebpf.probe.probed_files import Patiently, ProbedFile, ProbedFiles
+from otel_ebpf.probe.probed_files import Patiently, ProbedFile, at_once
 from otel_ebpf.probe.procfs import MappedFile, Procfs
 from otel_ebpf.probe.uprobes import UprobeForm
 
 Program = TypeVar("Program")
 
 
-class ProgramWatch(ABC, Generic[Program]):
-    """`form` None, or `needs` is not loaded: nothing is followed, and nothing is looked at."""
-
+class ProgramWatch(FileWatch[Program | str | None]):
     name: ClassVar[str]  # for people
     flag: ClassVar[int]  # of a target that is followed
-    needs: ClassVar[str]  # a program of the kernel's side
     entries: ClassVar[str]  # the map
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        form: UprobeForm | None,
-        procfs: Procfs,
-        patiently: Patiently = lambda attaching: attaching(),
-    ) -> None:
-        """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
-        self.files = ProbedFiles(self.inspector(), loaded, form, self.needs, procfs, patiently)
-        self.loaded = loaded
-        self._procfs = procfs
+    def __init__(self, loaded: Loaded, form: UprobeForm | None, procfs: Procfs, patiently: Patiently = at_once) -> None:
+        super().__init__(loaded, form, procfs, patiently)
         self._followed: set[int] = set()
 
     @abstractmethod
@@ -58,22 +47,8 @@ class ProgramWatch(ABC, Generic[Program]):
         return True
 
     @property
-    def troubles(self) -> list[str]:
-        """For people: whose calls have no parent, and why."""
-        return self.files.troubles
-
-    @property
-    def probed_count(self) -> int:
-        """Files that have probes now."""
-        return self.files.probed_count
-
-    @property
     def followed(self) -> list[int]:
         return list(self._followed)
-
-    def fileno(self) -> int:
-        """Readable when the inspector has an answer; -1 while it has nothing to do."""
-        return self.files.fileno()
 
     def target_flags(self, pid: int) -> int:
         return self.flag if pid in self._followed else 0
@@ -82,8 +57,8 @@ class ProgramWatch(ABC, Generic[Program]):
         """A new target, or one that runs another program. What `target_flags` says may change by it."""
         if self.files.form is None:
             return
-        path = self._procfs.executable(pid)
-        mapped = next((one for one in self._procfs.mapped_files(pid) if one.path == path and self.may_be(one)), None)
+        path = self.procfs.executable(pid)
+        mapped = next((one for one in self.procfs.mapped_files(pid) if one.path == path and self.may_be(one)), None)
         if [mapped] != [file.mapped for file in self.files.used_by(pid)]:
             self.forget(pid)
         if mapped is None:
@@ -102,7 +77,7 @@ class ProgramWatch(ABC, Generic[Program]):
         return self.files.on_answer(self._attach_if_possible)
 
     def forget(self, pid: int) -> None:
-        self.files.forget(pid)
+        super().forget(pid)
         if pid in self._followed:
             self._followed.discard(pid)
             self.loaded.maps[self.entries].delete(PID.pack(pid))
@@ -111,9 +86,6 @@ class ProgramWatch(ABC, Generic[Program]):
         """Once a second."""
         for file in self.files.tick():
             self.files.give_back(file)
-
-    def close(self) -> None:
-        self.files.close()
 
     def _attach_if_possible(self, file: ProbedFile[Any]) -> None:
         if self.files.is_in_use(file):

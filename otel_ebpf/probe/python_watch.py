@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, BinaryIO
 
+from otel_ebpf.probe.file_watch import FileWatch
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.maps import PID
@@ -22,7 +23,7 @@ from otel_ebpf.probe.probed_files import (
     REPLACED,
     Patiently,
     ProbedFile,
-    ProbedFiles,
+    at_once,
     tell_every_mapping,
     tell_first_mapping,
 )
@@ -48,59 +49,38 @@ Finding = Library | str | None
 Interpreter = ProbedFile[Finding]  # a file that holds CPython, greenlet or _queue, or merely starts Python
 
 
-class PythonWatch:
-    """`form` None: contexts are not followed, and nothing is looked at."""
+class PythonWatch(FileWatch[Finding]):
+    needs = "on_context_made"
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        form: UprobeForm | None,
-        procfs: Procfs,
-        patiently: Patiently = lambda attaching: attaching(),
-    ) -> None:
-        """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
-        inspector = FileInspector(_examine, _decode)
-        self._files = ProbedFiles(inspector, loaded, form, "on_context_made", procfs, patiently)
-        self._loaded = loaded
-        self._procfs = procfs
+    def __init__(self, loaded: Loaded, form: UprobeForm | None, procfs: Procfs, patiently: Patiently = at_once) -> None:
+        super().__init__(loaded, form, procfs, patiently)
         self._flags: dict[int, int] = {}  # of those that can be followed
         self._too_early: dict[int, None] = {}  # looked at before their greenlets were ready
 
-    @property
-    def troubles(self) -> list[str]:
-        """For people: whose calls have no parent, and why."""
-        return self._files.troubles
-
-    @property
-    def probed_count(self) -> int:
-        """Files that have probes now."""
-        return self._files.probed_count
+    def inspector(self) -> FileInspector[Finding]:
+        return FileInspector(_examine, _decode)
 
     @property
     def follows_any(self) -> bool:
         return bool(self._flags)
-
-    def fileno(self) -> int:
-        """Readable when the inspector has an answer; -1 while it has nothing to do."""
-        return self._files.fileno()
 
     def target_flags(self, pid: int) -> int:
         return self._flags.get(pid, 0)
 
     def look_at(self, pid: int) -> None:
         """A new target, or one that has mapped something. What `target_flags` says may change by it."""
-        if self._files.form is None:
+        if self.files.form is None:
             return
-        files = self._procfs.mapped_files(pid)
+        files = self.procfs.mapped_files(pid)
         named = [mapped for mapped in files if _is_of_interest(mapped)]
         if not any(map(_is_python, named)):
             self.forget(pid)
             return
-        self._files.forget(pid)
-        used = [self._files.use(pid, mapped) for mapped in named]
+        self.files.forget(pid)
+        used = [self.files.use(pid, mapped) for mapped in named]
         for mapped in files:
             if _UVLOOP in mapped.path:
-                tell_every_mapping(self._loaded, mapped)
+                tell_every_mapping(self.loaded, mapped)
         is_outside = any(_UVLOOP in mapped.path for mapped in files)
         switches = any(_is_greenlet(mapped) for mapped in named)
         flags = TARGET_IS_PYTHON | (TARGET_READS_OUTSIDE if is_outside else 0)
@@ -109,50 +89,50 @@ class PythonWatch:
         self.inspect()
 
     def inspect(self) -> None:
-        for file in self._files.inspect():
+        for file in self.files.inspect():
             self._tell_of(file, REPLACED)
 
     def on_answer(self) -> list[int]:
         """What the inspector has found, when it is all there. Returns the processes to be looked at again."""
-        users = self._files.on_answer(self._attach_if_possible)
+        users = self.files.on_answer(self._attach_if_possible)
         self.inspect()
         return users
 
     def forget(self, pid: int) -> None:
-        self._files.forget(pid)
+        super().forget(pid)
         self._unfollow(pid)
 
     def tick(self) -> list[int]:
         """Once a second. Returns the processes to be looked at again."""
         early, self._too_early = list(self._too_early), {}
-        for file in self._files.tick():
-            self._files.give_back(file)
-            tell_first_mapping(self._loaded, file.mapped)
+        for file in self.files.tick():
+            self.files.give_back(file)
+            tell_first_mapping(self.loaded, file.mapped)
         return early
 
     def close(self) -> None:
         """What nobody follows any more has no owners, though sockets are watched still: addresses are used again."""
         for pid in list(self._flags):
             self.forget(pid)
-        self._files.close()
+        super().close()
 
     def _attach_if_possible(self, file: Interpreter) -> None:
-        if not self._files.is_in_use(file):
-            self._files.leave_to_next(file)
+        if not self.files.is_in_use(file):
+            self.files.leave_to_next(file)
             return
         if isinstance(file.found, Library):
-            self._files.attach(file, *_probes(file.found))
+            self.files.attach(file, *_probes(file.found))
         elif file.found:
             file.trouble = file.found
         if file.trouble:
             self._tell_of(file, file.trouble)
-        tell_every_mapping(self._loaded, file.mapped)
+        tell_every_mapping(self.loaded, file.mapped)
 
     def _follow(self, pid: int, files: list[Interpreter], flags: int) -> None:
         """Tells the kernel where this process keeps what runs."""
         python = [file for file in files if (file.found or file.trouble) and _is_python(file.mapped)]
         if len(python) > 1:
-            self._files.tell(f"calls of process {pid} have no parent: it maps two interpreters")
+            self.files.tell(f"calls of process {pid} have no parent: it maps two interpreters")
         if len(python) == 1 and self._use(pid, python[0], flags):
             self._flags[pid] = flags
             for file in files:
@@ -163,41 +143,41 @@ class PythonWatch:
 
     def _unfollow(self, pid: int) -> None:
         if self._flags.pop(pid, None) is not None:
-            self._loaded.maps["interpreters"].delete(PID.pack(pid))
+            self.loaded.maps["interpreters"].delete(PID.pack(pid))
 
     def _use(self, pid: int, file: Interpreter, flags: int) -> bool:
         """The kernel keeps what it knows already: of its own finding, or inherited by fork."""
-        library, code_shift = file.found, self._procfs.code_shift(pid, file.mapped)
+        library, code_shift = file.found, self.procfs.code_shift(pid, file.mapped)
         version = _NAME.fullmatch(os.path.basename(file.mapped.path))
         if not isinstance(library, PythonLibrary) or code_shift is None or version is None:
             return False
         if flags & TARGET_READS_OUTSIDE and not file.has_rare_probes:
-            self._files.attach(file, _probe("on_context_entered", library.entry))
+            self.files.attach(file, _probe("on_context_entered", library.entry))
             file.has_rare_probes = True
             if pid not in file.users:
                 return False  # it has ended meanwhile
         storage_key, context = _LAYOUTS.get(int(version[1]), (0, 0))
         address = library.type_address - library.code_shift + code_shift
         value = _INTERPRETER.pack(time.monotonic_ns(), address, storage_key, context, 0, 0, 0, 0)
-        return self._files.follow(pid, "interpreters", value, "interpreter")
+        return self.files.follow(pid, "interpreters", value, "interpreter")
 
     def _add_greenlets(self, pid: int, mapped: MappedFile, library: GreenletLibrary) -> None:
         """Which thread-local storage is greenlet's, the loader has written into the process; a moment after it was mapped."""
-        code_shift, key = self._procfs.code_shift(pid, mapped), PID.pack(pid)
-        known = self._loaded.maps["interpreters"].lookup(key)
+        code_shift, key = self.procfs.code_shift(pid, mapped), PID.pack(pid)
+        known = self.loaded.maps["interpreters"].lookup(key)
         if code_shift is None or known is None:
             return
         shift = code_shift - library.code_shift
-        module = int.from_bytes(self._procfs.memory(pid, library.module_slot + shift, 8) or b"", "little")
+        module = int.from_bytes(self.procfs.memory(pid, library.module_slot + shift, 8) or b"", "little")
         if not 0 < module < _MAX_MODULES:
             self._too_early[pid] = None
             return
         fields = _INTERPRETER.unpack(known)[:6]
         value = _INTERPRETER.pack(*fields, library.type_address + shift, module)
-        self._loaded.maps["interpreters"].update(key, value)
+        self.loaded.maps["interpreters"].update(key, value)
 
     def _tell_of(self, file: Interpreter, trouble: str) -> None:
-        self._files.tell(f"calls of {file.path} have no parent: {trouble}")
+        self.files.tell(f"calls of {file.path} have no parent: {trouble}")
 
 
 def _probes(library: Library) -> list[Probe]:
