@@ -26,7 +26,7 @@ from tests.vm.kernels import KERNELS, Kernel, KernelError, find_kernel
 from tests.vm.suites import shown
 
 TIMEOUT_SECONDS = 1500
-PARTS = ("without", "start", "agent", "functions")
+PARTS = ("without", "start", "agent", "functions", "parents")
 FEWEST_SHOWN = 100  # instructions a request
 
 
@@ -42,6 +42,10 @@ ROWS = (
     Row("`python3 -m http.server`: the same", "http.server: server"),
     Row("agent, a request to nginx", "nginx: agent"),
     Row("agent, a request to http.server", "http.server: agent"),
+    Row(
+        "nginx before nginx, kept alive: server process, a request, links off", "nginx before nginx, links off: server"
+    ),
+    Row("the same, links on", "nginx before nginx, links normal: server"),
     Row("agent, a second in which nothing happens", "agent, idle, a second"),
     Row("agent, start: nothing compiled before, 10⁹", "start, cold", 1e9, 2),
     Row("agent, start: bytecode in the cache, 10⁹", "start, warm", 1e9, 2),

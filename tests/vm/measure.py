@@ -26,10 +26,12 @@ from tests.end_to_end.agent import Agent, running_agent
 from tests.end_to_end.sink import Sink, http_sink
 from tests.services.bytecode import SETTING as BYTECODE
 from tests.services.processes import VENV_BIN
-from tests.services.servers import Running, plain_nginx, serving
+from tests.services.servers import Running, plain_nginx, proxying, serving
 
 NGINX, FILES = "nginx", "http.server"
-REQUESTS = {NGINX: 4_000, FILES: 500}
+PROXY = "nginx before nginx"
+REQUESTS = {NGINX: 4_000, FILES: 500, PROXY: 2_000}
+PARENTS = ("off", "normal")
 REPEATS = 3
 IDLE_SECONDS = 10
 FUNCTIONS_TOLD = 30
@@ -51,7 +53,7 @@ class Bench:
             NGINX: ends.enter_context(plain_nginx(folder / NGINX)),
             FILES: ends.enter_context(serving(FILES, folder / FILES)),
         }
-        client = build_ping_pong(folder)
+        self.client = client = build_ping_pong(folder)
         targets = {NGINX: NGINX_TARGET, FILES: FILE_TARGET}
         self.loads: dict[str, Callable[[], object]] = {
             name: ping_pong(client, server, targets[name], REQUESTS[name]) for name, server in self.servers.items()
@@ -59,7 +61,9 @@ class Bench:
         self.starts = 0
 
     @contextmanager
-    def agent(self, command: list[str] | None = None, *, cache: Path | None = None) -> Iterator[tuple[Agent, Sink]]:
+    def agent(
+        self, command: list[str] | None = None, *, cache: Path | None = None, **settings: str
+    ) -> Iterator[tuple[Agent, Sink]]:
         """With the bytecode that the host has compiled, unless another cache is named."""
         self.starts += 1
         with http_sink() as sink:
@@ -69,6 +73,7 @@ class Bench:
                 "OTEL_EBPF_CACHE_DIR": str(cache or os.environ[BYTECODE]),
                 "OTEL_EBPF_SOCKET_BACKEND": self.backend,
                 "OTEL_METRIC_EXPORT_INTERVAL": "3600000",  # metrics are kept, and sent when nothing is measured
+                **settings,
             }
             folder = self.folder / f"agent-{self.starts}"
             with running_agent(folder, sink, command=command, is_ended_by_test=True, **settings) as agent:
@@ -115,15 +120,32 @@ class Bench:
             time.sleep(IDLE_SECONDS)
             tell("agent, idle, a second", sum(since(before, threads_ns(agent)).values()) / IDLE_SECONDS)
             tell_memory(agent, "after load")
-            with KernelTime() as kernel:
-                for name in self.servers:
-                    before = kernel.by_program(agent.probe_pid)
-                    self.loads[name]()
-                    for program, runs in kernel.by_program(agent.probe_pid).items():
-                        found = runs.since(before[program])
-                        if found.count:
-                            count = REQUESTS[name]
-                            tell(f"{name}: BPF {program}", found.ns / count, runs=found.count / count)
+            for name in self.servers:
+                self.tell_programs(agent, name, self.loads[name], REQUESTS[name])
+
+    def parents_cost(self) -> None:
+        """nginx hands on what it is asked, over connections that are kept alive: without links, and with them."""
+        with proxying(self.folder / "proxy", self.servers[NGINX], keep_alive=True) as proxy:
+            load = ping_pong(self.client, proxy, NGINX_TARGET, REQUESTS[PROXY])
+            for parents in PARENTS:
+                name = f"{PROXY}, links {parents}"
+                with self.agent(OTEL_EBPF_OPEN_PORT=str(proxy.port), OTEL_EBPF_PARENTS=parents) as (agent, sink):
+                    for number in range(1 + REPEATS):
+                        before_ns = cpu_of_service_ns(proxy.pid)
+                        load()
+                        if number:  # the first one warms up
+                            tell(f"{name}: server", (cpu_of_service_ns(proxy.pid) - before_ns) / REQUESTS[PROXY])
+                        wait_for_spans(sink, (number + 1) * 2 * REQUESTS[PROXY])
+                    self.tell_programs(agent, name, load, REQUESTS[PROXY])
+
+    def tell_programs(self, agent: Agent, name: str, load: Callable[[], object], count: int) -> None:
+        with KernelTime() as kernel:
+            before = kernel.by_program(agent.probe_pid)
+            load()
+            for program, runs in kernel.by_program(agent.probe_pid).items():
+                found = runs.since(before[program])
+                if found.count:
+                    tell(f"{name}: BPF {program}", found.ns / count, runs=found.count / count)
 
     def functions_cost(self) -> None:
         """Of the exporter's main thread: the share of each Python function."""
@@ -184,6 +206,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "start": Bench.starts_cost,
     "agent": Bench.agents_cost,
     "functions": Bench.functions_cost,
+    "parents": Bench.parents_cost,
 }
 
 
