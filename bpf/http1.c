@@ -508,6 +508,9 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   }
   if (is_hello(connection, prefix)) {
     on_hello(scratch_area, connection, prefix, pid_tid >> 32, service_pid);
+#ifdef BY_KPROBES
+    connection->descriptor_key = pid_tid >> 32 << 32 | (u32)first_of_system_call();
+#endif
     return GO_ON_WITH_NOTHING;
   }
   return on_plain_bytes(scratch_area, connection, call, prefix, pid_tid, service_pid, now);

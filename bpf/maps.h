@@ -109,7 +109,7 @@ struct connection {
   u16 beside;  // of a Go program: its position and one, if another request was in hand meanwhile
   u32 request_body_at;      // so many of the request bytes came before the chunks that are followed, modulo 2^32
   struct chunks chunks[2];  // by enum chunks_of
-  u64 descriptor_key;  // pid << 32 | descriptor, of the last use
+  u64 descriptor_key;  // pid << 32 | descriptor, of the last use; of TLS of the first; with kprobes else the socket
   u64 ciphertext_sent_monotonic_ns;  // of a TLS connection: when its socket last took bytes
   u64 sent_monotonic_ns;  // with CONNECTION_TOLD_EARLY: when what was told had been sent, if later than that
   u8 tail[8];
@@ -122,7 +122,7 @@ struct connection {
   u8 parent_evidence;
   u8 children;  // so many contexts what has read the request has made since; 255: or more
   u16 parent_may_err;  // 0 or LINK_MAY_ERR
-  struct owner asked_by;  // of an upstream connection of nginx: whose request the next one is for; see nginx.c
+  struct owner asked_by;  // whose request the next one is for: of an upstream connection of nginx, or Node's by TLS
   u64 connect_number;  // of Node's callback for when it is connected; 0: another program's, or not known
   struct tls_key hello;  // under which `tls_sockets` has it; pid 0: it has not
 };

@@ -94,13 +94,13 @@ static __always_inline u64 number_of_parser(const struct node_program *program, 
   return number <= thread->numbers.last ? number : 0;
 }
 
-// The descriptor of the call in hand on a socket.
+// The descriptor of the call in hand on a socket. A call on a TLS library has none: there it is the one that the
+// connection began with.
 static __always_inline u32 descriptor_in_hand(const struct connection *connection) {
 #ifdef BY_KPROBES
-  return first_of_system_call();  // of TLS it is none: an object's address
-#else
-  return connection->descriptor_key;
+  if (!(connection->flags & CONNECTION_TLS)) return first_of_system_call();
 #endif
+  return connection->descriptor_key;
 }
 
 static __always_inline struct node_block *node_block_of(struct node_thread *thread, u64 number) {

@@ -74,7 +74,7 @@ static __always_inline void find_owner_in_node(u64 pid_tid, const struct connect
   struct node_thread *thread = node_threads.lookup(&pid_tid);
   if (!program || !thread || !read_numbers(thread, program)) return;
   find_owner_of_callback(thread, found);
-  if (found->kind || connection->position || !connection->connect_number) return;
+  if (found->kind || (s32)connection->position > 0 || !connection->connect_number) return;
   if (thread->numbers.runs != connection->connect_number) return;
   if (!is_made_for(thread, thread->numbers.runs, found)) is_made_for(thread, thread->numbers.under, found);
 }
@@ -85,8 +85,10 @@ static __always_inline void own_by_parser(u64 pid_tid, u64 sock, const struct co
   struct node_program *program = node_programs.lookup(&pid);
   struct node_thread *thread = node_threads.lookup(&pid_tid);
   if (!program || !thread || !read_numbers(thread, program)) return;
+  u32 descriptor = descriptor_in_hand(connection);
+  if (connection->flags & CONNECTION_TLS && socket_of_descriptor(descriptor) != sock) return;  // it is another's by now
   thread->key.process = thread->process;
-  thread->key.address = number_of_parser(program, thread, descriptor_in_hand(connection));
+  thread->key.address = number_of_parser(program, thread, descriptor);
   if (!thread->key.address) return;
   struct node_request *request = &thread->request;
   own_exchange(&request->owner, sock, connection->id, connection->position, LINK_CALLBACK);
@@ -94,17 +96,39 @@ static __always_inline void own_by_parser(u64 pid_tid, u64 sock, const struct co
   if (node_requests.update(&thread->key, request)) node_requests.delete(&thread->key);
 }
 
+// TLS was asked to send a request, and cannot yet: what it sends first, later, is that. A further one waits for it.
+static __always_inline void remember_asker(u64 pid_tid, struct connection *connection) {
+  if (connection->asked_by.kind) return;
+  struct owner owner;
+  own_nothing(&owner);
+  find_owner_in_node(pid_tid, connection, &owner);
+  if (!owner.kind) owner.kind = OWNER_AMBIGUOUS;
+  connection->asked_by = owner;
+}
+
+// For whom a request is sent.
+static __always_inline void find_sender(u64 pid_tid, struct connection *connection, struct owner *found) {
+  own_nothing(found);
+  if (!connection->asked_by.kind) find_owner_in_node(pid_tid, connection, found);
+  else if (connection->asked_by.kind == OWNER_EXCHANGE && is_unanswered(&connection->asked_by))
+    *found = connection->asked_by;
+  connection->asked_by.kind = OWNER_NOBODY;
+  if (!found->kind) find_owner(pid_tid, found);  // of one that was started under a request
+}
+
 // A request has begun: of a server, its parser is given it; of a client, something has sent it.
 static __always_inline enum go_on own_in_node(struct scratch *scratch_area, u64 pid_tid) {
   struct connection *connection = connections.lookup(&scratch_area->sock);
   if (!connection) return GO_ON_WITH_NOTHING;
+  if (!scratch_area->call.bytes) {
+    remember_asker(pid_tid, connection);
+    return GO_ON_WITH_NOTHING;
+  }
   if (connection->role != ROLE_CLIENT) {
     own_by_parser(pid_tid, scratch_area->sock, connection);
   } else {
     struct owner owner;
-    own_nothing(&owner);
-    find_owner_in_node(pid_tid, connection, &owner);
-    if (!owner.kind) find_owner(pid_tid, &owner);  // of one that was started under a request
+    find_sender(pid_tid, connection, &owner);
     if (owner.kind == OWNER_EXCHANGE) {
       connection->parent_connection = owner.connection;
       connection->parent_position = owner.position;

@@ -180,7 +180,7 @@ static __always_inline struct scratch *hand_over(struct tls_call *call, struct c
                                                  u64 bytes) {
   struct scratch *scratch_area = claim_scratch(call);
   if (!scratch_area) {
-    lose_connection(connection, call->service_pid);
+    if (bytes) lose_connection(connection, call->service_pid);
     return 0;
   }
   scratch_area->sock = sock;
@@ -193,13 +193,19 @@ static __always_inline struct scratch *hand_over(struct tls_call *call, struct c
   return scratch_area;
 }
 
+// Node asks TLS to send a call while hands are shaken still, which it then does by itself, in no callback.
+static __always_inline int is_before_first_call(const struct connection *connection) {
+  return connection->role == ROLE_CLIENT && connection->state == STATE_IDLE && connection->position == (u32)-1;
+}
+
 // At the return of a function, or behind its call: what it moved is known. Returns the scratch area that says so.
 static __always_inline struct scratch *on_tls_result(struct pt_regs *ctx, struct tls_call *call, u64 pid_tid) {
   u64 bytes = moved_bytes(ctx, call), sock = 0;
-  if (!bytes) return 0;
+  if (!bytes && !(call->is_write && runs_node(pid_tid))) return 0;
   struct tls_object object = {call->object, pid_tid >> 32};
   struct connection *connection = connection_of(call, pid_tid >> 32, &sock);
   int is_proven = connection != 0;
+  if (!bytes) return is_proven && is_before_first_call(connection) ? hand_over(call, connection, sock, 0) : 0;
   if (!is_proven) connection = former_connection(&object);
   if (!connection) {
     count_for(call->service_pid, COUNT_TLS_UNPROVEN);
@@ -223,7 +229,8 @@ static __always_inline void return_from_tls(struct pt_regs *ctx) {
   struct tls_call *call = tls_calls.lookup(&frame);
   if (!call) return;
   struct scratch *scratch_area = on_tls_result(ctx, call, pid_tid);
-  if (scratch_area) tls_tail_programs.call(ctx, TAIL_BYTES);
+  if (scratch_area && scratch_area->call.bytes) tls_tail_programs.call(ctx, TAIL_BYTES);
+  if (scratch_area) tls_tail_programs.call(ctx, TAIL_NODE);
   leave_tls(&frame, scratch_area);
 }
 

@@ -125,6 +125,28 @@ def test_what_is_awaited_belongs_to_the_request_that_awaits_it(
     assert len(unknown) <= len(awaited) // 20, unknown
 
 
+def test_by_tls_a_call_belongs_to_its_request_on_the_connection_that_is_made_for_it(
+    callbacks: CallbacksWatched, tmp_path: Path, stack: ExitStack
+) -> None:
+    """The call that reads plain text names no descriptor, by which a request is found whose connection it came on; and
+    what is called first waits until hands are shaken."""
+    service = stack.enter_context(
+        node_calling_service(tmp_path / "service", speaks_tls=True, AGENT="fresh"),
+    )
+    callbacks.fresh()
+    callbacks.follow(service.process.pid)
+    caused = dict[str, str]()
+
+    def known_kinds() -> set[str]:
+        caused.update(service.ask(f"hot{len(caused)}-", 2, 4, NODE_BY_NUMBERS))
+        callbacks.collect()
+        found = parents(callbacks.records)
+        return {path.split("/")[2] for path in caused if found.get(path)}
+
+    wait_until(lambda: {*NODE_BY_NUMBERS} == known_kinds(), "a call of each kind has a parent")
+    assert {} == wrong(callbacks, caused)
+
+
 def test_threads_of_one_process_do_not_share_their_numbers(
     callbacks: CallbacksWatched, tmp_path: Path, stack: ExitStack
 ) -> None:
