@@ -49,7 +49,8 @@ static __always_inline enum upstream_kind find_request(u64 log, struct nginx_req
 
 static __always_inline void tally_upstream(u32 pid, enum upstream_kind kind) {
   struct upstream_tally nothing = {};
-  struct upstream_tally *tally = upstream_tallies.lookup_or_try_init(&pid, &nothing);
+  upstream_tallies.insert(&pid, &nothing);  // unless there is one
+  struct upstream_tally *tally = upstream_tallies.lookup(&pid);
   if (!tally) return;
   if (kind) tally->found++;
   else tally->lost++;
