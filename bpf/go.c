@@ -18,20 +18,14 @@ struct interrupt_frame {
   u64 cs, flags, sp, ss;
 };
 
-// It says itself where its stack is, as its first two words.
-static __always_inline int is_on_stack_of(u64 goroutine, u64 stack_pointer) {
-  u64 stack[2] = {};
-  if (bpf_probe_read_user(stack, sizeof(stack), (void *)goroutine)) return 0;
-  return stack_pointer >= stack[0] && stack_pointer < stack[1];
-}
-
 static __always_inline u64 goroutine_in(u64 registers) {
   struct interrupt_frame frame = {};
-  u64 goroutine = 0;
+  u64 goroutine = 0, stack[2] = {};
   bpf_probe_read_kernel(&frame, sizeof(frame), (void *)(registers + offsetof(struct pt_regs, cs)));
   if ((u16)frame.cs != USER_CODE || (u16)frame.ss != USER_DATA) return 0;
   bpf_probe_read_kernel(&goroutine, 8, (void *)(registers + offsetof(struct pt_regs, r14)));
-  return is_on_stack_of(goroutine, frame.sp) ? goroutine : 0;
+  if (bpf_probe_read_user(stack, sizeof(stack), (void *)goroutine)) return 0;
+  return frame.sp >= stack[0] && frame.sp < stack[1] ? goroutine : 0;
 }
 
 // The address of the goroutine that runs in this thread; 0: none does, or it cannot be told.
@@ -62,16 +56,13 @@ static __always_inline u64 first_of_system_call(void) { return ~0ull; }
 
 #endif
 
-static __always_inline void identify_goroutine(const struct go_program *program, u64 goroutine, struct running *found) {
-  found->kind = RUNS_GOROUTINE;
-  found->identity.process = program->process;
-  found->identity.address = read_user_word(goroutine + program->number);
-  found->start = read_user_word(goroutine + program->start);
-}
-
 static __always_inline void find_goroutine(u32 pid, struct running *found) {
   __builtin_memset(found, 0, sizeof(*found));
   struct go_program *program = go_programs.lookup(&pid);
   u64 goroutine = program ? current_goroutine() : 0;
-  if (program && goroutine) identify_goroutine(program, goroutine, found);
+  if (!program || !goroutine) return;
+  found->kind = RUNS_GOROUTINE;
+  found->identity.process = program->process;
+  found->identity.address = read_user_word(goroutine + program->number);
+  found->start = read_user_word(goroutine + program->start);
 }

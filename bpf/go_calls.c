@@ -62,28 +62,14 @@ static __always_inline struct go_interface read_interface(u64 address) {
   return value;
 }
 
-// The program in which a probe was hit, 0: it is not followed; and the goroutine, which is in a register there.
-static __always_inline struct go_program *find_goroutine_at(struct pt_regs *ctx, struct running *found) {
-  u32 pid = current_pid_tid() >> 32;
-  struct go_program *program = go_programs.lookup(&pid);
-  __builtin_memset(found, 0, sizeof(*found));
-  if (program && is_on_stack_of(GO_GOROUTINE(ctx), ctx->sp)) identify_goroutine(program, GO_GOROUTINE(ctx), found);
-  return program;
-}
-
-// What is known of a context that was freed since is written over: to take its place costs more.
-static __always_inline void keep_context(const struct identity *key, const struct go_context *now) {
-  struct go_context *before = go_contexts.lookup((struct identity *)key);
-  if (before) *before = *now;
-  else go_contexts.update((struct identity *)key, (struct go_context *)now);
-}
-
 // serverHandler.ServeHTTP, in the goroutine that has read the request, with a context of the request's own. A context
 // holds what it was made of as its first word: so does this one, that of its connection, which is of the same type;
 // and that one holds a value, which is another type of context. What is not so is no request's context.
 int on_request_handled(struct pt_regs *ctx) {
+  u32 pid = current_pid_tid() >> 32;
+  struct go_program *program = go_programs.lookup(&pid);
   struct running running;
-  struct go_program *program = find_goroutine_at(ctx, &running);
+  find_goroutine(pid, &running);
   if (!program || running.kind != RUNS_GOROUTINE) return 0;
   struct go_interface context = read_interface(GO_ARGUMENT_4(ctx) + program->context);
   struct identity key = {running.identity.process, context.object};
@@ -102,7 +88,7 @@ int on_request_handled(struct pt_regs *ctx) {
   if (value == context.table || read_user_word(value) != description) return 0;
   known.parent = of_connection.object;
   program->cancels = context.table;
-  keep_context(&key, &known);
+  if (go_contexts.update(&key, &known)) go_contexts.delete(&key);
   return 0;
 }
 
@@ -110,13 +96,12 @@ int on_request_handled(struct pt_regs *ctx) {
 // first word. net/http keeps a request's context until that is answered, so until then nothing else is at its address;
 // unless the handler has taken the connection for itself, and then what is there has another parent.
 static __always_inline void find_owner_of_context(const struct go_program *program, u64 request, struct owner *found) {
-  if (!program->cancels) return;
   struct go_interface context = read_interface(request + program->context);
   u64 description = read_user_word(program->cancels);
+  if (!description) return;
 #pragma unroll
   for (int depth = 0; depth < GO_CONTEXTS; depth++) {
-    // The last one was made of nothing: to read at 0 would be a fault, which takes longer than all the rest.
-    if (!context.table || read_user_word(context.table) != description) return;
+    if (read_user_word(context.table) != description) return;
     struct go_interface parent = read_interface(context.object);
     struct identity key = {program->process, context.object};
     struct go_context *known = context.table == program->cancels ? go_contexts.lookup(&key) : 0;
@@ -128,22 +113,19 @@ static __always_inline void find_owner_of_context(const struct go_program *progr
   }
 }
 
-// For whom a connection writes next. Its entry stays where it is: to make one takes longer than all else here.
-static __always_inline void ask_for(const struct identity *connection, const struct owner *owner) {
-  struct owner *before = go_requests.lookup((struct identity *)connection);
-  if (before) *before = *owner;
-  else if (owner->kind == OWNER_EXCHANGE) go_requests.update((struct identity *)connection, (struct owner *)owner);
-}
-
 // (*persistConn).roundTrip, in the goroutine that calls. What writes the request to the socket is another one, the
 // connection's own, which serves whoever calls on it.
 int on_round_trip(struct pt_regs *ctx) {
+  u32 pid = current_pid_tid() >> 32;
   struct running running;
   struct owner owner;
-  struct go_program *program = find_goroutine_at(ctx, &running);
+  struct go_program *program = go_programs.lookup(&pid);
   if (!program) return 0;
   own_nothing(&owner);
-  if (running.kind == RUNS_GOROUTINE) {
+  find_goroutine(pid, &running);
+  if (running.kind != RUNS_GOROUTINE) {
+    running.identity.process = program->process;
+  } else {
     find_owner_of_goroutine(&running, &owner);
     // What has read a request itself works for that one. All others may have been given work by another one.
     if (owner.kind != OWNER_EXCHANGE || owner.lineage) {
@@ -151,19 +133,18 @@ int on_round_trip(struct pt_regs *ctx) {
       if (owner.evidence == LINK_REQUEST_CONTEXT) note_worker(&running, &owner);
     }
   }
-  struct identity connection = {program->process, GO_ARGUMENT_1(ctx)};
-  ask_for(&connection, &owner);
+  struct identity connection = {running.identity.process, GO_ARGUMENT_1(ctx)};
+  if (owner.kind != OWNER_EXCHANGE || go_requests.update(&connection, &owner)) go_requests.delete(&connection);
   return 0;
 }
 
-// persistConnWriter.Write: for which connection this goroutine writes. It is the same one as long as there is one.
+// persistConnWriter.Write: for which connection this goroutine writes.
 int on_connection_write(struct pt_regs *ctx) {
   struct running running;
-  find_goroutine_at(ctx, &running);
+  find_goroutine(current_pid_tid() >> 32, &running);
   if (running.kind != RUNS_GOROUTINE) return 0;
   u64 connection = GO_ARGUMENT_1(ctx);
-  u64 *before = go_writers.lookup(&running.identity);
-  if (!before || *before != connection) go_writers.update(&running.identity, &connection);
+  go_writers.update(&running.identity, &connection);
   return 0;
 }
 

@@ -399,8 +399,8 @@ BPF_TABLE("lru_hash", u64, struct go_newest, go_newest, MAX_GO_NEWEST);
 
 // go_requests: whose request a connection of net/http's client is to send next.
 //   key     the address of its persistConn, in place of a number
-//   value   nobody's once that is sent, and where roundTrip does not know for whom
 //   added   by roundTrip, in the caller's goroutine
+//   removed when it is sent; by a roundTrip of which it is not known
 //   full    LRU: the call has no parent
 BPF_TABLE("lru_hash", struct identity, struct owner, go_requests, MAX_GO_CONNECTIONS);
 
@@ -418,7 +418,7 @@ BPF_TABLE("lru_hash", struct identity, struct go_context, go_contexts, MAX_GO_CO
 
 // go_writers: goroutines that write for such a connection.
 //   value   the address of its persistConn
-//   full    LRU: added again with the next write
+//   full    LRU: added again with each write
 BPF_TABLE("lru_hash", struct identity, u64, go_writers, MAX_GO_CONNECTIONS);
 
 // Where Node keeps what runs: addresses of tables of virtual functions, which say what an object is, and offsets in

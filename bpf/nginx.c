@@ -6,23 +6,14 @@
 // What that looks like in memory is the same in all versions; a build in which it is not shows by the request's
 // signature, and then nothing is said.
 
-struct nginx_peer {  // ngx_peer_connection_t
-  u64 connection;
-  u64 unused[11];
-  u64 log_without_tls;  // in a build without TLS
-  u64 unused_either;
-  u64 log;
-};
-
-struct nginx_request {  // ngx_http_request_t
-  u32 signature;
-  u32 unused;
-  u64 connection;
-};
-
+// ngx_peer_connection_t
+#define PEER_CONNECTION 0
+#define PEER_LOG 112
+#define PEER_LOG_WITHOUT_TLS 96  // in a build without TLS
 #define CONNECTION_DESCRIPTOR 24  // ngx_connection_t
 #define LOG_CONTEXT 40  // ngx_log_t
 #define LOG_REQUEST 8  // ngx_http_log_ctx_t, ngx_mail_log_ctx_t
+#define REQUEST_CONNECTION 8  // ngx_http_request_t
 // What requests and sessions begin with.
 #define HTTP_SIGNATURE 0x50545448
 #define MAIL_SIGNATURE 0x4c49414d
@@ -38,12 +29,13 @@ static __always_inline u32 read_user_number(u64 address) {
   return number;
 }
 
-// Leaves what it begins with in `request`.
-static __always_inline enum upstream_kind find_request(u64 log, struct nginx_request *request) {
+// Leaves the request in `request`.
+static __always_inline enum upstream_kind find_request(u64 log, u64 *request) {
   u64 context = read_user_word(log + LOG_CONTEXT);
-  bpf_probe_read_user(request, sizeof(*request), (void *)read_user_word(context + LOG_REQUEST));
-  if (request->signature == HTTP_SIGNATURE) return UPSTREAM_OF_HTTP;
-  if (request->signature == MAIL_SIGNATURE || read_user_number(context) == STREAM_SIGNATURE) return UPSTREAM_OF_OTHERS;
+  *request = read_user_word(context + LOG_REQUEST);
+  u32 signature = read_user_number(*request);
+  if (signature == HTTP_SIGNATURE) return UPSTREAM_OF_HTTP;
+  if (signature == MAIL_SIGNATURE || read_user_number(context) == STREAM_SIGNATURE) return UPSTREAM_OF_OTHERS;
   return UPSTREAM_UNKNOWN;
 }
 
@@ -56,8 +48,8 @@ static __always_inline void tally_upstream(u32 pid, enum upstream_kind kind) {
   else tally->lost++;
 }
 
-static __always_inline u64 socket_of_nginx(u64 files, u64 connection) {
-  return socket_of_file(file_among(files, read_user_number(connection + CONNECTION_DESCRIPTOR)));
+static __always_inline u64 socket_of_nginx(u64 connection) {
+  return socket_of_descriptor(read_user_number(connection + CONNECTION_DESCRIPTOR));
 }
 
 static __always_inline int is_watched(u32 pid) {
@@ -83,17 +75,16 @@ static __always_inline u64 peer_at_end(struct pt_regs *ctx, u64 pid_tid) {
 }
 
 int on_upstream_end(struct pt_regs *ctx) {
-  u64 pid_tid = current_pid_tid(), address = peer_at_end(ctx, pid_tid);
-  struct nginx_peer peer = {};
-  struct nginx_request request = {};
-  if (!address || bpf_probe_read_user(&peer, sizeof(peer), (void *)address)) return 0;
-  if (!peer.connection) return 0;  // it could not be had
-  enum upstream_kind kind = find_request(peer.log, &request);
-  if (!kind) kind = find_request(peer.log_without_tls, &request);
+  u64 pid_tid = current_pid_tid(), request = 0;
+  u64 peer = peer_at_end(ctx, pid_tid), upstream = 0;
+  if (!peer) return 0;
+  upstream = read_user_word(peer + PEER_CONNECTION);
+  if (!upstream) return 0;  // it could not be had
+  enum upstream_kind kind = find_request(read_user_word(peer + PEER_LOG), &request);
+  if (!kind) kind = find_request(read_user_word(peer + PEER_LOG_WITHOUT_TLS), &request);
   tally_upstream(pid_tid >> 32, kind);
   if (kind != UPSTREAM_OF_HTTP) return 0;
-  u64 files = files_of_process();
-  u64 asked_for = socket_of_nginx(files, peer.connection), asking = socket_of_nginx(files, request.connection);
+  u64 asked_for = socket_of_nginx(upstream), asking = socket_of_nginx(read_user_word(request + REQUEST_CONNECTION));
   struct connection *connection = connections.lookup(&asked_for), *client = connections.lookup(&asking);
   if (!connection || connection->role == ROLE_SERVER) return 0;
   own_nothing(&connection->asked_by);

@@ -86,13 +86,10 @@ static __always_inline void find_owner_of_thread(u64 pid_tid, int is_plain, stru
   if (is_in_hand(connection_of_owner(&thread->owner), thread->owner.position)) *found = thread->owner;
 }
 
-// Of what a goroutine or a callback has in hand, which came on this connection: nothing has been answered yet.
-static __always_inline int is_unanswered_on(const struct connection *connection, const struct owner *owner) {
-  return connection && connection->position == owner->position && connection->state == STATE_REQUEST;
-}
-
+// Of what a goroutine or a callback has in hand: nothing has been answered yet.
 static __always_inline int is_unanswered(const struct owner *owner) {
-  return is_unanswered_on(connection_of_owner(owner), owner);
+  struct connection *connection = connection_of_owner(owner);
+  return connection && connection->position == owner->position && connection->state == STATE_REQUEST;
 }
 
 // One more request is told of under which goroutines with this function have called.
@@ -115,8 +112,7 @@ static __always_inline int is_stood(const struct go_trial *trial, u64 now) {
 // left to do, and then only those that were started beside another request show it: so what is true of requests that
 // are alone is not believed of others. Where the connection is gone it may be the client that was early: then it has
 // to be known anew.
-static __always_inline int works_for_one_request(const struct running *running, const struct owner *owner,
-                                                 const struct connection *connection) {
+static __always_inline int works_for_one_request(const struct running *running, const struct owner *owner) {
   struct identity function = {running->identity.process, running->start};
   u64 now = bpf_ktime_get_ns();
   struct go_start *known = go_starts.lookup(&function);
@@ -126,12 +122,13 @@ static __always_inline int works_for_one_request(const struct running *running, 
     known = go_starts.lookup(&function);
     if (!known) return 0;
   }
+  struct connection *connection = connection_of_owner(owner);
   if (!connection || connection->state == STATE_IDLE) {
     known->any.requests = 0;
     known->any.believed_from_monotonic_ns = now + GO_START_DOUBT_NS;
     return 0;
   }
-  if (!is_unanswered_on(connection, owner)) {
+  if (!is_unanswered(owner)) {
     known->is_worker = 1;
     return 0;
   }
@@ -155,8 +152,8 @@ static __always_inline void note_worker(const struct running *running, const str
 static __always_inline void find_owner_of_goroutine(const struct running *running, struct owner *found) {
   struct owner *owner = owner_of(&running->identity);
   if (!owner || owner->kind != OWNER_EXCHANGE) return;
+  if (owner->lineage && !works_for_one_request(running, owner)) return;
   struct connection *connection = connection_of_owner(owner);
-  if (owner->lineage && !works_for_one_request(running, owner, connection)) return;
   if (connection && connection->state != STATE_FOREIGN) *found = *owner;
 }
 
@@ -172,9 +169,9 @@ static __always_inline void find_owner_of_write(u32 pid, struct owner *found) {
   }
   struct identity connection = {running.identity.process, *written_for};
   struct owner *owner = go_requests.lookup(&connection);
-  if (!owner || owner->kind != OWNER_EXCHANGE) return;
+  if (!owner) return;
   *found = *owner;
-  owner->kind = OWNER_NOBODY;
+  go_requests.delete(&connection);
 }
 
 // A context, greenlet or goroutine has read a request.

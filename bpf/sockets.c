@@ -11,27 +11,19 @@
 #define MODE_FORMAT 0170000
 #define MODE_SOCKET 0140000
 
-// The files of the current process, in the order of their descriptors.
-static __always_inline u64 files_of_process(void) {
-  u64 files = 0, table = 0, entries = 0;
+// The struct file behind a descriptor of the current process, through its file table.
+static __always_inline u64 file_of_descriptor(u32 descriptor) {
+  u64 files = 0, table = 0, entries = 0, file = 0;
   READ_FIELD(files, bpf_get_current_task(), struct task_struct, files);
   READ_FIELD(table, files, struct files_struct, fdt);
   READ_FIELD(entries, table, struct fdtable, fd);
-  return entries;
-}
-
-static __always_inline u64 file_among(u64 files, u32 descriptor) {
-  u64 file = 0;
-  bpf_probe_read_kernel(&file, sizeof(file), (void *)(files + 8ull * descriptor));
+  bpf_probe_read_kernel(&file, sizeof(file), (void *)(entries + 8ull * descriptor));
   return file;
 }
 
-// The struct file behind a descriptor of the current process.
-static __always_inline u64 file_of_descriptor(u32 descriptor) { return file_among(files_of_process(), descriptor); }
-
-// The struct sock of a file; 0 when it is not a socket.
-static __always_inline u64 socket_of_file(u64 file) {
-  u64 inode = 0, socket = 0, sock = 0;
+// The struct sock behind a descriptor; 0 when it is not a socket.
+static __always_inline u64 socket_of_descriptor(u32 descriptor) {
+  u64 file = file_of_descriptor(descriptor), inode = 0, socket = 0, sock = 0;
   u16 mode = 0;
   if (!file) return 0;
   READ_FIELD(inode, file, struct file, f_inode);
@@ -40,10 +32,6 @@ static __always_inline u64 socket_of_file(u64 file) {
   READ_FIELD(socket, file, struct file, private_data);
   READ_FIELD(sock, socket, struct socket, sk);
   return sock;
-}
-
-static __always_inline u64 socket_of_descriptor(u32 descriptor) {
-  return socket_of_file(file_of_descriptor(descriptor));
 }
 
 // Family of a stream socket over TCP or Unix; 0 for all others.
