@@ -181,29 +181,3 @@ static __always_inline enum go_on read_chunks(struct scratch *scratch_area) {
   write_progress(connection, 0);
   return GO_ON_WITH_NOTHING;
 }
-
-// All go on here with a message whose body may be chunked.
-int on_chunks(struct bpf_raw_tracepoint_args *ctx) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return 0;
-  enum go_on go_on = read_chunks(scratch_area);
-  if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
-  if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
-  return 0;
-}
-
-// All go on here with a response of CPython's that begins, and with what comes before the first request of TLS.
-int on_owners(struct bpf_raw_tracepoint_args *ctx) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return 0;
-  if (scratch_area->for_owners == FOR_OWNERS_HANDSHAKE) {
-    own_by_handshake(scratch_area);
-    return 0;
-  }
-  note_responder(scratch_area);
-  if (scratch_area->go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
-  if (scratch_area->go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
-  return 0;
-}

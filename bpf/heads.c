@@ -158,13 +158,3 @@ static __always_inline enum go_on read_head(struct scratch *scratch_area) {
   }
   return after_report(connection, !is_response);
 }
-
-int on_heads(struct bpf_raw_tracepoint_args *ctx) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return 0;
-  enum go_on go_on = read_head(scratch_area);
-  if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
-  if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
-  return 0;
-}

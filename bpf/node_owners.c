@@ -137,13 +137,3 @@ static __always_inline enum go_on own_in_node(struct scratch *scratch_area, u64 
   }
   return tell_plain_bytes(scratch_area, connection, &scratch_area->call, &scratch_area->prefix);
 }
-
-int on_node(struct bpf_raw_tracepoint_args *ctx) {
-  u32 zero = 0;
-  struct scratch *scratch_area = scratch.lookup(&zero);
-  if (!scratch_area) return 0;
-  enum go_on go_on = own_in_node(scratch_area, current_pid_tid());
-  if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
-  if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
-  return 0;
-}

@@ -17,30 +17,32 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from otel_ebpf.config import Settings
-from otel_ebpf.errors import AgentError, PeerLostError, PreflightError, ProbeError, error_text
+from otel_ebpf.errors import AgentError, PeerLostError, PreflightError, error_text
 from otel_ebpf.probe import privileges
-from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.capabilities import effective_capabilities, lacking_rights
 from otel_ebpf.probe.discovery import Discovery, Target
 from otel_ebpf.probe.executables import find_executables
-from otel_ebpf.probe.loader import (
-    Loaded,
-    load,
-    load_go,
-    load_lookups,
-    load_nginx,
-    load_node,
-    load_node_promises,
-    load_python,
-    load_tls,
-)
+from otel_ebpf.probe.later_programs import offer
+from otel_ebpf.probe.loader import Loaded, load
 from otel_ebpf.probe.perf_rights import is_perfmon_enough
-from otel_ebpf.probe.prepare import prepare_programs
+from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.private_folder import make_folder_for
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.programs import (
+    GO_PROGRAMS,
+    LOOKUP_PROGRAMS,
+    NGINX_PROGRAMS,
+    NODE_PROGRAMS,
+    NODE_PROMISES_PROGRAMS,
+    PYTHON_PROGRAMS,
+    TLS_PROGRAMS,
+    Part,
+    ProgramGroup,
+    programs_of,
+)
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.probe.socket_hooks import SocketHooks, choose_hooks
 from otel_ebpf.probe.stop_signals import StopSignals
@@ -77,21 +79,26 @@ def _run(settings: Settings, recording: OpenRecording | None) -> int:
     privileges.set_process_name("otel-ebpf-probe")
     stop = StopSignals()
     channel, exporter_pid = _fork_exporter(settings, recording)
-    hooks = None
+    hooks = prepared = None
     try:
         hooks = choose_hooks(settings.socket_backend)
-        artifact = prepare_programs(
+        uprobes = wanted_uprobes(settings)
+        form = next(available_forms(), None) if uprobes else None
+        prepared = PreparedParts(
             hooks.backend,
             program_flags(settings),
             cache_dir=Path(settings.cache_folder),
             bcc_python=settings.bcc_python,
+            parts=Part if form is not None else (Part.SOCKETS,),
         )
-        with load(artifact, programs_of(hooks.backend)) as loaded:
-            form = load_uprobes_if_wanted(settings, artifact, loaded)
-            return _watch(settings, loaded, hooks, form, channel, exporter_pid, stop)
+        with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
+            offer_uprobes(uprobes, form, loaded, prepared)
+            return _watch(settings, loaded, hooks, form, prepared, channel, exporter_pid, stop)
     except PeerLostError as error:
         raise PeerLostError(f"the exporter {_how_it_ended(exporter_pid)}; detached", error.remedy) from error
     finally:
+        if prepared is not None:
+            prepared.close()
         if hooks is not None:
             hooks.close()
         channel.close()
@@ -123,39 +130,31 @@ def select_ports(loaded: Loaded, selection: Selection) -> None:
             loaded.maps["selected_ports"].update(index.to_bytes(4, "little"), word.to_bytes(8, "little"))
 
 
-def load_uprobes_if_wanted(settings: Settings, artifact: Artifact, loaded: Loaded) -> UprobeForm | None:
+def wanted_uprobes(settings: Settings) -> dict[str, ProgramGroup]:
+    """By what is missing without them."""
+    has_links = settings.parents != "off"
+    follows_promises = has_links and settings.node_parents == "promises"
+    wanted = (
+        (settings.watches_tls, "TLS is not read", TLS_PROGRAMS),
+        (settings.watches_lookups, "names that are looked up are not seen", LOOKUP_PROGRAMS),
+        (has_links, "calls of Python have no parent", PYTHON_PROGRAMS),
+        (has_links, "calls of Go programs have no parent", GO_PROGRAMS),
+        (has_links and settings.node_parents != "off", "calls of Node programs have no parent", NODE_PROGRAMS),
+        (follows_promises, "what Node programs call behind an await has no parent", NODE_PROMISES_PROGRAMS),
+        (has_links, "calls of nginx have no parent", NGINX_PROGRAMS),
+    )
+    return {what: group for is_wanted, what, group in wanted if is_wanted}
+
+
+def offer_uprobes(
+    wanted: Mapping[str, ProgramGroup], form: UprobeForm | None, loaded: Loaded, prepared: PreparedParts
+) -> None:
     """Without them the agent works on: plain text needs none."""
-    wanted = [
-        (what, load_into)
-        for is_wanted, what, load_into in (
-            (settings.watches_tls, "TLS is not read", load_tls),
-            (settings.watches_lookups, "names that are looked up are not seen", load_lookups),
-            (settings.parents != "off", "calls of Python have no parent", load_python),
-            (settings.parents != "off", "calls of Go programs have no parent", load_go),
-            (
-                settings.parents != "off" and settings.node_parents != "off",
-                "calls of Node programs have no parent",
-                load_node,
-            ),
-            (
-                settings.parents != "off" and settings.node_parents == "promises",
-                "what Node programs call behind an await has no parent",
-                load_node_promises,
-            ),
-            (settings.parents != "off", "calls of nginx have no parent", load_nginx),
-        )
-        if is_wanted
-    ]
-    form = next(available_forms(), None) if wanted else None
-    for what, load_into in wanted:
+    for what, group in wanted.items():
         if form is None:
             _report([f"{what}: this kernel or these rights allow no uprobes with cookies (Linux 5.15)"])
-            continue
-        try:
-            load_into(artifact, loaded, form)
-        except ProbeError as error:
-            _report([f"{what}: {error.what}"])
-    return form
+        else:
+            offer(loaded, form, group, lambda: prepared.artifact(Part.UPROBES))
 
 
 def _watch(
@@ -163,6 +162,7 @@ def _watch(
     loaded: Loaded,
     hooks: SocketHooks,
     form: UprobeForm | None,
+    prepared: PreparedParts,
     channel: socket.socket,
     exporter_pid: int,
     stop: StopSignals,
@@ -170,7 +170,7 @@ def _watch(
     selection = Selection.from_settings(settings)
     own_pids = (os.getpid(), exporter_pid)
     events_bytes = _PROCESS_EVENT_PAGES * _PAGE_BYTES
-    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form)
+    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form, prepared)
     try:
         select_ports(loaded, selection)
         for (inode, device), path in find_executables(selection.exe_globs).items():

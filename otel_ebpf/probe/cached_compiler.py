@@ -1,7 +1,7 @@
-"""An artifact for a source: from the cache, else compiled and kept there.
+"""An artifact for each source: from the cache, else compiled and kept there.
 
-In:   the source, its flags, the running kernel's types
-Out:  Artifact
+In:   the sources, their flags, the running kernel's types
+Out:  artifacts, each as soon as it is there
 Owns: what is in the cache's key
 
 The key covers all that the result depends on: source, headers, flags, this package's own generators, the kernel's
@@ -11,9 +11,11 @@ checked when the entry is read.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
+from otel_ebpf.errors import AgentError
 from otel_ebpf.probe import cache
 from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.kernel_types import KernelTypes, find_kernel_types
@@ -28,27 +30,47 @@ _FLAG_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 _GENERATORS = ("c_structs.py", "shim.py", "compile_child.py", "artifact.py", "compiler.py")
 
 
-def prepare(
-    source: Source,
+def prepare_all(
+    sources: Sequence[Source],
     flags: Mapping[str, int | str],
     *,
     cache_dir: Path | None,
     bcc_python: str | None = None,
     progress: Callable[[str], None] | None = None,
     types: KernelTypes | None = None,
-) -> Artifact:
-    """`cache_dir` None keeps nothing; `progress` gets a line when there is something to wait for, or to know."""
+) -> Iterator[tuple[int, Artifact | AgentError]]:
+    """Each with its index, as soon as it is there. Several are compiled at once, the first ones first.
+
+    `cache_dir` None keeps nothing; `progress` gets a line when there is something to wait for, or to know.
+    """
     report = progress or _to_stderr
-    types = types or find_kernel_types()
-    cflags = compiler_flags(source, flags)
-    if cache_dir is None:
-        return _compile(source, cflags, types, bcc_python, report)
-    key = _key(source, cflags, types, bcc_python)
-    artifact = cache.load_entry(cache_dir, key, report)
-    if artifact is None:
-        artifact = _compile(source, cflags, types, bcc_python, report)
-        cache.store_entry(cache_dir, key, artifact, report)
-    return artifact
+    cflags = [compiler_flags(source, flags) for source in sources]
+    try:
+        types = types or find_kernel_types()
+    except AgentError as error:
+        yield from ((index, error) for index in range(len(sources)))
+        return
+    keys, missing = dict[int, str](), list[int]()
+    evidence = b"" if cache_dir is None else sha256(types.evidence).digest()
+    for index, source in enumerate(sources):
+        artifact = None
+        if cache_dir is not None:
+            keys[index] = _key(source, cflags[index], types, evidence, bcc_python)
+            artifact = cache.load_entry(cache_dir, keys[index], report)
+        if artifact is not None:
+            yield index, artifact
+        else:
+            missing.append(index)
+    if not missing:
+        return
+    from otel_ebpf.probe.compiler import compile_sources  # here: a warm start does not need it, and saves 20 ms
+
+    report(f"compiling the probes for {types.kernel.release}")
+    texts = {index: (sources[index].text, cflags[index]) for index in missing}
+    for index, result in compile_sources(texts, types, bcc_python=bcc_python):
+        if cache_dir is not None and isinstance(result, Artifact):
+            cache.store_entry(cache_dir, keys[index], result, report)
+        yield index, result
 
 
 def compiler_flags(source: Source, flags: Mapping[str, int | str]) -> list[str]:
@@ -60,19 +82,10 @@ def compiler_flags(source: Source, flags: Mapping[str, int | str]) -> list[str]:
     return [*_CFLAGS, *include, *(f"-D{name}={value}" for name, value in flags.items())]
 
 
-def _compile(
-    source: Source, cflags: list[str], types: KernelTypes, bcc_python: str | None, report: Callable[[str], None]
-) -> Artifact:
-    from otel_ebpf.probe.compiler import compile_source  # here: a warm start does not need it, and saves 20 ms
-
-    report(f"compiling the probes for {types.kernel.release}")
-    return compile_source(source.text, cflags, types, bcc_python=bcc_python)
-
-
-def _key(source: Source, cflags: list[str], types: KernelTypes, bcc_python: str | None) -> str:
+def _key(source: Source, cflags: list[str], types: KernelTypes, evidence: bytes, bcc_python: str | None) -> str:
     texts = (source.text, source.headers_text, "\0".join(cflags), bcc_python or "", "\0".join(types.kernel))
     generators = [Path(__file__).with_name(name).read_bytes() for name in _GENERATORS]
-    return cache.cache_key([*(text.encode() for text in texts), *generators, types.evidence])
+    return cache.cache_key([*(text.encode() for text in texts), *generators, evidence])
 
 
 def _to_stderr(line: str) -> None:

@@ -1,27 +1,30 @@
-"""Compiles BPF C by bcc in a child process.
+"""Compiles BPF C by bcc, each text in a child process.
 
 In:   C text, flags for bcc, the running kernel's types
 Out:  Artifact; PreflightError when this host lacks something, ProbeError when the source does not compile
-Owns: the child and the folder with its headers, until it returns
+Owns: the children and the folder with their headers, until it returns
 
-LLVM takes 100 MB, so it never enters this process: the child hands over bytecode and ends.
+LLVM takes 100 MB, so it never enters this process: a child hands over bytecode and ends.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from otel_ebpf.errors import PreflightError, ProbeError
+from otel_ebpf.errors import AgentError, PreflightError, ProbeError
 from otel_ebpf.probe.artifact import Artifact, ArtifactError, Compiler, decode
 from otel_ebpf.probe.compile_child import NO_BCC
 from otel_ebpf.probe.interpreters import candidate_interpreters
 from otel_ebpf.probe.kernel_types import KernelTypes
 from otel_ebpf.probe.shim import header_folder, prologue_for_headers, read_btf, shim_headers
 
+Key = TypeVar("Key")
 COMPILE_TIMEOUT_SECONDS = 300.0  # 2.5 s of a present CPU, a minute and more of an emulated one
 _IDENTIFY_TIMEOUT_SECONDS = 60.0
 _CHILD = Path(__file__).with_name("compile_child.py")
@@ -39,6 +42,36 @@ class _ChildResult(NamedTuple):
     messages: str
 
 
+def compile_sources(
+    sources: Mapping[Key, tuple[str, Sequence[str]]],
+    types: KernelTypes,
+    *,
+    bcc_python: str | None = None,
+    timeout_seconds: float = COMPILE_TIMEOUT_SECONDS,
+) -> Iterator[tuple[Key, Artifact | AgentError]]:
+    """Texts with their flags, each when it is compiled; as many at once as there are processors, in this order."""
+    with contextlib.ExitStack() as stack:
+        prologue, environment = "", {}
+        if types.btf is None:
+            assert types.headers is not None
+            # bcc finds the matching headers under /lib/modules by itself, with their two-folder layout on Debian.
+            prologue = prologue_for_headers(types.headers)
+        else:
+            headers = shim_headers(read_btf(types.btf), types.kernel.release)
+            environment["BCC_KERNEL_SOURCE"] = str(stack.enter_context(header_folder(headers)))
+        threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        stack.callback(threads.shutdown, cancel_futures=True)
+        compiling = {
+            threads.submit(_compile, prologue + text, cflags, environment, bcc_python, timeout_seconds): key
+            for key, (text, cflags) in sources.items()
+        }
+        for done in as_completed(compiling):
+            error = done.exception()
+            if error is not None and not isinstance(error, AgentError):
+                raise error
+            yield compiling[done], error or done.result()
+
+
 def compile_source(
     text: str,
     cflags: Sequence[str],
@@ -47,16 +80,18 @@ def compile_source(
     bcc_python: str | None = None,
     timeout_seconds: float = COMPILE_TIMEOUT_SECONDS,
 ) -> Artifact:
-    """Always compiles."""
-    if types.btf is None:
-        assert types.headers is not None
-        # bcc finds the matching headers under /lib/modules by itself, with their two-folder layout on Debian.
-        job = {"text": prologue_for_headers(types.headers) + text, "cflags": list(cflags)}
-        result = _run_child(job, {}, bcc_python, timeout_seconds)
-    else:
-        with header_folder(shim_headers(read_btf(types.btf), types.kernel.release)) as folder:
-            environment = {"BCC_KERNEL_SOURCE": str(folder)}
-            result = _run_child({"text": text, "cflags": list(cflags)}, environment, bcc_python, timeout_seconds)
+    """One of them; raises what went wrong."""
+    compiled = compile_sources({0: (text, cflags)}, types, bcc_python=bcc_python, timeout_seconds=timeout_seconds)
+    ((_, result),) = compiled
+    if isinstance(result, AgentError):
+        raise result
+    return result
+
+
+def _compile(
+    text: str, cflags: Sequence[str], environment: Mapping[str, str], bcc_python: str | None, timeout_seconds: float
+) -> Artifact:
+    result = _run_child({"text": text, "cflags": list(cflags)}, environment, bcc_python, timeout_seconds)
     if result.status:
         raise _compile_error(result, timeout_seconds)
     return _decoded(result)

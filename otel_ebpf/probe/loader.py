@@ -11,7 +11,7 @@ program that uses it is loaded.
 import errno
 import os
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -21,20 +21,7 @@ from otel_ebpf.probe import bpf
 from otel_ebpf.probe.artifact import INSTRUCTION_BYTES, Artifact, MapSpec, ProgramCode
 from otel_ebpf.probe.growing_maps import growing_flag
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import (
-    GO_PROGRAMS,
-    LOOKUP_PROGRAMS,
-    NGINX_PROGRAMS,
-    NODE_PROGRAMS,
-    NODE_PROMISES_PROGRAMS,
-    NODE_TAIL_PROGRAMS,
-    PYTHON_PROGRAMS,
-    TAIL_PROGRAMS,
-    TLS_PROGRAMS,
-    TLS_TAIL_PROGRAMS,
-    UPROBE_PROGRAMS,
-    ProgramRow,
-)
+from otel_ebpf.probe.programs import TAIL_PROGRAMS, ProgramGroup, ProgramRow
 from otel_ebpf.probe.uprobes import UprobeForm
 
 _LOG_BYTES = (1 << 20, 1 << 24)  # the greater one when the smaller one does not do
@@ -54,6 +41,19 @@ class Loaded:
     programs: dict[str, int] = field(default_factory=dict)  # descriptors by function name
     growing_flag: int = 0  # see growing_maps.py
     to_come: dict[str, MapSpec] = field(default_factory=dict)  # by the name of the map that is to hold it
+    later: dict[str, Callable[[], None]] = field(
+        default_factory=dict
+    )  # by program: what loads it, see later_programs.py
+
+    def has(self, program: str) -> bool:
+        """Now, or when it is asked for."""
+        return program in self.programs or program in self.later
+
+    def program(self, name: str) -> int:
+        """Its descriptor. ProbeError when it cannot be loaded, if nobody has asked for it before."""
+        if name not in self.programs:
+            self.later[name]()
+        return self.programs[name]
 
     def provide(self, name: str) -> None:
         """Puts a map into this one, which holds none until somebody needs it. OSError where there is no memory for it."""
@@ -79,13 +79,10 @@ class Loaded:
 def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
     """The programs of these rows and their maps, or none and an error."""
     kinds = {row.function: row.kind for row in rows}
-    later = {row.function for row in UPROBE_PROGRAMS}
     allow_locked_memory()
     loaded = Loaded(growing_flag=growing_flag())
     try:
         for program in artifact.programs:
-            if program.name in later:
-                continue
             if program.name not in kinds:
                 raise ProbeError(f"no row of probe/programs.py says of which kind the program {program.name} is")
             _create_maps(artifact, program, loaded)
@@ -97,45 +94,11 @@ def load(artifact: Artifact, rows: Iterable[ProgramRow]) -> Loaded:
     return loaded
 
 
-def load_tls(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """The programs for TLS libraries; or an error, and nothing is changed."""
-    _load_uprobes(artifact, loaded, form, TLS_PROGRAMS)
-    _fill_tails(loaded, "tls_tail_programs", TLS_TAIL_PROGRAMS)
-
-
-def load_lookups(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """The programs for getaddrinfo, which look at instructions alone; or an error, and nothing is changed."""
-    _load_uprobes(artifact, loaded, form.of_instructions, LOOKUP_PROGRAMS)
-
-
-def load_python(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """The same for the programs on CPython."""
-    _load_uprobes(artifact, loaded, form.of_instructions, PYTHON_PROGRAMS)
-
-
-def load_nginx(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """And for those on nginx."""
-    _load_uprobes(artifact, loaded, form.of_instructions, NGINX_PROGRAMS)
-
-
-def load_go(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """The same for the programs on Go's runtime."""
-    _load_uprobes(artifact, loaded, form.of_instructions, GO_PROGRAMS)
-
-
-def load_node(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """And for those on Node."""
-    _load_uprobes(artifact, loaded, form.of_instructions, NODE_PROGRAMS)
-
-
-def load_node_promises(artifact: Artifact, loaded: Loaded, form: UprobeForm) -> None:
-    """And those on its promises."""
-    _load_uprobes(artifact, loaded, form.of_instructions, NODE_PROMISES_PROGRAMS)
-    _fill_tails(loaded, "node_tail_programs", NODE_TAIL_PROGRAMS)
-
-
-def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: Iterable[ProgramRow]) -> None:
-    wanted = {row.function: row.kind for row in rows if row.function not in NOT_IN_FORM[form]}
+def load_group(artifact: Artifact, loaded: Loaded, form: UprobeForm, group: ProgramGroup) -> None:
+    """As far as this form wants them; or an error, and nothing is changed."""
+    if not group.asks_for_returns:
+        form = form.of_instructions
+    wanted = {row.function: row.kind for row in group.rows if row.function not in NOT_IN_FORM[form]}
     programs: dict[str, int] = {}
     maps_before = set(loaded.maps)
     try:
@@ -150,10 +113,11 @@ def _load_uprobes(artifact: Artifact, loaded: Loaded, form: UprobeForm, rows: It
             loaded.maps.pop(name).close()
         raise
     loaded.programs |= programs
+    _fill_tails(loaded, group.tail_map, group.tails)
 
 
-def _fill_tails(loaded: Loaded, map_name: str, places: Mapping[str, int]) -> None:
-    for name, index in places.items():
+def _fill_tails(loaded: Loaded, map_name: str, places: Iterable[tuple[str, int]]) -> None:
+    for name, index in places:
         if name in loaded.programs:
             place, program_fd = index.to_bytes(4, "little"), loaded.programs[name].to_bytes(4, "little")
             loaded.maps[map_name].update(place, program_fd)

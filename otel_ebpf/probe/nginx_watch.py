@@ -52,7 +52,9 @@ class NginxWatch(FunctionWatch):
     def tick(self) -> None:
         """Once a second."""
         super().tick()
-        tallies = self.loaded.maps["upstream_tallies"]
+        tallies = self.loaded.maps.get("upstream_tallies")
+        if tallies is None:
+            return  # no nginx so far
         blind = [
             file
             for file in self.files.known.values()

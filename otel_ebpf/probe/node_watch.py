@@ -43,7 +43,7 @@ class NodeWatch(ProgramWatch[NodeProgram]):
             file.trouble = found or _UNSEEN
             return
         self.files.attach(file, Probe("on_node_made", [Place(found.made, 0)]))
-        if not file.links or "on_node_then" not in self.loaded.programs:
+        if not file.links or not self.loaded.has("on_node_then"):
             return
         why = found.why_none
         if found.promises is not None:

@@ -19,6 +19,7 @@ from otel_ebpf.errors import AgentError
 from otel_ebpf.probe.capabilities import CAPABILITY_NUMBERS, capability_names, effective_capabilities
 
 # include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
 _PR_SET_NAME = 15
@@ -76,6 +77,11 @@ def limit_capabilities(keep: Iterable[str]) -> frozenset[str]:
     if wrong:
         raise AgentError(f"cannot limit capabilities: the kernel still reports {wrong}")
     return capability_names(wanted & ~allowed)
+
+
+def end_with_parent(number: int) -> None:
+    """This process gets the signal when its parent ends, however that comes about."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def set_process_name(name: str) -> None:

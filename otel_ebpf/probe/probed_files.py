@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from otel_ebpf.errors import printable
+from otel_ebpf.errors import ProbeError, printable
 from otel_ebpf.probe.bpf import BPF_NOEXIST
 from otel_ebpf.probe.inspector import FileInspector
 from otel_ebpf.probe.loader import Loaded
@@ -64,7 +64,7 @@ class ProbedFiles(Generic[Found]):
         procfs: Procfs,
         patiently: Patiently,
     ) -> None:
-        self.form = form.of_instructions if form is not None and program in loaded.programs else None
+        self.form = form.of_instructions if form is not None and loaded.has(program) else None
         self.known: dict[MappedFile, ProbedFile[Found]] = {}
         self._inspector = inspector
         self._loaded = loaded
@@ -161,9 +161,11 @@ class ProbedFiles(Generic[Found]):
             if descriptor is None:
                 raise FileNotFoundError(errno.ENOENT, REPLACED)
             path = f"/proc/self/fd/{descriptor}"
-            file.links += self._patiently(lambda: attach_all(form, self._loaded.programs, path, probes))
+            file.links += self._patiently(lambda: attach_all(form, self._loaded.program, path, probes))
         except OSError as error:
             return f"cannot attach: {error.strerror}"
+        except ProbeError as error:
+            return error.what
         finally:
             if descriptor is not None:
                 os.close(descriptor)

@@ -1,10 +1,10 @@
 """Which BPF programs there are, and the source that they are made of.
 
 In:   the folder bpf/, in a checkout or in an installed package
-Out:  one C text for bcc; where each program is to be attached
+Out:  C texts for bcc, one for each part; where each program is to be attached
 Owns: nothing
 
-bcc rewrites map calls only in the text that it is given, so the fragments are joined into one; `#line` makes its
+bcc rewrites map calls only in the text that it is given, so the fragments of a part are joined into one; `#line` makes its
 messages name the real file. Headers (types, sizes, map declarations) are included as usual.
 """
 
@@ -64,47 +64,74 @@ SOCKET_PROGRAMS = {
     ),
 }
 
-# Uprobes on TLS libraries: loaded as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
-TLS_PROGRAMS = _kprobes(
-    *("on_tls_call", "on_tls_entry", "on_tls_return"),
-    *("on_go_write", "on_go_written", "on_go_read"),
-    *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_owners", "on_tls_node"),
+
+class ProgramGroup(NamedTuple):
+    """Uprobes that are loaded together: when the first of them is asked for."""
+
+    rows: tuple[ProgramRow, ...]
+    tail_map: str = ""  # where those are entered that others go on with
+    tails: tuple[tuple[str, int], ...] = ()  # programs with their places there
+    asks_for_returns: bool = False  # else all are on instructions, whatever the kernel's form
+
+
+# With their places in the map tail_programs, as enum tail_program in bpf/maps.h; those of TLS have the same.
+TAIL_PROGRAMS = (("on_chunks", 0), ("on_heads", 1), ("on_owners", 2), ("on_node", 3))
+
+# On TLS libraries: as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
+TLS_PROGRAMS = ProgramGroup(
+    _kprobes(
+        *("on_tls_call", "on_tls_entry", "on_tls_return"),
+        *("on_go_write", "on_go_written", "on_go_read"),
+        *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_owners", "on_tls_node"),
+    ),
+    "tls_tail_programs",
+    (("on_tls_chunks", 0), ("on_tls_heads", 1), ("on_tls_owners", 2), ("on_tls_node", 3), ("on_tls_bytes", 4)),
+    asks_for_returns=True,
 )
 
-# Uprobes on CPython: see probe/python_watch.py.
-PYTHON_PROGRAMS = _kprobes(
-    *("on_context_made", "on_context_freed", "on_context_entered"),
-    *("on_job_put", "on_job_taken"),
+# On CPython: see probe/python_watch.py.
+PYTHON_PROGRAMS = ProgramGroup(
+    _kprobes(
+        *("on_context_made", "on_context_freed", "on_context_entered"),
+        *("on_job_put", "on_job_taken"),
+    )
 )
 
-# Uprobes on Go's runtime and on net/http: see probe/go_watch.py.
-GO_PROGRAMS = _kprobes("on_goroutine_born", "on_round_trip", "on_connection_write", "on_request_handled")
+# On Go's runtime and on net/http: see probe/go_watch.py.
+GO_PROGRAMS = ProgramGroup(_kprobes("on_goroutine_born", "on_round_trip", "on_connection_write", "on_request_handled"))
 
-# Uprobes on Node: see probe/node_watch.py.
-NODE_PROGRAMS = _kprobes("on_node_made")
-NODE_PROMISES_PROGRAMS = _kprobes(
-    *("on_node_jobs", "on_node_jobs_end", "on_node_then", "on_node_then_end", "on_node_job"),
-    *("on_node_other_job", "on_node_collected", "on_node_moved"),
+# On Node: see probe/node_watch.py.
+NODE_PROGRAMS = ProgramGroup(_kprobes("on_node_made"))
+NODE_PROMISES_PROGRAMS = ProgramGroup(
+    _kprobes(
+        *("on_node_jobs", "on_node_jobs_end", "on_node_then", "on_node_then_end", "on_node_job"),
+        *("on_node_other_job", "on_node_collected", "on_node_moved"),
+    ),
+    "node_tail_programs",
+    (("on_node_moved", 0),),
 )
 
-# Uprobes on getaddrinfo.
-LOOKUP_PROGRAMS = _kprobes("on_lookup_entry", "on_lookup_end")
+# On getaddrinfo.
+LOOKUP_PROGRAMS = ProgramGroup(_kprobes("on_lookup_entry", "on_lookup_end"))
 
-# Uprobes on nginx: see probe/nginx_watch.py.
-NGINX_PROGRAMS = _kprobes("on_upstream_entry", "on_upstream_end")
-UPROBE_PROGRAMS = (
-    *(*TLS_PROGRAMS, *PYTHON_PROGRAMS, *GO_PROGRAMS),
-    *(*NODE_PROGRAMS, *NODE_PROMISES_PROGRAMS, *LOOKUP_PROGRAMS, *NGINX_PROGRAMS),
+# On nginx: see probe/nginx_watch.py.
+NGINX_PROGRAMS = ProgramGroup(_kprobes("on_upstream_entry", "on_upstream_end"))
+
+UPROBE_GROUPS = (
+    *(TLS_PROGRAMS, PYTHON_PROGRAMS, GO_PROGRAMS),
+    *(NODE_PROGRAMS, NODE_PROMISES_PROGRAMS, LOOKUP_PROGRAMS, NGINX_PROGRAMS),
 )
 
-# Index into the map tail_programs, as enum tail_program in bpf/maps.h; and into tls_tail_programs.
-TAIL_PROGRAMS = {"on_chunks": 0, "on_heads": 1, "on_owners": 2, "on_node": 3}
-TLS_TAIL_PROGRAMS = {"on_tls_chunks": 0, "on_tls_heads": 1, "on_tls_owners": 2, "on_tls_node": 3, "on_tls_bytes": 4}
-NODE_TAIL_PROGRAMS = {"on_node_moved": 0}
+
+class Part(enum.Enum):
+    """What is compiled and kept by itself: no span comes without those on sockets, so nothing else holds them up."""
+
+    SOCKETS = "sockets"
+    UPROBES = "uprobes"
 
 
 # A fragment may use what stands before it.
-_FRAGMENTS = (
+_SHARED_FRAGMENTS = (
     "targets.c",
     "emit.c",
     "sockets.c",
@@ -119,19 +146,21 @@ _FRAGMENTS = (
     "heads.c",
     "chunks.c",
     "node_owners.c",
-    "tls.c",
-    "go_tls.c",
-    "python_contexts.c",
-    "nginx.c",
-    "go_calls.c",
-    "node_calls.c",
-    "node_promises.c",
     "lookups.c",
-    "tcp_states.c",
-    "processes.c",
-    "socket_events.c",
-    "{hooks}",
 )
+_FRAGMENTS = {
+    Part.SOCKETS: ("socket_tails.c", "tcp_states.c", "processes.c", "socket_events.c", "{hooks}"),
+    Part.UPROBES: (
+        "tls.c",
+        "go_tls.c",
+        "python_contexts.c",
+        "nginx.c",
+        "go_calls.c",
+        "node_calls.c",
+        "node_promises.c",
+        "lookup_calls.c",
+    ),
+}
 _OF_BACKEND = {
     SocketBackend.TRACEPOINT: {"memory": "user_memory.c", "hooks": "socket_syscalls.c"},
     SocketBackend.KPROBE: {"memory": "iterators.c", "hooks": "socket_kprobes.c"},
@@ -144,8 +173,15 @@ def programs_of(backend: SocketBackend) -> tuple[ProgramRow, ...]:
     return SOCKET_PROGRAMS[backend] + LASTING_PROGRAMS
 
 
-def fragments_of(backend: SocketBackend) -> tuple[str, ...]:
-    return tuple(name.format(**_OF_BACKEND[backend]) for name in _FRAGMENTS)
+def rows_of(backend: SocketBackend, part: Part) -> tuple[ProgramRow, ...]:
+    """All that this part consists of."""
+    if part is Part.SOCKETS:
+        return programs_of(backend)
+    return tuple(row for group in UPROBE_GROUPS for row in group.rows)
+
+
+def fragments_of(backend: SocketBackend, part: Part) -> tuple[str, ...]:
+    return tuple(name.format(**_OF_BACKEND[backend]) for name in _SHARED_FRAGMENTS + _FRAGMENTS[part])
 
 
 class Source(NamedTuple):
@@ -167,11 +203,11 @@ def bpf_folder(package: Path = Path(__file__).parent.parent) -> Path:
     )
 
 
-def read_source(backend: SocketBackend, folder: Path | None = None) -> Source:
-    """All fragments of this backend in order, after the headers."""
+def read_source(backend: SocketBackend, part: Part, folder: Path | None = None) -> Source:
+    """All fragments of this part in order, after the headers."""
     folder = folder or bpf_folder()
     includes = "".join(f'#include "{name}"\n' for name in HEADERS)
-    parts = [f'#line 1 "{name}"\n{_read(folder / name)}\n' for name in fragments_of(backend)]
+    parts = [f'#line 1 "{name}"\n{_read(folder / name)}\n' for name in fragments_of(backend, part)]
     headers_text = "\0".join(_read(folder / name) for name in HEADERS)
     return Source(_FIRST_LINE[backend] + includes + "".join(parts), folder, headers_text)
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from otel_ebpf.errors import printable
+from otel_ebpf.errors import ProbeError, printable
 from otel_ebpf.probe.inspector import Finding, Inspector
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.probed_files import LINGER_TICKS, REPLACED, Patiently, tell_every_mapping, tell_first_mapping
@@ -58,7 +58,7 @@ class TlsWatch:
         """`patiently`: how to do what takes milliseconds; `look_at` must not be called meanwhile."""
         self._patiently = patiently
         self._loaded = loaded
-        self._form = form if "on_tls_return" in loaded.programs else None
+        self._form = form if loaded.has("on_tls_return") else None
         self._procfs = procfs
         self._inspector = Inspector()
         self._libraries: dict[MappedFile, Library | None] = {}  # None: nothing to watch in it
@@ -192,7 +192,6 @@ class TlsWatch:
         self._libraries[mapped] = library
         if isinstance(finding, TlsLibrary):
             library.index = self._free_indexes.pop()
-            self._write_layout(library.index, finding)
         for pid in users:
             self._use(library, mapped, pid)
 
@@ -228,6 +227,8 @@ class TlsWatch:
             links = self._patiently(lambda: self._attach(library, f"/proc/self/fd/{file}"))
         except OSError as error:
             library.trouble = f"cannot attach: {error.strerror}"
+        except ProbeError as error:
+            library.trouble = error.what
         else:
             close_all(library.links)
             library.links, library.trouble = links, ""
@@ -238,8 +239,11 @@ class TlsWatch:
         form, found = self._form, library.found
         assert form is not None
         assert found is not None
-        probes = _go_probes(found) if isinstance(found, GoTls) else _probes(library, found, form)
-        return attach_all(form, self._loaded.programs, path, probes)
+        if isinstance(found, GoTls):
+            return attach_all(form, self._loaded.program, path, _go_probes(found))
+        self._loaded.program("on_tls_return")  # the map of layouts comes with it
+        self._write_layout(library.index, found)
+        return attach_all(form, self._loaded.program, path, _probes(library, found, form))
 
     def _release(self, mapped: MappedFile) -> None:
         del self._unused[mapped]

@@ -12,7 +12,7 @@ Owns: nothing; closing a descriptor detaches
 import contextlib
 import enum
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,12 +81,12 @@ def attach(form: UprobeForm, program: int, path: str, places: Sequence[Place], *
     return links
 
 
-def attach_all(form: UprobeForm, programs: Mapping[str, int], path: str, probes: Iterable[Probe]) -> list[int]:
-    """All of them or none, in this order."""
+def attach_all(form: UprobeForm, program: Callable[[str], int], path: str, probes: Iterable[Probe]) -> list[int]:
+    """All of them or none, in this order. `program` has the descriptor of each by its name."""
     links: list[int] = []
     try:
         for name, places, at_return in probes:
-            links += attach(form, programs[name], path, places, at_return=at_return)
+            links += attach(form, program(name), path, places, at_return=at_return)
     except BaseException:
         close_all(links)
         raise

@@ -31,6 +31,7 @@ from otel_ebpf.probe.lookup_watch import LookupWatch
 from otel_ebpf.probe.maps import FILE, PID
 from otel_ebpf.probe.nginx_watch import NginxWatch
 from otel_ebpf.probe.node_watch import NodeWatch
+from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.python_watch import PythonWatch
 from otel_ebpf.probe.socket_hooks import SocketHooks
@@ -63,7 +64,7 @@ class Watch(Protocol):
 
 
 class Watcher:
-    """`channel` leads to the exporter; `own_pids` are never watched."""
+    """`channel` leads to the exporter; `own_pids` are never watched. What `prepared` still works on is waited for here."""
 
     def __init__(
         self,
@@ -74,8 +75,10 @@ class Watcher:
         own_pids: Iterable[int],
         event_ring_bytes: int,
         uprobe_form: UprobeForm | None = None,
+        prepared: PreparedParts | None = None,
     ) -> None:
         self._maps = loaded.maps
+        self._prepared = prepared
         self._discovery = discovery
         self._channel = channel
         self._procfs = Procfs()
@@ -134,7 +137,12 @@ class Watcher:
             self._node.inspect()
             if self._go.fileno() < 0 and self._node.fileno() < 0:
                 self._lookups.inspect()
-        return {watch.fileno(): partial(self._take, watch) for watch in self._watches if watch.fileno() >= 0}
+        waiting: dict[int, Callable[[], None]] = {
+            watch.fileno(): partial(self._take, watch) for watch in self._watches if watch.fileno() >= 0
+        }
+        if self._prepared is not None and self._prepared.fileno() >= 0:
+            waiting[self._prepared.fileno()] = self._prepared.receive
+        return waiting
 
     def run(self, stop: StopSignals) -> None:
         """Until a signal comes; raises PeerLostError when the exporter has ended."""

@@ -21,8 +21,8 @@ from otel_ebpf.export.facts import Facts
 from otel_ebpf.export.inputs import LiveInputs, RecordingInputs
 from otel_ebpf.export.pipeline import Pipeline
 from otel_ebpf.probe.loader import load
-from otel_ebpf.probe.prepare import prepare_programs
-from otel_ebpf.probe.programs import SocketBackend, programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import Part, SocketBackend, programs_of
 from otel_ebpf.probe.socket_hooks import choose_hooks
 from otel_ebpf.records.kinds import ServiceIdentity
 from otel_ebpf.records.recording import EntryKind, RecordingWriter
@@ -126,8 +126,8 @@ def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags: dict[str, int | str] = {"CPU_BITS": 4, "RING_PAGES": RING_PAGES, "MAX_CONNECTIONS": 512}
         hooks = choose_hooks(SocketBackend.TRACEPOINT.value)
-        artifact = prepare_programs(hooks.backend, flags, cache_dir=Path(folder))
-        with load(artifact, programs_of(hooks.backend)) as loaded:
+        prepared = PreparedParts(hooks.backend, flags, cache_dir=Path(folder), parts=[Part.SOCKETS])
+        with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
             watched = Watched(loaded, hooks)
             for case in CASES:
                 if not names or case.name in names:

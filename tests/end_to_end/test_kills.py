@@ -66,23 +66,34 @@ def test_a_signal_to_all_of_its_processes_ends_it_as_one_to_the_first_does(
     assert [] == differences(results, stage.sink.wait_for(len(results), belongs_to(prefix)), SERVER)
 
 
-def compiler_of(agent_pid: int) -> int | None:
+def compilers_of(agent_pid: int) -> list[int]:
+    """That of what hooks on sockets need first."""
+    found = []
     for pid in descendants_of(agent_pid):
         try:
             if b"compile_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
+                found.append(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return None
+    return sorted(found)
 
 
-def test_killed_compiler_ends_the_start_with_a_message(prefix: str, stage: Stage, tmp_path: Path) -> None:
-    """With an empty cache the start needs the compiler; without it there is nothing to attach."""
+def cold(port: int, folder: Path) -> dict[str, str]:
+    """With an empty cache the start needs compilers: two, that work at once on two processors."""
+    return {"OTEL_EBPF_OPEN_PORT": str(port), "OTEL_EBPF_CACHE_DIR": str(folder / "empty")}
+
+
+def test_killed_compilers_end_the_start_with_a_message(prefix: str, stage: Stage, tmp_path: Path) -> None:
+    """Without hooks on sockets there is nothing to see."""
     server = stage.server("nginx")
-    settings = {"OTEL_EBPF_OPEN_PORT": str(server.port), "OTEL_EBPF_CACHE_DIR": str(tmp_path / "empty")}
 
     with SteadyClient(server, make_call(f"{prefix}load", "GET", 200, 1000).target) as load:
-        agent = start_and_kill_compiler(stage, settings)
+        agent = start_agent(stage.new_folder("agent"), stage.sink, cold(server.port, tmp_path))
+        try:
+            os.kill(wait_for_compilers(agent)[0], signal.SIGKILL)
+            agent.wait_until_ended()
+        finally:
+            kill_session(agent.process)
         at_end = load.answered
         wait_until(lambda: load.answered > at_end + 500, "the app goes on")
 
@@ -92,12 +103,20 @@ def test_killed_compiler_ends_the_start_with_a_message(prefix: str, stage: Stage
     assert_new_agent_works(stage, server, prefix)
 
 
-def start_and_kill_compiler(stage: Stage, settings: dict[str, str]) -> Agent:
-    agent = start_agent(stage.new_folder("agent"), stage.sink, settings)
+def test_without_the_other_compiler_plain_http_is_seen(prefix: str, stage: Stage, tmp_path: Path) -> None:
+    """What hooks on sockets need none of is told to be missing, and why."""
+    server = stage.server("nginx")
+    agent = start_agent(stage.new_folder("agent"), stage.sink, cold(server.port, tmp_path))
     try:
-        pid = wait_until(lambda: compiler_of(agent.probe_pid), "the compiler runs", every_s=0.002)
-        os.kill(pid, signal.SIGKILL)
-        agent.wait_until_ended()
+        os.kill(wait_for_compilers(agent)[1], signal.SIGKILL)
+        agent.wait_for_message("not seen: the compiler was killed by SIGKILL")
+        agent.wait_until_ready()
+        results = stage.client("http.client", server, calls_without_body(prefix)).send()
+        assert [] == differences(results, stage.sink.wait_for(len(results), belongs_to(prefix)), SERVER)
     finally:
         kill_session(agent.process)
-    return agent
+
+
+def wait_for_compilers(agent: Agent) -> list[int]:
+    wait_until(lambda: len(compilers_of(agent.probe_pid)) == 2, "two compilers run", every_s=0.002)
+    return compilers_of(agent.probe_pid)

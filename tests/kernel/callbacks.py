@@ -5,9 +5,9 @@ Out:  what became of requests, as wire.py gives it
 Owns: nothing that lasts
 """
 
-from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import load_node, load_node_promises, load_tls
 from otel_ebpf.probe.node_watch import NodeWatch
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import NODE_PROGRAMS, NODE_PROMISES_PROGRAMS, TLS_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TlsWatch
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -15,9 +15,9 @@ from tests.kernel.probed import Probed
 
 
 class CallbacksWatched(Probed):
-    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm, mode: str = "ids") -> None:
-        loads = (load_node, load_node_promises, load_tls) if mode == "promises" else (load_node, load_tls)
-        super().__init__(artifact, hooks, form, *loads)
+    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm, mode: str = "ids") -> None:
+        of_promises = (NODE_PROMISES_PROGRAMS,) if mode == "promises" else ()
+        super().__init__(prepared, hooks, form, NODE_PROGRAMS, TLS_PROGRAMS, *of_promises)
         self.node = self.with_watch(NodeWatch)
         self.with_watch(TlsWatch)
 

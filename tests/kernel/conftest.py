@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.loader import Loaded, load
-from otel_ebpf.probe.prepare import prepare_programs
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import Part, programs_of
 from otel_ebpf.probe.socket_hooks import AUTO, SocketHooks, choose_hooks
 from tests.kernel.contexts import ContextsWatched
 from tests.kernel.probed import FORMS, FORMS_OF_INSTRUCTIONS
@@ -38,13 +37,13 @@ def hooks() -> Iterator[SocketHooks]:
 
 
 @pytest.fixture(scope="session")
-def own_artifact(hooks: SocketHooks, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return prepare_programs(hooks.backend, FLAGS, cache_dir=bytecode_folder(tmp_path_factory))
+def prepared(hooks: SocketHooks, tmp_path_factory: pytest.TempPathFactory) -> PreparedParts:
+    return PreparedParts(hooks.backend, FLAGS, cache_dir=bytecode_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
-def loaded_programs(hooks: SocketHooks, own_artifact: Artifact) -> Iterator[Loaded]:
-    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+def loaded_programs(hooks: SocketHooks, prepared: PreparedParts) -> Iterator[Loaded]:
+    with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
         yield loaded
 
 
@@ -79,9 +78,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=lambda form: form.name.lower())
-def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[TlsWatched]:
+def seen_by(request: pytest.FixtureRequest, prepared: PreparedParts, hooks: SocketHooks) -> Iterator[TlsWatched]:
     """Older kernels have fewer forms."""
-    watched = TlsWatched(own_artifact, hooks, request.param)
+    watched = TlsWatched(prepared, hooks, request.param)
     yield watched
     watched.close()
 
@@ -93,9 +92,9 @@ def tls_watched(seen_by: TlsWatched) -> TlsWatched:
 
 
 @pytest.fixture(scope="module", params=FORMS_OF_INSTRUCTIONS, ids=lambda form: form.name.lower())
-def followed(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[ContextsWatched]:
+def followed(request: pytest.FixtureRequest, prepared: PreparedParts, hooks: SocketHooks) -> Iterator[ContextsWatched]:
     """This process, whose contexts are followed."""
-    watched = ContextsWatched(own_artifact, hooks, request.param)
+    watched = ContextsWatched(prepared, hooks, request.param)
     yield watched
     watched.close()
 

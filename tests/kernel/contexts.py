@@ -7,8 +7,8 @@ Owns: nothing that lasts
 
 import os
 
-from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import load_python
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import PYTHON_PROGRAMS
 from otel_ebpf.probe.python_watch import PythonWatch
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -16,8 +16,8 @@ from tests.kernel.probed import Probed
 
 
 class ContextsWatched(Probed):
-    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        super().__init__(artifact, hooks, form, load_python)
+    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm) -> None:
+        super().__init__(prepared, hooks, form, PYTHON_PROGRAMS)
         self.attachments.attach_waits(True)
         self.python = self.with_watch(PythonWatch)
         self.follow(os.getpid())

@@ -5,9 +5,9 @@ Out:  what became of requests, as wire.py gives it
 Owns: nothing that lasts
 """
 
-from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.go_watch import GoWatch
-from otel_ebpf.probe.loader import load_go, load_tls
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import GO_PROGRAMS, TLS_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TlsWatch
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -15,8 +15,8 @@ from tests.kernel.probed import Probed
 
 
 class GoroutinesWatched(Probed):
-    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        super().__init__(artifact, hooks, form, load_go, load_tls)
+    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm) -> None:
+        super().__init__(prepared, hooks, form, GO_PROGRAMS, TLS_PROGRAMS)
         self.go = self.with_watch(GoWatch)
         self.with_watch(TlsWatch)
 

@@ -7,15 +7,15 @@ import pytest
 
 from otel_ebpf.errors import PreflightError, ProbeError
 from otel_ebpf.probe import bpf
-from otel_ebpf.probe.cached_compiler import prepare
 from otel_ebpf.probe.compiler import compile_source, identify_bcc
 from otel_ebpf.probe.kernel_types import KernelTypes, find_kernel_types
 from otel_ebpf.probe.loader import load
-from otel_ebpf.probe.prepare import prepare_in_child, prepare_programs
-from otel_ebpf.probe.programs import SocketBackend, Source, programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import Part, SocketBackend, Source, programs_of
 from tests.kernel.fragments import GETPPID, SMALL, program
 from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
-from tests.services.processes import is_alive, wait_until
+from tests.services.compiling import prepare, prepare_in_child
+from tests.services.processes import children_of, is_alive, wait_until
 from tests.unit.probe.btf_blob import small_kernel
 
 FLAGS = {"PID": os.getpid(), "GETPPID": GETPPID}
@@ -41,9 +41,9 @@ def test_a_program_compiles_to_maps_and_code_that_name_each_other():
 @pytest.mark.parametrize("backend", SocketBackend)
 def test_the_agents_own_programs_are_verified_by_this_kernel(backend: SocketBackend, tmp_path: Path):
     """Also those for kprobes, where the kernel has none: they are of the kind that uprobes are."""
-    artifact = prepare_programs(backend, AGENT_FLAGS, cache_dir=tmp_path / "cache")
+    prepared = PreparedParts(backend, AGENT_FLAGS, cache_dir=tmp_path / "cache", parts=[Part.SOCKETS])
 
-    with load(artifact, programs_of(backend)) as loaded:
+    with load(prepared.artifact(Part.SOCKETS), programs_of(backend)) as loaded:
         assert {row.function for row in programs_of(backend)} == set(loaded.programs)
         for fd in loaded.programs.values():
             verified = bpf.program_info(fd).verified_instructions
@@ -58,11 +58,11 @@ assert not os.path.exists("/lib/modules/" + os.uname().release) and os.listdir("
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from otel_ebpf.probe.loader import load
-from otel_ebpf.probe.prepare import prepare_programs
-from otel_ebpf.probe.programs import SocketBackend, programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import Part, SocketBackend, programs_of
 backend = SocketBackend.TRACEPOINT
-artifact = prepare_programs(backend, {AGENT_FLAGS!r}, cache_dir=Path({str(tmp_path / "cache")!r}))
-with load(artifact, programs_of(backend)) as loaded:
+prepared = PreparedParts(backend, {AGENT_FLAGS!r}, cache_dir=Path({str(tmp_path / "cache")!r}))
+with load(prepared.artifact(Part.SOCKETS), programs_of(backend)) as loaded:
     print(len(loaded.programs))
 """
     hide = "mkdir -p /lib/modules && mount -t tmpfs none /lib/modules && mount -t tmpfs none /usr/src"
@@ -152,14 +152,13 @@ from otel_ebpf.probe.kernel_types import find_kernel_types
 compile_source(open({str(tmp_path / "slow.c")!r}).read(), [], find_kernel_types())
 """
     agent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
-    compiler = wait_until(lambda: children.read_text().split(), "the compiler is started")[0]
+    compiler = wait_until(lambda: children_of(agent.pid), "the compiler is started")[0]
     wait_until(lambda: "LLVM" in Path(f"/proc/{compiler}/maps").read_text(), "it works", every_s=0.005)
 
     agent.kill()
     agent.wait()
 
-    wait_until(lambda: not is_alive(int(compiler)), "it has ended")
+    wait_until(lambda: not is_alive(compiler), "it has ended")
 
 
 def test_a_tampered_entry_of_the_cache_is_never_loaded(tmp_path: Path):

@@ -14,8 +14,8 @@ import pytest
 from otel_ebpf.exchanges.exchange import Role
 from otel_ebpf.probe.ledger import COUNTS, SHARED, LedgerWatch
 from otel_ebpf.probe.loader import load
-from otel_ebpf.probe.prepare import prepare_programs
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import Part, programs_of
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.records.kinds import Counter
 from tests.kernel.wire import Watched, Wire
@@ -280,8 +280,8 @@ def test_services_beyond_the_ledgers_room_are_counted_together(hooks: SocketHook
     """Room for two: one is the shared entry, which the probe makes first, the other goes to who counts first."""
     tmp_path.chmod(0o700)
     flags = {"CPU_BITS": 4, "RING_PAGES": 256, "MAX_CONNECTIONS": 512, "MAX_SERVICES": 2}
-    artifact = prepare_programs(hooks.backend, flags, cache_dir=tmp_path)
-    with load(artifact, programs_of(hooks.backend)) as loaded:
+    prepared = PreparedParts(hooks.backend, flags, cache_dir=tmp_path, parts=[Part.SOCKETS])
+    with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
         watched = Watched(loaded, hooks)
         reading = LedgerWatch(loaded.maps["ledger"])
         try:

@@ -13,16 +13,17 @@ import pytest
 from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import bpf, kernel_features
 from otel_ebpf.probe.artifact import Artifact, MapSpec
-from otel_ebpf.probe.cached_compiler import prepare
 from otel_ebpf.probe.growing_maps import growing_flag
-from otel_ebpf.probe.loader import Loaded, load, load_tls
+from otel_ebpf.probe.loader import Loaded, load, load_group
 from otel_ebpf.probe.maps import Map
-from otel_ebpf.probe.programs import LASTING_PROGRAMS, programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import LASTING_PROGRAMS, TLS_PROGRAMS, Part, programs_of
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.uprobes import UprobeForm
 from tests.kernel.fragments import GETPPID, SMALL, SMALL_ROWS, program
 from tests.kernel.probed import FORMS
 from tests.kernel.wire import FLAGS
+from tests.services.compiling import prepare
 
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -173,27 +174,27 @@ def test_a_hash_that_grows_has_a_bound_all_the_same(loaded: Loaded):
 
 
 @pytest.mark.parametrize("form", FORMS[:1], ids=lambda form: form.name.lower())
-def test_maps_come_with_the_first_program_that_uses_them(own_artifact: Artifact, hooks: SocketHooks, form: UprobeForm):
+def test_maps_come_with_the_first_program_that_uses_them(prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm):
     """What watches no TLS has no room for it."""
-    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+    with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
         before = set(loaded.maps)
-        load_tls(own_artifact, loaded, form)
+        load_group(prepared.artifact(Part.UPROBES), loaded, form, TLS_PROGRAMS)
 
         assert "connections" in before
         assert {"tls_calls", "tls_objects"} <= loaded.maps.keys() - before
 
 
-def test_maps_that_drop_what_is_old_have_more_entries_for_more_processors(own_artifact: Artifact):
+def test_maps_that_drop_what_is_old_have_more_entries_for_more_processors(prepared: PreparedParts):
     """Each keeps up to 128 free ones to itself; 4,096 are for two. Of small maps there are four times as many at most."""
-    entries = {spec.name: spec.max_entries for spec in own_artifact.maps}
+    entries = {spec.name: spec.max_entries for spec in prepared.artifact(Part.UPROBES).maps}
 
     assert 4096 + 128 * ((1 << int(FLAGS["CPU_BITS"])) - 2) == entries["tls_calls"]
     assert 4 * 256 == entries["go_newest"]
 
 
-def test_a_map_is_put_into_another_one_when_it_is_needed(own_artifact: Artifact, hooks: SocketHooks):
+def test_a_map_is_put_into_another_one_when_it_is_needed(prepared: PreparedParts, hooks: SocketHooks):
     """Once, however often it is asked for; the programs that were loaded before find it."""
-    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+    with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
         place = loaded.maps["owner_map"]
         assert place.lookup(u32(0)) is None
         before = open_descriptors()
@@ -209,17 +210,18 @@ def test_a_map_is_put_into_another_one_when_it_is_needed(own_artifact: Artifact,
 
 @pytest.mark.parametrize("form", FORMS[:1], ids=lambda form: form.name.lower())
 def test_what_cannot_be_loaded_later_leaves_nothing_behind(
-    own_artifact: Artifact, hooks: SocketHooks, form: UprobeForm
+    prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm
 ):
     """Neither programs nor maps; what was there before stays."""
-    last = [program for program in own_artifact.programs if program.name == "on_tls_return"]
-    others = [program for program in own_artifact.programs if program.name != "on_tls_return"]
+    whole = prepared.artifact(Part.UPROBES)
+    last = [program for program in whole.programs if program.name == "on_tls_return"]
+    others = [program for program in whole.programs if program.name != "on_tls_return"]
     broken = [program._replace(instructions=program.instructions[:-8]) for program in last]
-    with load(own_artifact, programs_of(hooks.backend)) as loaded:
+    with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
         before = set(loaded.maps), set(loaded.programs), open_descriptors()
 
         with pytest.raises(ProbeError, match="on_tls_return"):
-            load_tls(own_artifact._replace(programs=(*others, *broken)), loaded, form)
+            load_group(whole._replace(programs=(*others, *broken)), loaded, form, TLS_PROGRAMS)
 
         assert before == (set(loaded.maps), set(loaded.programs), open_descriptors())
 
@@ -344,11 +346,12 @@ import sys
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from otel_ebpf.probe.loader import load
-from otel_ebpf.probe.prepare import prepare_programs
-from otel_ebpf.probe.programs import SocketBackend, programs_of
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import Part, SocketBackend, programs_of
 backend = SocketBackend.TRACEPOINT
-artifact = prepare_programs(backend, {{"CPU_BITS": 12}}, cache_dir=Path({str(tmp_path / "cache")!r}))
-loaded = load(artifact, programs_of(backend))
+prepared = PreparedParts(backend, {{"CPU_BITS": 12}}, cache_dir=Path({str(tmp_path / "cache")!r}))
+loaded = load(prepared.artifact(Part.SOCKETS), programs_of(backend))
+prepared.artifact(Part.UPROBES)
 fields = dict(line.split(":") for line in open("/proc/self/status"))
 print(fields["VmRSS"].split()[0])
 assert not {{"hashlib", "subprocess", "otel_ebpf.probe.btf", "otel_ebpf.probe.cache"}} & set(sys.modules)

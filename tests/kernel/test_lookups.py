@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import load_lookups
 from otel_ebpf.probe.lookup_watch import LookupWatch
+from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.probed_files import LINGER_TICKS
+from otel_ebpf.probe.programs import LOOKUP_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TARGET_WITHOUT_RETURN_PROBES
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -37,8 +37,8 @@ REQUEST, RESPONSE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 204
 class LookupsWatched(Probed):
     """This process with its libc, in one form."""
 
-    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        super().__init__(artifact, hooks, form, load_lookups)
+    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm) -> None:
+        super().__init__(prepared, hooks, form, LOOKUP_PROGRAMS)
         self.watch_of_libc = self.with_watch(LookupWatch)
         self.look()
 
@@ -59,9 +59,9 @@ class LookupsWatched(Probed):
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=lambda form: form.name.lower())
-def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[LookupsWatched]:
+def seen_by(request: pytest.FixtureRequest, prepared: PreparedParts, hooks: SocketHooks) -> Iterator[LookupsWatched]:
     """Older kernels have fewer forms."""
-    watched = LookupsWatched(own_artifact, hooks, request.param)
+    watched = LookupsWatched(prepared, hooks, request.param)
     yield watched
     watched.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.probe.artifact import Artifact
+from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.callbacks import CallbacksWatched
@@ -44,13 +45,13 @@ def callbacks_watched(artifact: Artifact, hooks: SocketHooks, mode: str) -> Iter
 
 
 @pytest.fixture(scope="module")
-def callbacks(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
-    yield from callbacks_watched(own_artifact, hooks, "ids")
+def callbacks(prepared: PreparedParts, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
+    yield from callbacks_watched(prepared, hooks, "ids")
 
 
 @pytest.fixture(scope="module")
-def promises(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
-    yield from callbacks_watched(own_artifact, hooks, "promises")
+def promises(prepared: PreparedParts, hooks: SocketHooks) -> Iterator[CallbacksWatched]:
+    yield from callbacks_watched(prepared, hooks, "promises")
 
 
 def calls_while_hot(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.elf_image import UnreadableTlsError
 from otel_ebpf.probe.go_program import inspect
+from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.goroutines import GoroutinesWatched
@@ -49,8 +49,8 @@ KINDS = [
 
 
 @pytest.fixture(scope="module")
-def goroutines(own_artifact: Artifact, hooks: SocketHooks) -> Iterator[GoroutinesWatched]:
-    watched = GoroutinesWatched(own_artifact, hooks, FORMS[0])
+def goroutines(prepared: PreparedParts, hooks: SocketHooks) -> Iterator[GoroutinesWatched]:
+    watched = GoroutinesWatched(prepared, hooks, FORMS[0])
     watched.unwatch(os.getpid())
     yield watched
     watched.close()

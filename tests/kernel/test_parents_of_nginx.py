@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.probe import bpf
-from otel_ebpf.probe.artifact import Artifact
 from otel_ebpf.probe.function_finder import find_function
-from otel_ebpf.probe.loader import load_nginx
 from otel_ebpf.probe.nginx_watch import NginxWatch
+from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.programs import NGINX_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -41,8 +40,8 @@ Ask = Callable[..., None]
 class NginxWatched(Probed):
     """This process, which has mapped what looks like nginx."""
 
-    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        super().__init__(artifact, hooks, form, load_nginx)
+    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm) -> None:
+        super().__init__(prepared, hooks, form, NGINX_PROGRAMS)
         self.nginx = self.with_watch(NginxWatch)
 
 
@@ -53,8 +52,8 @@ def nginx(folder: Path, *flags: str) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="module", params=FORMS_OF_INSTRUCTIONS, ids=lambda form: form.name.lower())
-def seen_by(request: pytest.FixtureRequest, own_artifact: Artifact, hooks: SocketHooks) -> Iterator[NginxWatched]:
-    watched = NginxWatched(own_artifact, hooks, request.param)
+def seen_by(request: pytest.FixtureRequest, prepared: PreparedParts, hooks: SocketHooks) -> Iterator[NginxWatched]:
+    watched = NginxWatched(prepared, hooks, request.param)
     yield watched
     watched.close()
 

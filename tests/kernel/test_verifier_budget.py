@@ -2,10 +2,10 @@
 
 import pytest
 
-from otel_ebpf.probe import bpf, loader
-from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import Loaded, load
-from otel_ebpf.probe.programs import programs_of
+from otel_ebpf.probe import bpf
+from otel_ebpf.probe.loader import Loaded, load, load_group
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import UPROBE_GROUPS, Part, programs_of
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from tests.kernel.probed import FORMS
 
@@ -13,10 +13,6 @@ pytestmark = pytest.mark.kernel
 
 # 6.1 and 5.10 verify on_sys_exit with 5 to 6 times the instructions that 6.12 and 6.18 need.
 MOST_INSTRUCTIONS = 120_000
-LOADS = (
-    *(loader.load_tls, loader.load_lookups, loader.load_python, loader.load_nginx),
-    *(loader.load_go, loader.load_node, loader.load_node_promises),
-)
 
 
 def too_much(loaded: Loaded) -> dict[str, int | None]:
@@ -31,13 +27,13 @@ def test_every_program_leaves_older_verifiers_their_room(loaded_programs: Loaded
     assert {} == too_much(loaded_programs)
 
 
-def test_so_does_every_program_on_uprobes(own_artifact: Artifact, hooks: SocketHooks):
+def test_so_does_every_program_on_uprobes(prepared: PreparedParts, hooks: SocketHooks):
     """In every form that this kernel has."""
     found = {}
     for form in FORMS:
-        with load(own_artifact, programs_of(hooks.backend)) as loaded:
-            for load_more in LOADS:
-                load_more(own_artifact, loaded, form)
+        with load(prepared.artifact(Part.SOCKETS), programs_of(hooks.backend)) as loaded:
+            for group in UPROBE_GROUPS:
+                load_group(prepared.artifact(Part.UPROBES), loaded, form, group)
             found[form] = too_much(loaded)
 
     assert {form: {} for form in FORMS} == found

@@ -11,8 +11,8 @@ import ssl
 from pathlib import Path
 
 from otel_ebpf.exchanges.exchange import Exchange, Role
-from otel_ebpf.probe.artifact import Artifact
-from otel_ebpf.probe.loader import load_tls
+from otel_ebpf.probe.prepare import PreparedParts
+from otel_ebpf.probe.programs import TLS_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TlsWatch
 from otel_ebpf.probe.uprobes import UprobeForm
@@ -25,8 +25,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 class TlsWatched(Probed):
     """This process with its libssl, in one form."""
 
-    def __init__(self, artifact: Artifact, hooks: SocketHooks, form: UprobeForm) -> None:
-        super().__init__(artifact, hooks, form, load_tls)
+    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm) -> None:
+        super().__init__(prepared, hooks, form, TLS_PROGRAMS)
         self.tls = self.with_watch(TlsWatch)
         self.look()
 

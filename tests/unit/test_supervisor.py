@@ -6,9 +6,18 @@ from otel_ebpf import supervisor
 from otel_ebpf.config import Settings
 from otel_ebpf.errors import PreflightError
 from otel_ebpf.probe.discovery import Target
-from otel_ebpf.probe.programs import SocketBackend
+from otel_ebpf.probe.programs import (
+    GO_PROGRAMS,
+    LOOKUP_PROGRAMS,
+    NGINX_PROGRAMS,
+    NODE_PROGRAMS,
+    NODE_PROMISES_PROGRAMS,
+    PYTHON_PROGRAMS,
+    TLS_PROGRAMS,
+    ProgramGroup,
+    SocketBackend,
+)
 from otel_ebpf.probe.socket_hooks import SocketHooks
-from otel_ebpf.probe.uprobes import UprobeForm
 from otel_ebpf.supervisor import capabilities_to_keep, require_rights, start_lines
 
 HOOKS = SocketHooks(SocketBackend.TRACEPOINT, "there is nothing else")
@@ -53,36 +62,32 @@ def test_the_start_says_where_prometheus_scrapes():
     assert "Prometheus scrapes any address, port 9464, /metrics" in start_lines(settings, HOOKS, [])
 
 
-@pytest.mark.parametrize(("parents", "is_loaded"), [("normal", True), ("strict", True), ("off", False)])
-def test_without_links_nothing_is_loaded_for_them(
-    parents: str, is_loaded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[str] = []
-    for name in ("load_tls", "load_lookups", "load_python", "load_go", "load_node", "load_nginx"):
-        monkeypatch.setattr(supervisor, name, lambda *_, name=name: loaded.append(name))
-    monkeypatch.setattr(supervisor, "available_forms", lambda: iter([UprobeForm.MULTI]))
+@pytest.mark.parametrize(("parents", "has_links"), [("normal", True), ("strict", True), ("off", False)])
+def test_without_links_nothing_is_wanted_for_them(parents: str, has_links: bool) -> None:
     settings, _ = Settings.from_environ({"OTEL_EBPF_PARENTS": parents})
-    nothing: Any = None
 
-    supervisor.load_uprobes_if_wanted(settings, nothing, nothing)
-
-    assert {"load_tls", "load_lookups"} | (
-        {"load_python", "load_go", "load_node", "load_nginx"} if is_loaded else set()
-    ) == set(loaded)
+    of_links = {PYTHON_PROGRAMS, GO_PROGRAMS, NODE_PROGRAMS, NGINX_PROGRAMS} if has_links else set()
+    assert {TLS_PROGRAMS, LOOKUP_PROGRAMS, *of_links} == set(supervisor.wanted_uprobes(settings).values())
 
 
 @pytest.mark.parametrize(
-    ("how", "loaded"),
-    [("off", set()), ("ids", {"load_node"}), ("promises", {"load_node", "load_node_promises"})],
+    ("how", "groups"),
+    [("off", set()), ("ids", {NODE_PROGRAMS}), ("promises", {NODE_PROGRAMS, NODE_PROMISES_PROGRAMS})],
 )
-def test_of_node_no_more_is_loaded_than_asked_for(how: str, loaded: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    found: set[str] = set()
-    for name in ("load_tls", "load_lookups", "load_python", "load_go", "load_node", "load_node_promises", "load_nginx"):
-        monkeypatch.setattr(supervisor, name, lambda *_, name=name: found.add(name))
-    monkeypatch.setattr(supervisor, "available_forms", lambda: iter([UprobeForm.MULTI]))
+def test_of_node_no_more_is_wanted_than_asked_for(how: str, groups: set[ProgramGroup]) -> None:
     settings, _ = Settings.from_environ({"OTEL_EBPF_NODE_PARENTS": how})
+
+    wanted = supervisor.wanted_uprobes(settings).values()
+
+    assert groups == {NODE_PROGRAMS, NODE_PROMISES_PROGRAMS} & set(wanted)
+
+
+def test_where_uprobes_are_impossible_each_lack_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    settings, _ = Settings.from_environ({})
     nothing: Any = None
 
-    supervisor.load_uprobes_if_wanted(settings, nothing, nothing)
+    supervisor.offer_uprobes(supervisor.wanted_uprobes(settings), None, nothing, nothing)
 
-    assert loaded == {name for name in found if "node" in name}
+    told = capfd.readouterr().err
+    for what in ("TLS is not read", "names that are looked up are not seen", "calls of nginx have no parent"):
+        assert f"{what}: this kernel or these rights allow no uprobes" in told

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from otel_ebpf.config import Settings
-from otel_ebpf.probe.cached_compiler import prepare
-from otel_ebpf.probe.programs import SocketBackend, read_source
+from otel_ebpf.errors import AgentError
+from otel_ebpf.probe.cached_compiler import prepare_all
+from otel_ebpf.probe.programs import Part, SocketBackend, read_source
 from tests.kernel.wire import FLAGS
 from tests.vm.image import types_of
 from tests.vm.kernels import Kernel
@@ -34,7 +35,10 @@ def agent_flags() -> dict[str, int | str]:
 def compiled_for(kernel: Kernel, backend: SocketBackend) -> Path:
     folder = kernel.folder / "bytecode"
     types = types_of(kernel)
+    sources = [read_source(backend, part) for part in Part]
     flag_sets: list[Mapping[str, int | str]] = [FLAGS, agent_flags()]
     for flags in flag_sets:
-        prepare(read_source(backend), flags, cache_dir=folder, types=types)
+        for _, result in prepare_all(sources, flags, cache_dir=folder, types=types):
+            if isinstance(result, AgentError):
+                raise result
     return folder

@@ -4,10 +4,9 @@ import pytest
 
 from otel_ebpf.errors import PreflightError, ProbeError
 from otel_ebpf.probe.artifact import Artifact, encode
-from otel_ebpf.probe.cached_compiler import prepare
 from otel_ebpf.probe.kernel_types import KernelTypes
-from otel_ebpf.probe.prepare import prepare_in_child
 from otel_ebpf.probe.programs import Source
+from tests.services.compiling import prepare, prepare_in_child
 from tests.unit.probe.artifacts import small_artifact
 from tests.unit.probe.btf_blob import small_kernel
 

@@ -127,6 +127,15 @@ def test_a_program_that_lacks_one_probe_has_none(stage: Stage, go: Path) -> None
     assert [f"calls of {go} have no parent: cannot attach: Operation not supported"] == stage.watch.troubles
 
 
+def test_programs_that_cannot_be_loaded_are_told_of_the_file_that_needs_them(stage: Stage, go: Path) -> None:
+    stage.kernel.unloadable = PROGRAMS
+    runs(stage, 1, go)
+
+    assert ([], 0, None) == (probes(stage), stage.watch.target_flags(1), known(stage, 1))
+    why = "the kernel refuses the program on_round_trip"
+    assert [f"calls of {go} have no parent: {why}"] == stage.watch.troubles
+
+
 def test_what_cannot_be_read_is_named_and_another_language_is_not(stage: Stage, tmp_path: Path) -> None:
     odd = made(tmp_path, b"odd")
     runs(stage, 1, odd)

@@ -237,7 +237,7 @@ def test_so_many_are_remembered_and_no_more(
     ("form", "programs"), [(None, PROGRAMS), (UprobeForm.MULTI, ())], ids=["no form", "not loaded"]
 )
 def test_switched_off_nothing_is_looked_at(form: UprobeForm | None, programs: tuple[str, ...], libc: Path) -> None:
-    loaded: Any = SimpleNamespace(maps={"mapped_files": Map()}, programs=dict.fromkeys(programs, 0))
+    loaded: Any = SimpleNamespace(maps={"mapped_files": Map()}, has=programs.__contains__)
     processes = Processes()
     processes.mapped[1] = [mapped(libc)]
     watch = LookupWatch(loaded, form, processes)

@@ -177,6 +177,17 @@ def test_what_the_kernel_refuses_is_told_and_leaves_nothing(stage: Stage, librar
     assert [f"TLS of {library} is not seen: cannot attach: Operation not supported"] == troubles(stage.watch.libraries)
 
 
+def test_programs_that_cannot_be_loaded_are_told_and_leave_nothing(stage: Stage, library: Path) -> None:
+    stage.kernel.unloadable = NAMES
+
+    stage.maps_file(1, library)
+    stage.settle()
+
+    why = "the kernel refuses the program on_tls_return"
+    assert [f"TLS of {library} is not seen: {why}"] == troubles(stage.watch.libraries)
+    assert {} == stage.maps["tls_layouts"]
+
+
 def test_a_library_that_cannot_be_read_is_told(stage: Stage, library: Path) -> None:
     os.truncate(library, library.stat().st_size // 2)
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
+from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import uprobes
 from otel_ebpf.probe.probed_files import LINGER_TICKS
 from otel_ebpf.probe.procfs import MappedFile, Procfs
@@ -62,7 +63,8 @@ class Kernel:
     """In the place of the real one: what is attached is what has not been closed."""
 
     made: list[Attached] = field(default_factory=list)
-    refused: Sequence[str] = ()  # programs
+    refused: Sequence[str] = ()  # programs that cannot be attached
+    unloadable: Sequence[str] = ()  # others
     provided: set[str] = field(default_factory=set)  # maps that are put into their place
     has_memory: bool = True
 
@@ -75,6 +77,11 @@ class Kernel:
         descriptor = os.memfd_create(f"attachment-{len(self.made)}")
         self.made.append(Attached(form, program, os.stat(path).st_ino, list(places), at_return, descriptor))
         return [descriptor]
+
+    def program(self, name: str) -> str:
+        if name in self.unloadable:
+            raise ProbeError(f"the kernel refuses the program {name}")
+        return name
 
     def provide(self, name: str) -> None:
         if not self.has_memory:
@@ -154,7 +161,7 @@ def staged(
     kernel, processes, made = Kernel(), processes or Processes(), {name: Map() for name in maps}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uprobes, "attach", kernel.attach)
-        loaded = SimpleNamespace(maps=made, programs={name: name for name in programs}, provide=kernel.provide)
+        loaded = SimpleNamespace(maps=made, has=programs.__contains__, program=kernel.program, provide=kernel.provide)
         stage = Stage(make(loaded, processes), kernel, processes, made)
         try:
             yield stage

@@ -1,0 +1,26 @@
+"""One source, compiled as the agent compiles its own.
+
+In:   the source, its flags, and what `prepare_all` and `Preparing` take
+Out:  its Artifact; raises what went wrong
+Owns: nothing
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from otel_ebpf.errors import AgentError
+from otel_ebpf.probe.artifact import Artifact
+from otel_ebpf.probe.cached_compiler import prepare_all
+from otel_ebpf.probe.prepare import Preparing
+from otel_ebpf.probe.programs import Source
+
+
+def prepare(source: Source, flags: Mapping[str, int | str], **how: Any) -> Artifact:
+    ((_, result),) = prepare_all([source], flags, **how)
+    if isinstance(result, AgentError):
+        raise result
+    return result
+
+
+def prepare_in_child(source: Source, flags: Mapping[str, int | str], **how: Any) -> Artifact:
+    return Preparing([source], flags, **how).artifact(0)
