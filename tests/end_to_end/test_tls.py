@@ -26,6 +26,7 @@ from tests.services.servers import Running, nginx_of_many_addresses, program
 
 PEERS, ROUNDS = 200, 3
 MEGABYTE = 1 << 20
+STAY = {"anon_inode:bpf-prog", "anon_inode:bpf-map"}
 PERF_EVENT = "anon_inode:[perf_event]"
 LATE_CLIENT = [str(VENV_BIN / "python"), "-m", "tests.services.clients.late_tls"]
 
@@ -310,12 +311,12 @@ def test_processes_that_end_while_their_library_is_looked_into_leave_nothing(pre
 
 
 def held_by(agent: Agent) -> dict[int, str]:
-    """What the probe has open, by descriptor: attachments are such."""
+    """What the probe has open, by descriptor: attachments are such. Programs and maps, once loaded, stay."""
     found = {}
     for link in Path(f"/proc/{agent.probe_pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             found[int(link.name)] = os.readlink(link)
-    return found
+    return {number: name for number, name in found.items() if name not in STAY}
 
 
 def uprobes_of(agent: Agent) -> list[int]:
