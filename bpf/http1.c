@@ -394,7 +394,7 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
 }
 
 // What on_sys_exit goes on with; a program of its own each.
-enum go_on { GO_ON_WITH_NOTHING = 0, GO_ON_WITH_CHUNKS = 1, GO_ON_WITH_HEADS = 2, GO_ON_WITH_NODE = 3 };
+enum go_on { GO_ON_WITH_NOTHING = 0, GO_ON_WITH_CHUNKS = 1, GO_ON_WITH_HEADS = 2, GO_ON_WITH_BEGINNING = 3 };
 
 // When all that was to be told of a call is told.
 static __always_inline enum go_on after_report(const struct connection *connection, int is_request) {
@@ -446,7 +446,7 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
     scratch_area->for_owners = FOR_OWNERS_ANSWER;
   int is_beginning = report->kind == RECORD_REQUEST;
   if (is_beginning) name_other_end(connection, call, scratch_area->sock);
-  if (is_beginning && runs_node(pid_tid)) return GO_ON_WITH_NODE;
+  if (is_beginning && has_program_of_its_own(connection, pid_tid)) return GO_ON_WITH_BEGINNING;
   if (is_beginning || (is_request && connection->request_bytes == call->bytes + 1))
     on_request_head(scratch_area, connection, pid_tid, is_beginning, call->bytes);
   return tell_plain_bytes(scratch_area, connection, call, prefix);

@@ -122,8 +122,11 @@ struct connection {
   u8 parent_evidence;
   u8 children;  // so many contexts what has read the request has made since; 255: or more
   u16 parent_may_err;  // 0 or LINK_MAY_ERR
-  struct owner asked_by;  // whose request the next one is for: of an upstream connection of nginx, or Node's by TLS
-  u64 connect_number;  // of Node's callback for when it is connected; 0: another program's, or not known
+  struct owner asked_by;  // whose request the next one is for: of Node's by TLS
+  union {
+    u64 connect_number;  // of Node's callback for when it is connected; 0: not known
+    u64 nginx_connection;  // where nginx keeps what it knows of it, as far as is known
+  };
   struct tls_key hello;  // under which `tls_sockets` has it; pid 0: it has not
 };
 
@@ -155,6 +158,7 @@ enum target_flag {
   TARGET_READS_OUTSIDE = 8,          // its event loop reads outside of any context (uvloop)
   TARGET_IS_GO = 16,                 // see `go_programs`
   TARGET_IS_NODE = 32,               // see `node_programs`
+  TARGET_IS_NGINX = 64,              // see nginx.c
 };
 
 struct target {
@@ -331,13 +335,6 @@ struct interpreter {
 //   removed by the probe, and here by exec and exit
 //   full    no call of the process has a parent
 BPF_TABLE("hash", u32, struct interpreter, interpreters, MAX_INTERPRETERS);
-
-// open_upstreams: nginx's ngx_event_connect_peer has been entered.
-//   key     pid_tid
-//   value   what it was asked for: its ngx_peer_connection_t
-//   removed at its end
-//   full    LRU: processes that were killed inside leave theirs behind
-BPF_TABLE("lru_hash", u64, u64, open_upstreams, MAX_NGINX);
 
 // Of a process of nginx: how often what leads from an upstream connection to its request was where it should be.
 struct upstream_tally {
@@ -642,7 +639,7 @@ enum tail_program {
   TAIL_CHUNKS = 0,
   TAIL_HEADS = 1,
   TAIL_OWNERS = 2,
-  TAIL_NODE = 3,
+  TAIL_BEGINNING = 3,
   TAIL_PROGRAMS = 4,
   TAIL_BYTES = 4,
   TLS_TAIL_PROGRAMS = 5,

@@ -1,25 +1,32 @@
-// Uprobes on nginx: for which of its requests an upstream connection is.
+// For which of nginx's requests a call is, which it sends.
 //
-// One thread works on all requests at once, so what runs says nothing. But for each attempt ngx_event_connect_peer is
-// asked for a connection, a fresh one or one that was kept alive, and is given the log of the client's connection,
-// which leads to the request. Once it ends the connection is there, and what is sent on it next is for that request.
-// What that looks like in memory is the same in all versions; a build in which it is not shows by the request's
-// signature, and then nothing is said.
+// One thread works on all requests at once, so what runs says nothing. But nginx waits for each of its sockets by
+// epoll, and has the kernel keep the address of what it knows of the socket there. That leads to the request for which
+// the connection is in use, a fresh one or one that was kept alive: at once, or by its log where a module has its own
+// use for the connection. What that looks like in memory is the same in all versions, with TLS or without. Each step
+// proves itself: the descriptor is this very socket's, the request begins with its signature. Where one does not,
+// nothing is said.
 
-// ngx_peer_connection_t
-#define PEER_CONNECTION 0
-#define PEER_LOG 112
-#define PEER_LOG_WITHOUT_TLS 96  // in a build without TLS
-#define CONNECTION_DESCRIPTOR 24  // ngx_connection_t
+struct nginx_connection {  // ngx_connection_t
+  u64 data;
+  u64 events[2];
+  u32 descriptor;
+  u32 padding;
+  u64 others[6];
+  u64 log;
+};
+struct nginx_request {  // ngx_http_request_t
+  u32 signature;
+  u32 padding;
+  u64 connection;
+};
 #define LOG_CONTEXT 40  // ngx_log_t
 #define LOG_REQUEST 8  // ngx_http_log_ctx_t, ngx_mail_log_ctx_t
-#define REQUEST_CONNECTION 8  // ngx_http_request_t
 // What requests and sessions begin with.
 #define HTTP_SIGNATURE 0x50545448
 #define MAIL_SIGNATURE 0x4c49414d
 #define STREAM_SIGNATURE 0x4d525453
-
-#define COOKIE_IN_REGISTER 0x100
+#define OWN_BIT 1  // in epoll's data: nginx tells by it whether the connection is still the same
 
 enum upstream_kind { UPSTREAM_UNKNOWN = 0, UPSTREAM_OF_HTTP = 1, UPSTREAM_OF_OTHERS = 2 };
 
@@ -29,66 +36,114 @@ static __always_inline u32 read_user_number(u64 address) {
   return number;
 }
 
-// Leaves the request in `request`.
-static __always_inline enum upstream_kind find_request(u64 log, u64 *request) {
-  u64 context = read_user_word(log + LOG_CONTEXT);
-  *request = read_user_word(context + LOG_REQUEST);
-  u32 signature = read_user_number(*request);
-  if (signature == HTTP_SIGNATURE) return UPSTREAM_OF_HTTP;
-  if (signature == MAIL_SIGNATURE || read_user_number(context) == STREAM_SIGNATURE) return UPSTREAM_OF_OTHERS;
+// The files of the current process: how many may be open, and where they are.
+struct open_files {
+  u64 count;  // its lower half
+  u64 entries;
+};
+_Static_assert(offsetof(struct fdtable, fd) == offsetof(struct fdtable, max_fds) + 8, "both are read at once");
+
+static __always_inline void find_open_files(struct open_files *open) {
+  u64 files = 0, table = 0;
+  READ_FIELD(files, bpf_get_current_task(), struct task_struct, files);
+  READ_FIELD(table, files, struct files_struct, fdt);
+  bpf_probe_read_kernel(open, sizeof(*open), (void *)(table + offsetof(struct fdtable, max_fds)));
+}
+
+// The number is the process's word: it may be any.
+static __always_inline u64 file_among(const struct open_files *open, u32 descriptor) {
+  u64 file = 0;
+  if (descriptor < (u32)open->count)
+    bpf_probe_read_kernel(&file, sizeof(file), (void *)(open->entries + 8ull * descriptor));
+  return file;
+}
+
+static __always_inline u64 socket_among(const struct open_files *open, u32 descriptor) {
+  u64 file = file_among(open, descriptor), socket = 0, sock = 0;
+  if (!file) return 0;
+  // Of another kind of file something else, which is no socket that is known.
+  READ_FIELD(socket, file, struct file, private_data);
+  READ_FIELD(sock, socket, struct socket, sk);
+  return sock;
+}
+
+// What a process has epoll keep with this socket; 0: nobody waits for it so.
+static __always_inline u64 epoll_data(u64 sock) {
+  u64 data = 0;
+#ifdef HAVE_epitem
+  u64 socket = 0, file = 0, item = 0;
+  READ_FIELD(socket, sock, struct sock, sk_socket);
+  if (!socket) return 0;
+  READ_FIELD(file, socket, struct socket, file);
+  if (!file) return 0;
+#ifdef HAVE_file_f_ep
+  // Since commit 319c15174757 ("epoll: take epitem list out of struct file") (in v5.11).
+  u64 items = 0;
+  READ_FIELD(items, file, struct file, f_ep);
+  if (!items) return 0;
+#else
+  u64 items = file + offsetof(struct file, f_ep_links);
+#endif
+  bpf_probe_read_kernel(&item, sizeof(item), (void *)items);
+  if (!item || item == items) return 0;
+  item -= offsetof(struct epitem, fllink);
+  bpf_probe_read_kernel(&data, sizeof(data),
+                        (void *)(item + offsetof(struct epitem, event) + offsetof(struct epoll_event, data)));
+#endif
+  return data;
+}
+
+static __always_inline int is_of_socket(u64 address, u64 sock, const struct open_files *open,
+                                        struct nginx_connection *found) {
+  if (!address || bpf_probe_read_user(found, sizeof(*found), (void *)address)) return 0;
+  return socket_among(open, found->descriptor) == sock;
+}
+
+static __always_inline int is_request(u64 address, struct nginx_request *request) {
+  if (bpf_probe_read_user(request, sizeof(*request), (void *)address)) return 0;
+  return request->signature == HTTP_SIGNATURE;
+}
+
+// Leaves the request that an upstream connection is in use for.
+static __always_inline enum upstream_kind find_request(struct connection *connection, u64 sock,
+                                                       const struct open_files *open, struct nginx_request *request) {
+  struct nginx_connection upstream = {};
+  if (!is_of_socket(connection->nginx_connection, sock, open, &upstream)) {
+    connection->nginx_connection = epoll_data(sock) & ~(u64)OWN_BIT;
+    if (!is_of_socket(connection->nginx_connection, sock, open, &upstream)) return UPSTREAM_UNKNOWN;
+  }
+  if (is_request(upstream.data, request)) return UPSTREAM_OF_HTTP;
+  u64 context = read_user_word(upstream.log + LOG_CONTEXT);
+  if (is_request(read_user_word(context + LOG_REQUEST), request)) return UPSTREAM_OF_HTTP;
+  if (request->signature == MAIL_SIGNATURE || read_user_number(context) == STREAM_SIGNATURE) return UPSTREAM_OF_OTHERS;
   return UPSTREAM_UNKNOWN;
 }
 
 static __always_inline void tally_upstream(u32 pid, enum upstream_kind kind) {
-  struct upstream_tally nothing = {};
-  upstream_tallies.insert(&pid, &nothing);  // unless there is one
   struct upstream_tally *tally = upstream_tallies.lookup(&pid);
-  if (!tally) return;
+  if (!tally) {
+    struct upstream_tally nothing = {};
+    upstream_tallies.insert(&pid, &nothing);
+    tally = upstream_tallies.lookup(&pid);
+    if (!tally) return;
+  }
   if (kind) tally->found++;
   else tally->lost++;
 }
 
-static __always_inline u64 socket_of_nginx(u64 connection) {
-  return socket_of_descriptor(read_user_number(connection + CONNECTION_DESCRIPTOR));
-}
-
-static __always_inline int is_watched(u32 pid) {
-  struct target *target = targets.lookup(&pid);
-  return target && !(target->flags & TARGET_EXCLUDED);
-}
-
-int on_upstream_entry(struct pt_regs *ctx) {
-  u64 pid_tid = current_pid_tid(), peer = PT_REGS_PARM1(ctx);
-  if (is_watched(pid_tid >> 32)) open_upstreams.update(&pid_tid, &peer);
-  return 0;
-}
-
-// What it was asked for is in the register that the cookie names; or it was, where it began.
-static __always_inline u64 peer_at_end(struct pt_regs *ctx, u64 pid_tid) {
-  u64 cookie = attach_cookie(ctx);
-  if (cookie & COOKIE_IN_REGISTER) return is_watched(pid_tid >> 32) ? register_in(ctx, cookie) : 0;
-  u64 *entered = open_upstreams.lookup(&pid_tid);
-  if (!entered) return 0;
-  u64 peer = *entered;
-  open_upstreams.delete(&pid_tid);
-  return peer;
-}
-
-int on_upstream_end(struct pt_regs *ctx) {
-  u64 pid_tid = current_pid_tid(), request = 0;
-  u64 peer = peer_at_end(ctx, pid_tid), upstream = 0;
-  if (!peer) return 0;
-  upstream = read_user_word(peer + PEER_CONNECTION);
-  if (!upstream) return 0;  // it could not be had
-  enum upstream_kind kind = find_request(read_user_word(peer + PEER_LOG), &request);
-  if (!kind) kind = find_request(read_user_word(peer + PEER_LOG_WITHOUT_TLS), &request);
+// A request is sent: it is for the one that the client's connection has in hand.
+static __always_inline void own_in_nginx(struct connection *connection, u64 sock, u64 pid_tid) {
+  struct nginx_request request = {};
+  struct open_files open = {};
+  find_open_files(&open);
+  enum upstream_kind kind = find_request(connection, sock, &open, &request);
   tally_upstream(pid_tid >> 32, kind);
-  if (kind != UPSTREAM_OF_HTTP) return 0;
-  u64 asked_for = socket_of_nginx(upstream), asking = socket_of_nginx(read_user_word(request + REQUEST_CONNECTION));
-  struct connection *connection = connections.lookup(&asked_for), *client = connections.lookup(&asking);
-  if (!connection || connection->role == ROLE_SERVER) return 0;
-  own_nothing(&connection->asked_by);
-  if (!client || client->role != ROLE_SERVER || !is_in_hand(client, client->position)) return 0;
-  own_exchange(&connection->asked_by, asking, client->id, client->position, LINK_UPSTREAM);
-  return 0;
+  if (kind != UPSTREAM_OF_HTTP) return;
+  u64 descriptor_at = request.connection + offsetof(struct nginx_connection, descriptor);
+  u64 asking = socket_among(&open, read_user_number(descriptor_at));
+  struct connection *client = connections.lookup(&asking);
+  if (!client || client->role != ROLE_SERVER || !is_in_hand(client, client->position)) return;
+  connection->parent_connection = client->id;
+  connection->parent_position = client->position;
+  connection->parent_evidence = LINK_UPSTREAM;
 }

@@ -117,23 +117,19 @@ static __always_inline void find_sender(u64 pid_tid, struct connection *connecti
 }
 
 // A request has begun: of a server, its parser is given it; of a client, something has sent it.
-static __always_inline enum go_on own_in_node(struct scratch *scratch_area, u64 pid_tid) {
-  struct connection *connection = connections.lookup(&scratch_area->sock);
-  if (!connection) return GO_ON_WITH_NOTHING;
+static __always_inline void own_in_node(struct scratch *scratch_area, struct connection *connection, u64 pid_tid) {
   if (!scratch_area->call.bytes) {
     remember_asker(pid_tid, connection);
-    return GO_ON_WITH_NOTHING;
+    return;
   }
   if (connection->role != ROLE_CLIENT) {
     own_by_parser(pid_tid, scratch_area->sock, connection);
-  } else {
-    struct owner owner;
-    find_sender(pid_tid, connection, &owner);
-    if (owner.kind == OWNER_EXCHANGE) {
-      connection->parent_connection = owner.connection;
-      connection->parent_position = owner.position;
-      connection->parent_evidence = owner.evidence;
-    }
+    return;
   }
-  return tell_plain_bytes(scratch_area, connection, &scratch_area->call, &scratch_area->prefix);
+  struct owner owner;
+  find_sender(pid_tid, connection, &owner);
+  if (owner.kind != OWNER_EXCHANGE) return;
+  connection->parent_connection = owner.connection;
+  connection->parent_position = owner.position;
+  connection->parent_evidence = owner.evidence;
 }

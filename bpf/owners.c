@@ -372,13 +372,6 @@ static __always_inline void on_socket_named(u32 descriptor, u64 pid_tid) {
   mark_context(pid_tid, &running.identity, &owner);
 }
 
-// Somebody has asked for this connection, for its next request alone. It counts while that one is still worked on.
-static __always_inline void take_asker(struct connection *connection, struct owner *found) {
-  *found = connection->asked_by;
-  connection->asked_by.kind = OWNER_NOBODY;
-  if (!is_in_hand(connection_of_owner(found), found->position)) found->kind = OWNER_NOBODY;
-}
-
 // A context that was made by what has read the request that this connection has.
 static __always_inline int is_child_of(const struct connection *connection, const struct owner *owner) {
   return owner->connection == connection->id && owner->position == connection->position && owner->lineage == 1 &&
@@ -424,8 +417,7 @@ static __always_inline void on_request_head(struct scratch *scratch_area, struct
   }
   if (!is_beginning) return;
   struct owner owner;
-  if (connection->asked_by.kind) take_asker(connection, &owner);
-  else find_owner(pid_tid, &owner);
+  find_owner(pid_tid, &owner);
   if (owner.kind != OWNER_EXCHANGE) return;
   connection->parent_connection = owner.connection;
   connection->parent_position = owner.position;
@@ -452,9 +444,16 @@ static __always_inline void begin_program(u64 pid_tid) {
   else threads.delete(&pid_tid);
 }
 
-// Of Node a program of its own says whose work is done: see node_owners.c.
-static __always_inline int runs_node(u64 pid_tid) {
+static __always_inline u32 target_flags(u64 pid_tid) {
   u32 pid = pid_tid >> 32;
   struct target *target = targets.lookup(&pid);
-  return target && target->flags & TARGET_IS_NODE;
+  return target ? target->flags : 0;
+}
+
+static __always_inline int runs_node(u64 pid_tid) { return target_flags(pid_tid) & TARGET_IS_NODE; }
+
+// Of a request that begins on this connection: see beginnings.c.
+static __always_inline int has_program_of_its_own(const struct connection *connection, u64 pid_tid) {
+  u32 flags = target_flags(pid_tid);
+  return flags & TARGET_IS_NODE || (flags & TARGET_IS_NGINX && connection->role == ROLE_CLIENT);
 }

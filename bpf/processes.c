@@ -40,8 +40,8 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   node_threads.delete(&pid_tid);
   node_jobs.delete(&pid_tid);
   if (target)
-    target->flags &=
-        ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE | TARGET_IS_GO | TARGET_IS_NODE);  // until the probe has looked at it
+    target->flags &= ~(TARGET_IS_PYTHON | TARGET_READS_OUTSIDE | TARGET_IS_GO | TARGET_IS_NODE |
+                       TARGET_IS_NGINX);  // until the probe has looked at it
   event.kind = PROCESS_EXEC;
   event.pid = pid;
   event.is_target |= target != 0;

@@ -155,7 +155,7 @@ int on_moved(struct pt_regs *ctx) {
   if (scratch_area->for_owners) tail_programs.call(ctx, TAIL_OWNERS);
   if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
-  if (go_on == GO_ON_WITH_NODE) tail_programs.call(ctx, TAIL_NODE);
+  if (go_on == GO_ON_WITH_BEGINNING) tail_programs.call(ctx, TAIL_BEGINNING);
   return 0;
 }
 

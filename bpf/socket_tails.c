@@ -37,12 +37,12 @@ int on_owners(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
-// With a request of a Node program that begins.
-int on_node(struct bpf_raw_tracepoint_args *ctx) {
+// With a request that begins, of a Node program or sent by nginx.
+int on_beginning(struct bpf_raw_tracepoint_args *ctx) {
   u32 zero = 0;
   struct scratch *scratch_area = scratch.lookup(&zero);
   if (!scratch_area) return 0;
-  enum go_on go_on = own_in_node(scratch_area, current_pid_tid());
+  enum go_on go_on = begin_request(scratch_area, current_pid_tid());
   if (go_on == GO_ON_WITH_HEADS) tail_programs.call(ctx, TAIL_HEADS);
   if (go_on == GO_ON_WITH_CHUNKS) tail_programs.call(ctx, TAIL_CHUNKS);
   return 0;

@@ -230,7 +230,7 @@ static __always_inline void return_from_tls(struct pt_regs *ctx) {
   if (!call) return;
   struct scratch *scratch_area = on_tls_result(ctx, call, pid_tid);
   if (scratch_area && scratch_area->call.bytes) tls_tail_programs.call(ctx, TAIL_BYTES);
-  if (scratch_area) tls_tail_programs.call(ctx, TAIL_NODE);
+  else if (scratch_area) tls_tail_programs.call(ctx, TAIL_BEGINNING);
   leave_tls(&frame, scratch_area);
 }
 
@@ -284,18 +284,18 @@ int on_tls_bytes(struct pt_regs *ctx) {
     if (scratch_area->for_owners) tls_tail_programs.call(ctx, TAIL_OWNERS);
     if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
     if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
-    if (go_on == GO_ON_WITH_NODE) tls_tail_programs.call(ctx, TAIL_NODE);
+    if (go_on == GO_ON_WITH_BEGINNING) tls_tail_programs.call(ctx, TAIL_BEGINNING);
   }
   leave_tls(&frame, scratch_area);
   return no_return_wanted(ctx);
 }
 
-int on_tls_node(struct pt_regs *ctx) {
+int on_tls_beginning(struct pt_regs *ctx) {
   u64 pid_tid = current_pid_tid();
   struct tls_frame frame = frame_at_return(ctx, pid_tid);
   struct scratch *scratch_area = taken_scratch(&frame);
   if (!scratch_area) return no_return_wanted(ctx);
-  enum go_on go_on = own_in_node(scratch_area, pid_tid);
+  enum go_on go_on = begin_request(scratch_area, pid_tid);
   if (go_on == GO_ON_WITH_HEADS) tls_tail_programs.call(ctx, TAIL_HEADS);
   if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);
   leave_tls(&frame, scratch_area);

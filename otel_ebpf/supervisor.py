@@ -34,7 +34,6 @@ from otel_ebpf.probe.private_folder import make_folder_for
 from otel_ebpf.probe.programs import (
     GO_PROGRAMS,
     LOOKUP_PROGRAMS,
-    NGINX_PROGRAMS,
     NODE_PROGRAMS,
     NODE_PROMISES_PROGRAMS,
     PYTHON_PROGRAMS,
@@ -141,7 +140,6 @@ def wanted_uprobes(settings: Settings) -> dict[str, ProgramGroup]:
         (has_links, "calls of Go programs have no parent", GO_PROGRAMS),
         (has_links and settings.node_parents != "off", "calls of Node programs have no parent", NODE_PROGRAMS),
         (follows_promises, "what Node programs call behind an await has no parent", NODE_PROMISES_PROGRAMS),
-        (has_links, "calls of nginx have no parent", NGINX_PROGRAMS),
     )
     return {what: group for is_wanted, what, group in wanted if is_wanted}
 
@@ -169,8 +167,19 @@ def _watch(
 ) -> int:
     selection = Selection.from_settings(settings)
     own_pids = (os.getpid(), exporter_pid)
+    has_links = settings.parents != "off"
     events_bytes = _PROCESS_EVENT_PAGES * _PAGE_BYTES
-    watcher = Watcher(loaded, hooks, Discovery(selection, own_pids), channel, own_pids, events_bytes, form, prepared)
+    watcher = Watcher(
+        loaded,
+        hooks,
+        Discovery(selection, own_pids),
+        channel,
+        own_pids,
+        events_bytes,
+        form,
+        prepared,
+        has_links=has_links,
+    )
     try:
         select_ports(loaded, selection)
         for (inode, device), path in find_executables(selection.exe_globs).items():

@@ -34,7 +34,6 @@ _R_X86_64_RELATIVE = 8
 _RELOCATION = struct.Struct("<QQq")  # Elf64_Rela
 _MAX_INSTRUCTIONS = 600
 _MAX_BLOCK_BYTES = 1024
-_MAX_ARGUMENT_FUNCTION_BYTES = 16384
 _MAX_DEPTH = 2  # of functions that return what another one returns
 # Where struct pt_regs has them: arch/x86/include/asm/ptrace.h.
 _REGISTERS = (
@@ -122,64 +121,32 @@ def value_places(image: ElfImage, address: int, depth: int = _MAX_DEPTH) -> set[
     return places
 
 
-def argument_at(image: ElfImage, name: str, at: int) -> int | None:
-    """Which register, of those that calls leave alone, holds the function's first argument at this instruction, as a place in
-    struct pt_regs. The likeliest: where something has failed it may hold something else."""
-    begin, size = image.extent(name)
-    graph = _Graph(image, begin, 0, range(begin, begin + min(size, _MAX_ARGUMENT_FUNCTION_BYTES)))
-    others = {register: graph.others(at, register, Register.RDI) for register in sorted(_KEPT_BY_CALLS)}
-    counts = {register: count for register, count in others.items() if count is not None}
-    return 8 * _REGISTERS.index(min(counts, key=lambda register: counts[register])) if counts else None
-
-
 class _Graph:
     """The instructions of a function, with those that it goes on to by a jump, and which may come before which."""
 
-    def __init__(self, image: ElfImage, address: int, depth: int, within: range | None = None) -> None:
-        """`within`: what lies outside is not gone into."""
+    def __init__(self, image: ElfImage, address: int, depth: int) -> None:
         self._image, self._depth = image, depth
         self._instructions: dict[int, Instruction] = {}
         self._before: defaultdict[int, set[int]] = defaultdict(set)
         self._entry = address
         waiting = [address]
         while waiting:
-            for instruction in self._block(image, waiting.pop(), within):
+            for instruction in self._block(image, waiting.pop()):
                 self._instructions[instruction.ip] = instruction
                 for after in _successors(instruction):
-                    if within is not None and after not in within:
-                        continue
                     self._before[after].add(instruction.ip)
                     if after != instruction.next_ip:
                         waiting.append(after)
-            if within is None and len(self._instructions) > _MAX_INSTRUCTIONS:
+            if len(self._instructions) > _MAX_INSTRUCTIONS:
                 raise UnreadableTlsError("a function is longer than any known one")
 
-    def _block(self, image: ElfImage, address: int, within: range | None) -> Iterator[Instruction]:
+    def _block(self, image: ElfImage, address: int) -> Iterator[Instruction]:
         for instruction in image.code_at(address, _MAX_BLOCK_BYTES):
-            if instruction.ip in self._instructions or (within is not None and instruction.ip not in within):
+            if instruction.ip in self._instructions:
                 return
             yield instruction
             if instruction.next_ip not in _successors(instruction):
                 return
-
-    def others(self, at: int, register: int, argument: int) -> int | None:
-        """How many instructions put something else into the register than what the function was given, on the ways there; None:
-        that gets there on none."""
-        waiting, count, is_given = [(at, register)], 0, False
-        seen = set(waiting)
-        while waiting:
-            at, register = waiting.pop()
-            if at == self._entry:
-                is_given |= register == argument
-                count += register != argument
-            for before in self._before[at]:
-                held = _held_before(self._instructions[before], register)
-                if held is None or held == Register.NONE:
-                    count += 1
-                elif (before, held) not in seen:
-                    seen.add((before, held))
-                    waiting.append((before, held))
-        return count if is_given else None
 
     def places(self, refused: frozenset[Place]) -> set[Place] | None:
         returns = [at for at, found in self._instructions.items() if found.flow_control == FlowControl.RETURN]

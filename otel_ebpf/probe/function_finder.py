@@ -23,13 +23,12 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from otel_ebpf.probe.cheap_places import argument_at
 from otel_ebpf.probe.elf_image import IMPOSSIBLE, ElfImage, UnreadableTlsError, cheap_place
 from otel_ebpf.probe.function_places import FunctionEnd, FunctionPlaces
 
 _MAX_FUNCTION_BYTES = 65536
 _MAX_ENDS = 8
-# RESULT_IN_ in bpf/lookups.c
+# RESULT_IN_ in bpf/lookup_calls.c
 _RESULT_IN = {
     Register.RAX: 0,
     Register.RBX: 1,
@@ -41,8 +40,7 @@ _RESULT_IN = {
 }
 
 
-def find_function(file: BinaryIO, name: str, *, with_argument: bool = False) -> FunctionPlaces | None:
-    """`with_argument`: also what holds it at the end."""
+def find_function(file: BinaryIO, name: str) -> FunctionPlaces | None:
     try:
         elf = ELFFile(file)
         image = ElfImage(elf, [name])
@@ -52,10 +50,7 @@ def find_function(file: BinaryIO, name: str, *, with_argument: bool = False) -> 
         found = [_end(code, at) for at, one in enumerate(code) if one.flow_control == FlowControl.RETURN]
         if not 0 < len(found) <= _MAX_ENDS:
             return None
-        ends = [
-            FunctionEnd(image.offset(ip), result, is_emulated, argument_at(image, name, ip) if with_argument else None)
-            for ip, result, is_emulated in found
-        ]
+        ends = [FunctionEnd(image.offset(ip), result, is_emulated) for ip, result, is_emulated in found]
         place = cheap_place(iter(code))
         begin = image.address(name) if place is None else place
         return FunctionPlaces(image.offset(begin), place is not None, tuple(ends))

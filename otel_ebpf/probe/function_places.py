@@ -12,9 +12,8 @@ class FunctionEnd(NamedTuple):
     """An instruction behind which nothing happens but that the function returns."""
 
     offset: int  # in the file
-    result: int  # where what it returns is meanwhile: RESULT_IN_ in bpf/lookups.c; 0: where results are
+    result: int  # where what it returns is meanwhile: RESULT_IN_ in bpf/lookup_calls.c; 0: where results are
     is_emulated: bool  # the instruction is cheap
-    argument: int | None = None  # where in struct pt_regs a register is saved that holds the first argument still
 
 
 class FunctionPlaces(NamedTuple):

@@ -1,5 +1,5 @@
 """Keeps probes where one function begins and ends, in those files that targets have mapped and that may have it: C libraries
-with getaddrinfo, executables of nginx.
+with getaddrinfo.
 
 In:   which processes are targets, what they have mapped, what the inspector finds
 Out:  attachments
@@ -33,7 +33,6 @@ class WatchedFunction:
     is_in: Callable[[MappedFile], bool]
     trouble: str  # for people: {path}, {why}
     too_many: str  # the same: {most} files
-    with_argument: bool = False  # what holds its first argument at its end is asked for, too
 
 
 def function_inspector(function: WatchedFunction) -> FileInspector[FunctionPlaces | None]:
@@ -122,7 +121,7 @@ def _examine(file: int, function: WatchedFunction) -> object:
     from otel_ebpf.probe.function_finder import find_function  # here: the parent needs none of it
 
     with open(os.dup(file), "rb") as opened:
-        return find_function(opened, function.name, with_argument=function.with_argument)
+        return find_function(opened, function.name)
 
 
 def _decode(row: Any) -> FunctionPlaces | None:

@@ -1,73 +1,79 @@
-"""Keeps the probes on ngx_event_connect_peer in the executables of nginx that targets run: which upstream request belongs to
-which incoming one.
+"""Which targets are nginx, so that the kernel side asks them for whom they send.
 
-In:   as function_watch.py; how often the kernel side has found a request
-Out:  attachments
-Owns: nothing beside them
+In:   which processes are targets, what they have mapped; how often the kernel side has found a request
+Out:  the flag of those that are; what is not known, and why
+Owns: nothing
+
+No probe: what nginx keeps of a socket the kernel side finds by way of epoll, see bpf/nginx.c.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterable
 
-from otel_ebpf.probe.function_places import FunctionPlaces
-from otel_ebpf.probe.function_watch import FunctionWatch, WatchedFile, WatchedFunction
+from otel_ebpf.errors import printable
+from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.maps import PID, Map
-from otel_ebpf.probe.procfs import MappedFile
-from otel_ebpf.probe.uprobes import Place, Probe
+from otel_ebpf.probe.procfs import MappedFile, Procfs
 
+TARGET_IS_NGINX = 64
 _NAME = re.compile(rb"/(nginx|openresty|angie|freenginx|tengine)(-debug)?\Z")
 _TALLY = struct.Struct("<QQ")  # struct upstream_tally
-_IN_REGISTER = 0x100  # in a cookie: what it was asked for is in a register where it ends, and no probe where it begins
-_ENOUGH_LOST = 8  # and none found: that is not so, or this build keeps its requests elsewhere
+_ENOUGH_LOST = 8  # and none found: this build keeps its requests elsewhere, or does not wait by epoll
 _ELSEWHERE = "its requests are not where nginx has them"
+_MAX_TROUBLES = 256
 
 
 def is_nginx(mapped: MappedFile) -> bool:
     return _NAME.search(mapped.path) is not None
 
 
-_CONNECT_PEER = WatchedFunction(
-    name="ngx_event_connect_peer",  # exported for modules, so stripping leaves its name
-    at_begin="on_upstream_entry",
-    at_end="on_upstream_end",
-    is_in=is_nginx,
-    trouble="calls of {path} have no parent: {why}",
-    too_many="calls of some nginx have no parent: more than {most} of its executables are in use",
-    with_argument=True,
-)
+class NginxWatch:
+    def __init__(self, loaded: Loaded, procfs: Procfs, *, is_on: bool) -> None:
+        self._tallies: Map = loaded.maps["upstream_tallies"]
+        self._procfs = procfs
+        self._is_on = is_on and os.uname().machine == "x86_64"  # nobody has looked at it elsewhere
+        self._paths: dict[int, str] = {}  # of their executables, for people
+        self._troubles: dict[str, None] = {}
 
+    @property
+    def troubles(self) -> list[str]:
+        """For people: whose calls have no parent, and why."""
+        return list(self._troubles)
 
-class NginxWatch(FunctionWatch):
-    function, needs = _CONNECT_PEER, _CONNECT_PEER.at_end
+    def target_flags(self, pid: int) -> int:
+        return TARGET_IS_NGINX if pid in self._paths else 0
 
-    def probes(self, file: WatchedFile, places: FunctionPlaces) -> list[Probe]:
-        """One probe costs half of two."""
-        ends = [Place(end.offset, end.argument | _IN_REGISTER) for end in places.ends if end.argument is not None]
-        if not file.has_rare_probes and len(ends) == len(places.ends):
-            return [Probe(_CONNECT_PEER.at_end, ends)]
-        file.has_rare_probes = True
-        return super().probes(file, places)
+    def fileno(self) -> int:
+        """There is nothing to wait for."""
+        return -1
+
+    def look_at(self, pid: int) -> None:
+        """A new target, or one that has mapped something. What `target_flags` says may change by it."""
+        self._paths.pop(pid, None)
+        executable = next(filter(is_nginx, self._procfs.mapped_files(pid)), None) if self._is_on else None
+        if executable is not None:
+            self._paths[pid] = printable(os.fsdecode(executable.path))
+
+    def inspect(self) -> None:
+        """Nothing has to be found out in files."""
+
+    def on_answer(self) -> None:
+        """So nobody answers."""
+
+    def forget(self, pid: int) -> None:
+        self._paths.pop(pid, None)
 
     def tick(self) -> None:
         """Once a second."""
-        super().tick()
-        tallies = self.loaded.maps.get("upstream_tallies")
-        if tallies is None:
-            return  # no nginx so far
-        blind = [
-            file
-            for file in self.files.known.values()
-            if file.links and not file.trouble and _find_nothing(tallies, file.users)
-        ]
-        for file in blind:
-            if file.has_rare_probes:
-                file.trouble = _ELSEWHERE
-            else:
-                file.has_rare_probes = True
-                self.files.inspect_anew(file)
-                for pid in file.users:
-                    tallies.delete(PID.pack(pid))
+        for path in set(self._paths.values()):
+            pids = [pid for pid, other in self._paths.items() if other == path]
+            if len(self._troubles) < _MAX_TROUBLES and _find_nothing(self._tallies, pids):
+                self._troubles[f"calls of {path} have no parent: {_ELSEWHERE}"] = None
+
+    def close(self) -> None:
+        self._paths.clear()
 
 
 def _find_nothing(tallies: Map, pids: Iterable[int]) -> bool:

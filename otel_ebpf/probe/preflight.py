@@ -33,11 +33,11 @@ FORM_TEXTS = {
 }
 _UPROBES_REMEDY = "Linux 5.15 or later with CONFIG_UPROBE_EVENTS=y, and CAP_PERFMON, are needed for"
 _AS_ROOT = "Run `otel-ebpf check` as root."
-_NODE = "Node"
+_NODE, _NGINX = "Node", "nginx"
 # Whose calls belong to the requests that caused them, as the tables say in python_watch.py and go_program.py.
 LINKED = {
     "Python": "CPython 3.8 to 3.13 with glibc, later ones where their layout proves itself",
-    "nginx": "executables that export ngx_event_connect_peer",
+    _NGINX: "executables of the name nginx, openresty, angie, freenginx or tengine, that wait by epoll",
     "Go": "programs made by Go 1.21 to 1.27",
     _NODE: "builds of nodejs.org",
 }
@@ -223,7 +223,7 @@ def _links(host: Host, runtime: str, form: UprobeForm | None) -> Finding:
         return Finding(name, True, False, f"switched off by {off}")
     if machine != _LINKED_ON:
         return Finding(name, False, False, f"not on {machine}: its calls have no parent", "They are known on x86-64.")
-    if form is None:
+    if form is None and runtime != _NGINX:  # which bears none
         return Finding(name, False, False, "no uprobes: its calls have no parent", f"{_UPROBES_REMEDY} them.")
     return Finding(name, True, False, LINKED[runtime] + (_NODE_MODES[host.node_parents] if runtime == _NODE else ""))
 

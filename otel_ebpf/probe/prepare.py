@@ -40,13 +40,15 @@ class Preparing:
         progress: Callable[[str], None] | None = None,
     ) -> None:
         """`cache_dir` None keeps nothing; `progress` runs in the child."""
+        sources = list(sources)
+        self._count = len(sources)
         self._received = b""
         self._results: dict[int, Artifact | AgentError] = {}
         self._answer, write_end = os.pipe()
         self._child = os.fork()
         if self._child == 0:
             os.close(self._answer)
-            _work(write_end, list(sources), flags, cache_dir, bcc_python, progress)
+            _work(write_end, sources, flags, cache_dir, bcc_python, progress)
         os.close(write_end)
 
     def artifact(self, index: int) -> Artifact:
@@ -77,7 +79,7 @@ class Preparing:
                 break
             payload, self._received = self._received[_ANSWER.size : end], self._received[end:]
             self._results[index] = decode(payload) if verdict == _DONE else _error(payload)
-        if not piece:
+        if not piece or len(self._results) == self._count:
             self._reap()
 
     def close(self) -> None:

@@ -187,12 +187,6 @@ class ProbedFiles(Generic[Found]):
         """Whoever uses it next has it looked into."""
         file.is_inspected, file.found = False, None
 
-    def inspect_anew(self, file: ProbedFile[Found]) -> None:
-        """Without the probes that it had."""
-        self._detach(file)
-        file.is_inspected = False
-        self._waiting[file.mapped] = None
-
     def tick(self) -> list[ProbedFile[Found]]:
         """Once a second. Returns what is to be given back.
 

@@ -51,7 +51,7 @@ SOCKET_PROGRAMS = {
         ProgramRow("on_heads", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_chunks", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
         ProgramRow("on_owners", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
-        ProgramRow("on_node", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
+        ProgramRow("on_beginning", BPF_PROG_TYPE_RAW_TRACEPOINT, ""),
     ),
     # Which function of the kernel each one is for: see probe/kprobes.py.
     SocketBackend.KPROBE: (
@@ -59,7 +59,7 @@ SOCKET_PROGRAMS = {
         *_kprobes("on_unix_send", "on_unix_receive", "on_unix_send_page"),
         *_kprobes("on_tcp_connect", "on_unix_connect", "on_accept"),
         *_kprobes("on_tcp_close", "on_unix_release", "on_unix_shutdown", "on_mmap"),
-        *_kprobes("on_heads", "on_chunks", "on_owners", "on_node"),
+        *_kprobes("on_heads", "on_chunks", "on_owners", "on_beginning"),
         *_kprobes("on_wait", "on_select_call", "on_accept_call", "on_naming_call"),
     ),
 }
@@ -75,17 +75,17 @@ class ProgramGroup(NamedTuple):
 
 
 # With their places in the map tail_programs, as enum tail_program in bpf/maps.h; those of TLS have the same.
-TAIL_PROGRAMS = (("on_chunks", 0), ("on_heads", 1), ("on_owners", 2), ("on_node", 3))
+TAIL_PROGRAMS = (("on_chunks", 0), ("on_heads", 1), ("on_owners", 2), ("on_beginning", 3))
 
 # On TLS libraries: as far as the kernel's form of uprobes wants them. See probe/uprobes.py.
 TLS_PROGRAMS = ProgramGroup(
     _kprobes(
         *("on_tls_call", "on_tls_entry", "on_tls_return"),
         *("on_go_write", "on_go_written", "on_go_read"),
-        *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_owners", "on_tls_node"),
+        *("on_tls_bytes", "on_tls_heads", "on_tls_chunks", "on_tls_owners", "on_tls_beginning"),
     ),
     "tls_tail_programs",
-    (("on_tls_chunks", 0), ("on_tls_heads", 1), ("on_tls_owners", 2), ("on_tls_node", 3), ("on_tls_bytes", 4)),
+    (("on_tls_chunks", 0), ("on_tls_heads", 1), ("on_tls_owners", 2), ("on_tls_beginning", 3), ("on_tls_bytes", 4)),
     asks_for_returns=True,
 )
 
@@ -114,12 +114,9 @@ NODE_PROMISES_PROGRAMS = ProgramGroup(
 # On getaddrinfo.
 LOOKUP_PROGRAMS = ProgramGroup(_kprobes("on_lookup_entry", "on_lookup_end"))
 
-# On nginx: see probe/nginx_watch.py.
-NGINX_PROGRAMS = ProgramGroup(_kprobes("on_upstream_entry", "on_upstream_end"))
-
 UPROBE_GROUPS = (
     *(TLS_PROGRAMS, PYTHON_PROGRAMS, GO_PROGRAMS),
-    *(NODE_PROGRAMS, NODE_PROMISES_PROGRAMS, LOOKUP_PROGRAMS, NGINX_PROGRAMS),
+    *(NODE_PROGRAMS, NODE_PROMISES_PROGRAMS, LOOKUP_PROGRAMS),
 )
 
 
@@ -146,6 +143,8 @@ _SHARED_FRAGMENTS = (
     "heads.c",
     "chunks.c",
     "node_owners.c",
+    "nginx.c",
+    "beginnings.c",
     "lookups.c",
 )
 _FRAGMENTS = {
@@ -154,7 +153,6 @@ _FRAGMENTS = {
         "tls.c",
         "go_tls.c",
         "python_contexts.c",
-        "nginx.c",
         "go_calls.c",
         "node_calls.c",
         "node_promises.c",

@@ -30,7 +30,7 @@ from otel_ebpf.probe.c_structs import StructWriter
 
 class StructRow(NamedTuple):
     name: str
-    header: str  # of the kernel, for kernels without BTF
+    header: str  # of the kernel, for kernels without BTF; "": it is in none, and there the struct is missing
     members: str  # separated by blanks, with ? those that not every kernel since 5.15 has; "" for all
 
     @property
@@ -50,7 +50,7 @@ STRUCTS = (
     StructRow("signal_struct", "linux/sched/signal.h", "live"),
     StructRow("files_struct", "linux/fdtable.h", "fdt"),
     StructRow("fdtable", "linux/fdtable.h", "max_fds fd"),
-    StructRow("file", "linux/fs.h", "f_inode private_data f_op f_count? f_ref?"),
+    StructRow("file", "linux/fs.h", "f_inode private_data f_op f_count? f_ref? f_ep? f_ep_links?"),
     StructRow("inode", "linux/fs.h", "i_mode i_ino i_sb"),
     StructRow("super_block", "linux/fs.h", "s_dev"),
     StructRow("socket", "linux/net.h", "sk type state file"),
@@ -78,6 +78,8 @@ STRUCTS = (
     StructRow("pipe_buffer", "linux/pipe_fs_i.h", "page offset len"),
     StructRow("page", "linux/mm_types.h", "flags"),
     StructRow("vm_area_struct", "linux/mm_types.h", "vm_file vm_flags"),
+    StructRow("epitem", "", "fllink event"),
+    StructRow("epoll_event", "", "data"),
 )
 
 ENUM_CONSTANTS = (
@@ -149,7 +151,7 @@ def prologue_for_headers(build: Path, structs: Iterable[StructRow] = STRUCTS) ->
 
     Members marked with ? are looked for in the text of their header; a wrong answer stops the compiler.
     """
-    rows = [row for row in structs if row.name != "user_pt_regs"]
+    rows = [row for row in structs if row.header and row.name != "user_pt_regs"]
     includes = "".join(f"#include <{header}>\n" for header in dict.fromkeys(row.header for row in rows))
     macros = [f"HAVE_{row.name}" for row in rows]
     for row in rows:

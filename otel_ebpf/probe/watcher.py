@@ -64,7 +64,8 @@ class Watch(Protocol):
 
 
 class Watcher:
-    """`channel` leads to the exporter; `own_pids` are never watched. What `prepared` still works on is waited for here."""
+    """`channel` leads to the exporter; `own_pids` are never watched. What `prepared` still works on is waited for here.
+    `has_links`: which request caused a call is asked for."""
 
     def __init__(
         self,
@@ -76,6 +77,8 @@ class Watcher:
         event_ring_bytes: int,
         uprobe_form: UprobeForm | None = None,
         prepared: PreparedParts | None = None,
+        *,
+        has_links: bool = True,
     ) -> None:
         self._maps = loaded.maps
         self._prepared = prepared
@@ -85,7 +88,7 @@ class Watcher:
         self._attachments = Attachments(loaded, hooks)
         self._tls = TlsWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._python = PythonWatch(loaded, uprobe_form, self._procfs, self._while_reading)
-        self._nginx = NginxWatch(loaded, uprobe_form, self._procfs, self._while_reading)
+        self._nginx = NginxWatch(loaded, self._procfs, is_on=has_links)
         self._go = GoWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._node = NodeWatch(loaded, uprobe_form, self._procfs, self._while_reading)
         self._lookups = LookupWatch(loaded, uprobe_form, self._procfs, self._while_reading)
@@ -131,8 +134,7 @@ class Watcher:
         Go programs, Node and then lookups when the others have ended: more children would leave a process that lives for ten
         milliseconds no processor to be named on.
         """
-        self._nginx.inspect()
-        if self._tls.fileno() < 0 and self._python.fileno() < 0 and self._nginx.fileno() < 0:
+        if self._tls.fileno() < 0 and self._python.fileno() < 0:
             self._go.inspect()
             self._node.inspect()
             if self._go.fileno() < 0 and self._node.fileno() < 0:
@@ -270,7 +272,7 @@ class Watcher:
             if self._python.follows_any:
                 self._attachments.attach_waits(True)
             if (target := self._discovery.targets.get(pid)) is not None:  # it may have ended meanwhile
-                watches = self._tls, self._python, self._go, self._node
+                watches = self._tls, self._python, self._nginx, self._go, self._node
                 flags = reduce(or_, (watch.target_flags(pid) for watch in watches))
                 self._write_target(pid, target.service_pid, flags)
             self._read_events()

@@ -37,8 +37,10 @@ def hooks() -> Iterator[SocketHooks]:
 
 
 @pytest.fixture(scope="session")
-def prepared(hooks: SocketHooks, tmp_path_factory: pytest.TempPathFactory) -> PreparedParts:
-    return PreparedParts(hooks.backend, FLAGS, cache_dir=bytecode_folder(tmp_path_factory))
+def prepared(hooks: SocketHooks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedParts]:
+    parts = PreparedParts(hooks.backend, FLAGS, cache_dir=bytecode_folder(tmp_path_factory))
+    yield parts
+    parts.close()
 
 
 @pytest.fixture(scope="session")

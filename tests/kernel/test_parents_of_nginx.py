@@ -1,88 +1,138 @@
-"""Whose request an upstream connection is asked for, by nginx's function with nginx's structs, in this process."""
+"""For whose request nginx sends another one, by nginx's structs and its use of epoll, in this process."""
 
 import ctypes
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe import bpf
-from otel_ebpf.probe.function_finder import find_function
-from otel_ebpf.probe.nginx_watch import NginxWatch
-from otel_ebpf.probe.prepare import PreparedParts
-from otel_ebpf.probe.programs import NGINX_PROGRAMS
-from otel_ebpf.probe.socket_hooks import SocketHooks
-from otel_ebpf.probe.uprobes import UprobeForm
+from otel_ebpf.probe.loader import Loaded
+from otel_ebpf.probe.nginx_watch import TARGET_IS_NGINX, NginxWatch
+from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.records.kinds import LinkEvidence
 from tests.kernel.parents import REQUEST, Parent, in_a_thread
-from tests.kernel.probed import FORMS_OF_INSTRUCTIONS, Probed
 from tests.kernel.scene import Scene
-from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
-from tests.kernel.wire import Wire
+from tests.kernel.wire import Watched, Wire
 from tests.services.c_programs import build_c
-from tests.services.processes import CHECKOUT
-from tests.services.servers import program
 
 pytestmark = pytest.mark.kernel
 
-SOURCE = CHECKOUT / "tests" / "services" / "nginx_peer.c"
-HTTP, MAIL = 0x50545448, 0x4C49414D
+HTTP, MAIL, STREAM = 0x50545448, 0x4C49414D, 0x4D525453
+EPOLL_CTL_ADD, EPOLLIN = 1, 1
 PID = struct.Struct("<I")
-OK, BUSY, DONE = 0, -3, -4  # what the function is told: a fresh connection, none, one that was kept alive
 UPSTREAM = LinkEvidence.UPSTREAM
-Ask = Callable[..., None]
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class NginxWatched(Probed):
-    """This process, which has mapped what looks like nginx."""
-
-    def __init__(self, prepared: PreparedParts, hooks: SocketHooks, form: UprobeForm) -> None:
-        super().__init__(prepared, hooks, form, NGINX_PROGRAMS)
-        self.nginx = self.with_watch(NginxWatch)
+class Request(ctypes.Structure):
+    _fields_ = (("signature", ctypes.c_uint32), ("connection", ctypes.c_void_p))
 
 
-def nginx(folder: Path, *flags: str) -> ctypes.CDLL:
-    library = folder / "nginx"
-    shutil.copyfile(build_c(SOURCE, "-shared", "-fPIC", *flags), library)
-    return ctypes.CDLL(str(library))
+class LogContext(ctypes.Structure):
+    _fields_ = (("connection", ctypes.c_void_p), ("request", ctypes.c_void_p))
 
 
-@pytest.fixture(scope="module", params=FORMS_OF_INSTRUCTIONS, ids=lambda form: form.name.lower())
-def seen_by(request: pytest.FixtureRequest, prepared: PreparedParts, hooks: SocketHooks) -> Iterator[NginxWatched]:
-    watched = NginxWatched(prepared, hooks, request.param)
-    yield watched
-    watched.close()
+class Log(ctypes.Structure):
+    _fields_ = (("before", ctypes.c_uint64 * 5), ("data", ctypes.c_void_p))
 
 
-@pytest.fixture(scope="module")
-def library(seen_by: NginxWatched, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    made = nginx(tmp_path_factory.mktemp("nginx"), "-fstack-protector-strong")
-    seen_by.look()
-    assert [] == seen_by.nginx.troubles
-    return made
+class Connection(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("events", ctypes.c_void_p * 2),
+        ("descriptor", ctypes.c_int),
+        ("between", ctypes.c_uint64 * 6),
+        ("log", ctypes.c_void_p),
+    )
+
+
+class EpollEvent(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
+
+
+class Nginx:
+    """What a worker keeps in memory, and what it has the kernel keep."""
+
+    def __init__(self) -> None:
+        self.epoll = LIBC.epoll_create1(0)
+        self._kept: list[ctypes.Structure] = []
+        self.of_nobody = self._keep(Log())  # the process's own, of connections that wait for somebody to need them
+
+    def _keep(self, made: ctypes.Structure) -> int:
+        self._kept.append(made)
+        return ctypes.addressof(made)
+
+    def close_epoll(self) -> None:
+        """And begin anew."""
+        os.close(self.epoll)
+        self.epoll = LIBC.epoll_create1(0)
+
+    def wait_for(self, wire: Wire, *, own_bit: int = 0, descriptor: int | None = None) -> Connection:
+        """Of an upstream connection; `descriptor`: another one than its own."""
+        number = wire.client.fileno()
+        connection = Connection(descriptor=number if descriptor is None else descriptor, log=self.of_nobody)
+        event = EpollEvent(EPOLLIN, self._keep(connection) | own_bit)
+        assert 0 == LIBC.epoll_ctl(self.epoll, EPOLL_CTL_ADD, number, ctypes.byref(event))
+        return connection
+
+    def log_of(self, client: Wire, signature: int = HTTP) -> int:
+        """Of a client's connection with the request that it has in hand."""
+        request = self.request_of(client, signature)
+        return self._keep(Log(data=self._keep(LogContext(None, request))))
+
+    def request_of(self, client: Wire, signature: int = HTTP) -> int:
+        return self._keep(Request(signature, self._keep(Connection(descriptor=client.server.fileno()))))
+
+    def log_of_stream(self) -> int:
+        """Of a session that relays bytes, whatever they are."""
+        session = (ctypes.c_uint64 * 2)(STREAM)
+        return self._keep(Log(data=self._keep(session)))  # type: ignore[arg-type]
+
+    def upstream(self, wire: Wire, client: Wire, **how: int) -> Connection:
+        """One that is in use for what this client has asked."""
+        connection = self.wait_for(wire, **how)
+        self.use(connection, client)
+        return connection
+
+    def use(self, connection: Connection, client: Wire | None) -> None:
+        """For what this client has asked; None: it is kept alive for anybody."""
+        connection.data = self._keep(Request(7)) if client is None else self.request_of(client)
+        connection.log = self.of_nobody if client is None else self.log_of(client)
 
 
 @pytest.fixture
-def scene(seen_by: NginxWatched, tmp_path: Path) -> Iterator[Scene]:
-    seen_by.fresh()
+def scene(watched_programs: Watched, tmp_path: Path) -> Iterator[Scene]:
+    """The programs of all tests, with another target."""
+    watched_programs.fresh()
+    watched_programs.maps["upstream_tallies"].delete(PID.pack(os.getpid()))
+    watched_programs.watch(os.getpid(), TARGET_IS_NGINX)
     with ExitStack() as stack:
-        yield Scene(seen_by, tmp_path, stack)
+        yield Scene(watched_programs, tmp_path, stack)
+    watched_programs.watch(os.getpid())
 
 
 @pytest.fixture
-def ask(library: ctypes.CDLL) -> Ask:
-    return asking(library)
+def nginx() -> Iterator[Nginx]:
+    made = Nginx()
+    yield made
+    os.close(made.epoll)
 
 
-def asking(library: ctypes.CDLL) -> Ask:
-    def ask(upstream: Wire, client: Wire, signature: int = HTTP, result: int = OK) -> None:
-        library.ask(upstream.client.fileno(), client.server.fileno(), signature, ctypes.c_ssize_t(result))
+def send(wire: Wire, path: bytes) -> None:
+    wire.client.sendall(REQUEST % path)
 
-    return ask
+
+def answered(wire: Wire, path: bytes) -> None:
+    """An upstream connection that has served, and is kept alive."""
+    send(wire, path)
+    in_a_thread(lambda: wire.server.recv(65536))
+    in_a_thread(lambda: wire.server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n"))
+    wire.client.recv(65536)
 
 
 def parents_of(scene: Scene, *paths: str, received: int = 1) -> dict[str, Parent | None]:
@@ -91,36 +141,32 @@ def parents_of(scene: Scene, *paths: str, received: int = 1) -> dict[str, Parent
     return {path: found[path] for path in paths}
 
 
-def answered(scene: Scene, upstream: Wire, request: bytes) -> None:
-    """An upstream connection that has served, and is kept alive."""
-    upstream.client.sendall(REQUEST % request)
-    in_a_thread(lambda: upstream.server.recv(65536))
-    in_a_thread(lambda: upstream.server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n"))
-    upstream.client.recv(65536)
-
-
-def test_a_call_belongs_to_the_request_for_which_its_connection_was_asked(scene: Scene, ask: Ask) -> None:
+@pytest.mark.parametrize("own_bit", [0, 1])
+def test_a_call_belongs_to_the_request_for_which_its_connection_is_in_use(
+    own_bit: int, scene: Scene, nginx: Nginx
+) -> None:
     """One thread has three of them in hand; what it has read last says nothing."""
     clients = {path: scene.receive(path) for path in (b"/one", b"/two", b"/three")}
     upstreams = {path: scene.wire() for path in clients}
     for path in (b"/two", b"/one", b"/three"):
-        ask(upstreams[path], clients[path])
+        nginx.upstream(upstreams[path], clients[path], own_bit=own_bit)
     for path in (b"/three", b"/two", b"/one"):
-        upstreams[path].client.sendall(REQUEST % (b"/of" + path))
+        send(upstreams[path], b"/of" + path)
 
     assert {f"/of/{name}": Parent(f"/{name}", UPSTREAM) for name in ("one", "two", "three")} == (
         parents_of(scene, "/of/one", "/of/two", "/of/three", received=3)
     )
 
 
-def test_a_connection_that_was_kept_alive_belongs_to_whoever_asked_last(scene: Scene, ask: Ask) -> None:
-    """And what is sent without anybody asking belongs to nobody: it is for the next request alone."""
-    first, second, upstream = scene.receive(b"/first"), scene.receive(b"/second"), scene.wire()
-    ask(upstream, first)
-    answered(scene, upstream, b"/of-first")
-    ask(upstream, second, result=DONE)
-    answered(scene, upstream, b"/of-second")
-    upstream.client.sendall(REQUEST % b"/of-nobody")
+def test_a_connection_that_is_kept_alive_belongs_to_whom_it_is_in_use_for(scene: Scene, nginx: Nginx) -> None:
+    """Meanwhile to nobody."""
+    first, second, wire = scene.receive(b"/first"), scene.receive(b"/second"), scene.wire()
+    upstream = nginx.upstream(wire, first)
+    answered(wire, b"/of-first")
+    nginx.use(upstream, second)
+    answered(wire, b"/of-second")
+    nginx.use(upstream, None)
+    send(wire, b"/of-nobody")
 
     assert {
         "/of-first": Parent("/first", UPSTREAM),
@@ -129,134 +175,139 @@ def test_a_connection_that_was_kept_alive_belongs_to_whoever_asked_last(scene: S
     } == parents_of(scene, "/of-first", "/of-second", "/of-nobody", received=2)
 
 
-def test_a_second_attempt_belongs_to_the_same_request(scene: Scene, ask: Ask) -> None:
+def test_a_module_may_have_its_own_use_for_the_connection(scene: Scene, nginx: Nginx) -> None:
+    """As Lua has: there, its log leads to the request."""
+    client, wire = scene.receive(b"/script"), scene.wire()
+    nginx.upstream(wire, client).data = nginx.of_nobody
+    send(wire, b"/by-script")
+
+    assert {"/by-script": Parent("/script", UPSTREAM)} == parents_of(scene, "/by-script")
+
+
+def test_what_was_known_of_a_connection_is_asked_again(scene: Scene, nginx: Nginx) -> None:
+    """Its memory is another connection's now: which one this socket has, epoll tells again."""
+    first, second, wire, other = scene.receive(b"/first"), scene.receive(b"/second"), scene.wire(), scene.wire()
+    former = nginx.upstream(wire, first)
+    answered(wire, b"/of-first")
+    former.descriptor = other.client.fileno()
+    nginx.close_epoll()
+    nginx.upstream(wire, second)
+    send(wire, b"/of-second")
+
+    assert {"/of-second": Parent("/second", UPSTREAM)} == parents_of(scene, "/of-second", received=3)
+
+
+def test_a_second_attempt_belongs_to_the_same_request(scene: Scene, nginx: Nginx) -> None:
     client, dead, alive = scene.receive(b"/shop"), scene.wire(), scene.wire()
-    for upstream, path in ((dead, b"/tried"), (alive, b"/retried")):
-        ask(upstream, client)
-        upstream.client.sendall(REQUEST % path)
+    for wire, path in ((dead, b"/tried"), (alive, b"/retried")):
+        nginx.upstream(wire, client)
+        send(wire, path)
 
     assert dict.fromkeys(("/tried", "/retried"), Parent("/shop", UPSTREAM)) == (parents_of(scene, "/tried", "/retried"))
 
 
-def test_a_request_that_came_behind_the_one_that_asked_has_not_asked(scene: Scene, ask: Ask) -> None:
-    """The client has gone on before anything was sent."""
-    client, upstream = scene.receive(b"/before"), scene.wire()
-    ask(upstream, client)
+def test_the_first_call_on_a_connection_that_is_older_than_the_agent_belongs_to_its_request(
+    scene: Scene, nginx: Nginx
+) -> None:
+    scene.watched.unwatch(os.getpid())
+    wire = scene.wire()
+    scene.watched.watch(os.getpid(), TARGET_IS_NGINX)
+    nginx.upstream(wire, scene.receive(b"/shop"))
+    send(wire, b"/cart")
+
+    assert {"/cart": Parent("/shop", UPSTREAM)} == parents_of(scene, "/cart")
+
+
+def test_what_is_sent_behind_the_answer_belongs_to_what_was_answered(scene: Scene, nginx: Nginx) -> None:
+    """As when a cache is refreshed: the connection takes no other request until that is through."""
+    client, wire = scene.receive(b"/stale"), scene.wire()
     scene.answer(client)
-    scene.receive(b"/behind", client)
-    upstream.client.sendall(REQUEST % b"/late")
+    nginx.upstream(wire, client)
+    send(wire, b"/refresh")
 
-    assert {"/late": None} == parents_of(scene, "/late", received=2)
+    assert {"/refresh": Parent("/stale", UPSTREAM)} == parents_of(scene, "/refresh")
 
 
-def test_of_requests_sent_behind_one_another_none_has_asked(scene: Scene, ask: Ask) -> None:
+def test_of_requests_sent_behind_one_another_none_is_known(scene: Scene, nginx: Nginx) -> None:
     """Which of them is worked on, the connection does not tell."""
-    client, upstream = scene.receive(b"/first"), scene.wire()
+    client, wire = scene.receive(b"/first"), scene.wire()
     scene.receive(b"/second", client)
-    ask(upstream, client)
-    upstream.client.sendall(REQUEST % b"/whose")
+    nginx.upstream(wire, client)
+    send(wire, b"/whose")
 
-    assert {"/whose": None} == parents_of(scene, "/whose")
+    assert {"/whose": None} == parents_of(scene, "/whose", received=2)
 
 
-def test_what_is_not_http_1_asks_for_nobody(scene: Scene, ask: Ask) -> None:
+def test_what_is_not_http_1_is_nobodys_parent(scene: Scene, nginx: Nginx) -> None:
     """Of HTTP/2 many requests share the connection."""
-    client, upstream = scene.wire(), scene.wire()
+    client, wire = scene.wire(), scene.wire()
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     in_a_thread(lambda: client.client.sendall(preface))
     assert preface == client.server.recv(65536)
-    ask(upstream, client)
-    upstream.client.sendall(REQUEST % b"/whose")
+    nginx.upstream(wire, client)
+    send(wire, b"/whose")
 
     assert {"/whose": None} == parents_of(scene, "/whose", received=0)
 
 
-def test_where_no_connection_could_be_had_nothing_is_asked(scene: Scene, ask: Ask) -> None:
-    client, upstream = scene.receive(b"/shop"), scene.wire()
-    ask(upstream, client, result=BUSY)
-    upstream.client.sendall(REQUEST % b"/by-itself")
-
-    assert {"/by-itself": None} == parents_of(scene, "/by-itself")
-
-
-@pytest.mark.parametrize(
-    "flags", [("-DWITHOUT_TLS",), ("-DWITHOUT_TLS", "-fstack-protector-strong"), ("-fno-stack-protector",), ("-O0",)]
-)
-def test_other_builds_are_read_as_well(flags: tuple[str, ...], scene: Scene, tmp_path: Path) -> None:
-    ask = asking(nginx(tmp_path, *flags))
-    watched = scene.watched
-    assert isinstance(watched, NginxWatched)
-    watched.look()
-    assert not [trouble for trouble in watched.nginx.troubles if str(tmp_path) in trouble]
-    client, kept, fresh = scene.receive(b"/shop"), scene.wire(), scene.wire()
-    for upstream, path, result in ((kept, b"/kept", DONE), (fresh, b"/fresh", OK)):
-        ask(upstream, client, result=result)
-        upstream.client.sendall(REQUEST % path)
-
-    assert dict.fromkeys(("/kept", "/fresh"), Parent("/shop", UPSTREAM)) == parents_of(scene, "/kept", "/fresh")
-
-
-def test_a_build_that_has_forgotten_at_the_end_what_it_was_given_is_probed_where_it_begins_as_well(
-    scene: Scene, tmp_path: Path
-) -> None:
-    """The register that should hold it holds something else: nothing is found by that, again and again."""
-    ask = asking(nginx(tmp_path, "-fstack-protector-strong", "-DFORGETS_WHAT_IT_WAS_GIVEN"))
-    watched = scene.watched
-    assert isinstance(watched, NginxWatched)
-    watched.look()
-    watched.maps["upstream_tallies"].delete(PID.pack(os.getpid()))
+def test_each_step_on_the_way_has_to_prove_itself(scene: Scene, nginx: Nginx) -> None:
+    """Nobody waits for the socket; another file's descriptor; none at all; no log; sessions; a request that is none."""
     client = scene.receive(b"/shop")
-    for path in (b"/before", b"/behind"):
-        for _ in range(8):
-            ask(upstream := scene.wire(), client)
-        upstream.client.sendall(REQUEST % path)
-        watched.nginx.tick()
-        watched.look()
+    wires = {
+        name: scene.wire()
+        for name in ("alone", "other", "beyond", "no-log", "no-memory", "mail", "stream", "odd", "right")
+    }
+    nginx.upstream(wires["other"], client, descriptor=wires["alone"].client.fileno())
+    nginx.upstream(wires["beyond"], client, descriptor=1 << 30)
+    nginx.wait_for(wires["no-log"]).log = None
+    nginx.wait_for(wires["no-memory"]).data = 1 << 40
+    for name, log in (
+        ("mail", nginx.log_of(client, MAIL)),
+        ("stream", nginx.log_of_stream()),
+        ("odd", nginx.log_of(client, 7)),
+        ("right", nginx.log_of(client)),
+    ):
+        nginx.wait_for(wires[name]).log = log
+    for name, wire in wires.items():
+        send(wire, f"/{name}".encode())
 
-    assert {"/before": None, "/behind": Parent("/shop", UPSTREAM)} == parents_of(scene, "/before", "/behind")
+    paths = [f"/{name}" for name in wires]
+    assert dict.fromkeys(paths) | {"/right": Parent("/shop", UPSTREAM)} == parents_of(scene, *paths)
 
 
-def test_a_build_that_keeps_its_requests_elsewhere_is_told(scene: Scene, tmp_path: Path) -> None:
+def test_another_program_is_not_asked(scene: Scene, nginx: Nginx) -> None:
+    client, wire = scene.receive(b"/shop"), scene.wire()
+    nginx.upstream(wire, client)
+    scene.watched.watch(os.getpid())
+    send(wire, b"/whose")
+
+    assert {"/whose": None} == parents_of(scene, "/whose")
+
+
+def test_a_build_that_keeps_its_requests_elsewhere_is_told(
+    scene: Scene, nginx: Nginx, loaded_programs: Loaded, tmp_path: Path
+) -> None:
     """Once nothing has been found where it should be, again and again; sessions of mail are there, and are no requests."""
-    ask = asking(nginx(tmp_path, "-fstack-protector-strong"))
-    watched = scene.watched
-    assert isinstance(watched, NginxWatched)
-    watched.look()
+    source = tmp_path / "nothing.c"
+    source.write_text("int nothing;\n")
+    path = shutil.copyfile(build_c(source, "-shared", "-fPIC"), tmp_path / "nginx")
+    ctypes.CDLL(path)  # this process has mapped what has nginx's name
     client = scene.receive(b"/shop")
 
     def troubles(*signatures: int) -> list[str]:
-        watched.maps["upstream_tallies"].delete(PID.pack(os.getpid()))
+        watch = NginxWatch(loaded_programs, Procfs(), is_on=True)
+        watch.look_at(os.getpid())
+        assert TARGET_IS_NGINX == watch.target_flags(os.getpid())
+        scene.watched.maps["upstream_tallies"].delete(PID.pack(os.getpid()))
         for signature in signatures:
-            ask(scene.wire(), client, signature)
-        watched.nginx.tick()
-        watched.look()
-        return [trouble for trouble in watched.nginx.troubles if str(tmp_path) in trouble]
+            nginx.wait_for(wire := scene.wire()).log = nginx.log_of(client, signature)
+            send(wire, b"/sent")
+        watch.tick()
+        return watch.troubles
 
     assert [] == troubles(*[7] * 7)
     assert [] == troubles(MAIL, *[7] * 20)
     assert [] == troubles(*[7] * 20, HTTP)
-    ask(upstream := scene.wire(), client, 7)
-    upstream.client.sendall(REQUEST % b"/whose")
-    assert {"/whose": None} == parents_of(scene, "/whose")
-    assert [] == troubles(*[7] * 8), "it is probed where it begins, first"
     assert [f"calls of {tmp_path}/nginx have no parent: its requests are not where nginx has them"] == troubles(
         *[7] * 8
     )
-
-
-def test_nginx_itself_is_probed_where_it_costs_little() -> None:
-    """By one instruction that the kernel emulates, where a register holds what is wanted."""
-    with open(program("nginx"), "rb") as file:
-        places = find_function(file, "ngx_event_connect_peer", with_argument=True)
-
-    assert places is not None
-    (end,) = places.ends
-    assert end.is_emulated
-    assert end.argument is not None
-
-
-def test_its_programs_leave_older_verifiers_their_room(seen_by: NginxWatched) -> None:
-    names = [row.function for row in NGINX_PROGRAMS]
-    verified = [bpf.program_info(seen_by.loaded.programs[name]).verified_instructions for name in names]
-
-    assert set(verified) == {None} or all(0 < (count or 0) < MOST_INSTRUCTIONS for count in verified), verified

@@ -6,6 +6,7 @@ Owns: nothing
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from otel_ebpf.errors import AgentError
@@ -23,4 +24,5 @@ def prepare(source: Source, flags: Mapping[str, int | str], **how: Any) -> Artif
 
 
 def prepare_in_child(source: Source, flags: Mapping[str, int | str], **how: Any) -> Artifact:
-    return Preparing([source], flags, **how).artifact(0)
+    with closing(Preparing([source], flags, **how)) as preparing:
+        return preparing.artifact(0)

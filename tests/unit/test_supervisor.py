@@ -9,7 +9,6 @@ from otel_ebpf.probe.discovery import Target
 from otel_ebpf.probe.programs import (
     GO_PROGRAMS,
     LOOKUP_PROGRAMS,
-    NGINX_PROGRAMS,
     NODE_PROGRAMS,
     NODE_PROMISES_PROGRAMS,
     PYTHON_PROGRAMS,
@@ -66,7 +65,7 @@ def test_the_start_says_where_prometheus_scrapes():
 def test_without_links_nothing_is_wanted_for_them(parents: str, has_links: bool) -> None:
     settings, _ = Settings.from_environ({"OTEL_EBPF_PARENTS": parents})
 
-    of_links = {PYTHON_PROGRAMS, GO_PROGRAMS, NODE_PROGRAMS, NGINX_PROGRAMS} if has_links else set()
+    of_links = {PYTHON_PROGRAMS, GO_PROGRAMS, NODE_PROGRAMS} if has_links else set()
     assert {TLS_PROGRAMS, LOOKUP_PROGRAMS, *of_links} == set(supervisor.wanted_uprobes(settings).values())
 
 
@@ -89,5 +88,5 @@ def test_where_uprobes_are_impossible_each_lack_is_told(capfd: pytest.CaptureFix
     supervisor.offer_uprobes(supervisor.wanted_uprobes(settings), None, nothing, nothing)
 
     told = capfd.readouterr().err
-    for what in ("TLS is not read", "names that are looked up are not seen", "calls of nginx have no parent"):
+    for what in ("TLS is not read", "names that are looked up are not seen", "calls of Python have no parent"):
         assert f"{what}: this kernel or these rights allow no uprobes" in told

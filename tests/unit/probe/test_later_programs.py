@@ -7,7 +7,7 @@ import pytest
 from otel_ebpf.errors import ProbeError
 from otel_ebpf.probe import later_programs
 from otel_ebpf.probe.loader import Loaded
-from otel_ebpf.probe.programs import LOOKUP_PROGRAMS, NGINX_PROGRAMS, ProgramGroup
+from otel_ebpf.probe.programs import GO_PROGRAMS, LOOKUP_PROGRAMS, ProgramGroup
 from otel_ebpf.probe.uprobes import UprobeForm
 
 ARTIFACT: Any = "what they are loaded from"
@@ -20,7 +20,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[ProgramGroup]:
     def load_group(artifact: object, loaded: Loaded, form: UprobeForm, group: ProgramGroup) -> None:
         assert (ARTIFACT, UprobeForm.MULTI) == (artifact, form)
         made.append(group)
-        if group is NGINX_PROGRAMS:
+        if group is GO_PROGRAMS:
             raise ProbeError("the kernel refuses it")
         loaded.programs |= {row.function: 7 for row in group.rows}
 
@@ -31,10 +31,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[ProgramGroup]:
 def test_a_group_is_loaded_with_the_first_of_its_programs(loads: list[ProgramGroup]) -> None:
     loaded = Loaded()
     later_programs.offer(loaded, UprobeForm.MULTI, LOOKUP_PROGRAMS, lambda: ARTIFACT)
-    later_programs.offer(loaded, UprobeForm.MULTI, NGINX_PROGRAMS, lambda: ARTIFACT)
+    later_programs.offer(loaded, UprobeForm.MULTI, GO_PROGRAMS, lambda: ARTIFACT)
 
     assert (True, True, False) == tuple(
-        loaded.has(name) for name in ("on_lookup_end", "on_upstream_end", "on_goroutine_born")
+        loaded.has(name) for name in ("on_lookup_end", "on_goroutine_born", "on_tls_return")
     )
     assert [] == loads
     assert 7 == loaded.program("on_lookup_end") == loaded.program("on_lookup_entry")
@@ -43,9 +43,9 @@ def test_a_group_is_loaded_with_the_first_of_its_programs(loads: list[ProgramGro
 
 def test_what_cannot_be_loaded_is_tried_once(loads: list[ProgramGroup]) -> None:
     loaded = Loaded()
-    later_programs.offer(loaded, UprobeForm.MULTI, NGINX_PROGRAMS, lambda: ARTIFACT)
+    later_programs.offer(loaded, UprobeForm.MULTI, GO_PROGRAMS, lambda: ARTIFACT)
 
-    for name in ("on_upstream_entry", "on_upstream_end", "on_upstream_end"):
+    for name in ("on_round_trip", "on_goroutine_born", "on_goroutine_born"):
         with pytest.raises(ProbeError, match="the kernel refuses it"):
             loaded.program(name)
-    assert [NGINX_PROGRAMS] == loads
+    assert [GO_PROGRAMS] == loads

@@ -158,10 +158,10 @@ def test_whose_calls_have_a_parent_here_is_told_for_each_runtime(monkeypatch: py
     assert "also behind an await" in links(monkeypatch, UprobeForm.MULTI, node_parents="promises")["Node"][1]
 
 
-def test_without_uprobes_or_on_another_machine_none_has(monkeypatch: pytest.MonkeyPatch):
+def test_without_uprobes_nginx_alone_has_and_on_another_machine_none(monkeypatch: pytest.MonkeyPatch):
     without = links(monkeypatch, None), links(monkeypatch, UprobeForm.MULTI, machine="aarch64")
 
-    assert [dict.fromkeys(LINKED, False)] * 2 == [
+    assert [dict.fromkeys(LINKED, False) | {"nginx": True}, dict.fromkeys(LINKED, False)] == [
         {name: is_ok for name, (is_ok, _) in found.items()} for found in without
     ]
     assert "aarch64" in without[1]["Go"][1]
