@@ -82,7 +82,7 @@ static __always_inline u64 epoll_data(u64 sock) {
   READ_FIELD(items, file, struct file, f_ep);
   if (!items) return 0;
 #else
-  u64 items = file + offsetof(struct file, f_ep_links);
+  u64 items = file + offsetof(struct file, f_ep_links);  // a list, whose end is its beginning
 #endif
   bpf_probe_read_kernel(&item, sizeof(item), (void *)items);
   if (!item || item == items) return 0;
