@@ -1,5 +1,4 @@
-// A request begins whose work, or whose parent, takes a program of its own to find: in a Node program, or sent by
- // nginx.
+// A request begins that takes a program of its own: to find whose work it is, in Node, or its parent, in nginx.
 
 // In Node also of a call of no bytes, which TLS will send later.
 static __always_inline enum go_on begin_request(struct scratch *scratch_area, u64 pid_tid) {

@@ -63,11 +63,11 @@ def prepare_all(
             missing.append(index)
     if not missing:
         return
-    from otel_ebpf.probe.compiler import compile_sources  # here: a warm start does not need it, and saves 20 ms
+    from otel_ebpf.probe.compiler import Job, compile_sources  # here: a warm start does not need it, and saves 20 ms
 
     report(f"compiling the probes for {types.kernel.release}")
-    texts = {index: (sources[index].text, cflags[index]) for index in missing}
-    for index, result in compile_sources(texts, types, bcc_python=bcc_python):
+    jobs = {index: Job(sources[index].text, cflags[index], sources[index].name) for index in missing}
+    for index, result in compile_sources(jobs, types, bcc_python=bcc_python):
         if cache_dir is not None and isinstance(result, Artifact):
             cache.store_entry(cache_dir, keys[index], result, report)
         yield index, result

@@ -42,14 +42,20 @@ class _ChildResult(NamedTuple):
     messages: str
 
 
+class Job(NamedTuple):
+    text: str
+    cflags: Sequence[str]
+    name: str = ""  # for people, on the child's command line
+
+
 def compile_sources(
-    sources: Mapping[Key, tuple[str, Sequence[str]]],
+    jobs: Mapping[Key, Job],
     types: KernelTypes,
     *,
     bcc_python: str | None = None,
     timeout_seconds: float = COMPILE_TIMEOUT_SECONDS,
 ) -> Iterator[tuple[Key, Artifact | AgentError]]:
-    """Texts with their flags, each when it is compiled; as many at once as there are processors, in this order."""
+    """Each when it is compiled; as many at once as there are processors, in this order."""
     with contextlib.ExitStack() as stack:
         prologue, environment = "", {}
         if types.btf is None:
@@ -62,8 +68,10 @@ def compile_sources(
         threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         stack.callback(threads.shutdown, cancel_futures=True)
         compiling = {
-            threads.submit(_compile, prologue + text, cflags, environment, bcc_python, timeout_seconds): key
-            for key, (text, cflags) in sources.items()
+            threads.submit(
+                _compile, job._replace(text=prologue + job.text), environment, bcc_python, timeout_seconds
+            ): key
+            for key, job in jobs.items()
         }
         for done in as_completed(compiling):
             error = done.exception()
@@ -81,17 +89,16 @@ def compile_source(
     timeout_seconds: float = COMPILE_TIMEOUT_SECONDS,
 ) -> Artifact:
     """One of them; raises what went wrong."""
-    compiled = compile_sources({0: (text, cflags)}, types, bcc_python=bcc_python, timeout_seconds=timeout_seconds)
+    compiled = compile_sources({0: Job(text, cflags)}, types, bcc_python=bcc_python, timeout_seconds=timeout_seconds)
     ((_, result),) = compiled
     if isinstance(result, AgentError):
         raise result
     return result
 
 
-def _compile(
-    text: str, cflags: Sequence[str], environment: Mapping[str, str], bcc_python: str | None, timeout_seconds: float
-) -> Artifact:
-    result = _run_child({"text": text, "cflags": list(cflags)}, environment, bcc_python, timeout_seconds)
+def _compile(job: Job, environment: Mapping[str, str], bcc_python: str | None, timeout_seconds: float) -> Artifact:
+    asked = {"text": job.text, "cflags": list(job.cflags)}
+    result = _run_child(asked, environment, bcc_python, timeout_seconds, job.name)
     if result.status:
         raise _compile_error(result, timeout_seconds)
     return _decoded(result)
@@ -116,21 +123,27 @@ _DEFECT = "This is a defect of otel-ebpf; please report it with the versions of 
 
 
 def _run_child(
-    job: Mapping[str, object], environment: Mapping[str, str], bcc_python: str | None, timeout_seconds: float
+    job: Mapping[str, object],
+    environment: Mapping[str, str],
+    bcc_python: str | None,
+    timeout_seconds: float,
+    name: str = "",
 ) -> _ChildResult:
     """Runs the job under the first interpreter that has bcc."""
     refusals = []
     for python in candidate_interpreters(bcc_python):
-        result = _run_under(python, json.dumps(job).encode(), environment, timeout_seconds)
+        result = _run_under(python, json.dumps(job).encode(), environment, timeout_seconds, name)
         if result.status != NO_BCC:
             return result
         refusals.append(f"{python} ({result.messages.strip()})")
     raise PreflightError(f"no Python interpreter with bcc: {'; '.join(refusals) or 'none found'}", _INSTALL_BCC)
 
 
-def _run_under(python: str, job: bytes, environment: Mapping[str, str], timeout_seconds: float) -> _ChildResult:
+def _run_under(
+    python: str, job: bytes, environment: Mapping[str, str], timeout_seconds: float, name: str
+) -> _ChildResult:
     # Isolated (-I): neither the user's PYTHONPATH nor the current folder may change what runs as root.
-    command = [python, "-IB", str(_CHILD)]
+    command = [python, "-IB", str(_CHILD), *([name] if name else [])]
     environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", **environment}
     try:
         done = subprocess.run(

@@ -188,6 +188,7 @@ class Source(NamedTuple):
     text: str
     include_folder: Path | None = None
     headers_text: str = ""
+    name: str = ""  # for people: ps shows it with the compiler
 
 
 def bpf_folder(package: Path = Path(__file__).parent.parent) -> Path:
@@ -207,7 +208,7 @@ def read_source(backend: SocketBackend, part: Part, folder: Path | None = None) 
     includes = "".join(f'#include "{name}"\n' for name in HEADERS)
     parts = [f'#line 1 "{name}"\n{_read(folder / name)}\n' for name in fragments_of(backend, part)]
     headers_text = "\0".join(_read(folder / name) for name in HEADERS)
-    return Source(_FIRST_LINE[backend] + includes + "".join(parts), folder, headers_text)
+    return Source(_FIRST_LINE[backend] + includes + "".join(parts), folder, headers_text, part.value)
 
 
 def _read(path: Path) -> str:

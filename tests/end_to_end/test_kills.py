@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_ebpf.probe.programs import Part
 from tests.end_to_end.agent import Agent, assert_unloaded, kill_session, start_agent
 from tests.end_to_end.sink import SERVER
 from tests.end_to_end.stage import Stage
@@ -66,16 +67,14 @@ def test_a_signal_to_all_of_its_processes_ends_it_as_one_to_the_first_does(
     assert [] == differences(results, stage.sink.wait_for(len(results), belongs_to(prefix)), SERVER)
 
 
-def compilers_of(agent_pid: int) -> list[int]:
-    """That of what hooks on sockets need first."""
-    found = []
+def compiler_of(agent_pid: int, part: Part) -> int | None:
     for pid in descendants_of(agent_pid):
         try:
-            if b"compile_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
+            if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"compile_child.py\0{part.value}\0".encode()):
+                return pid
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return sorted(found)
+    return None
 
 
 def cold(port: int, folder: Path) -> dict[str, str]:
@@ -83,14 +82,16 @@ def cold(port: int, folder: Path) -> dict[str, str]:
     return {"OTEL_EBPF_OPEN_PORT": str(port), "OTEL_EBPF_CACHE_DIR": str(folder / "empty")}
 
 
-def test_killed_compilers_end_the_start_with_a_message(prefix: str, stage: Stage, tmp_path: Path) -> None:
-    """Without hooks on sockets there is nothing to see."""
+def test_a_killed_compiler_of_hooks_on_sockets_ends_the_start_with_a_message(
+    prefix: str, stage: Stage, tmp_path: Path
+) -> None:
+    """Without them there is nothing to see."""
     server = stage.server("nginx")
 
     with SteadyClient(server, make_call(f"{prefix}load", "GET", 200, 1000).target) as load:
         agent = start_agent(stage.new_folder("agent"), stage.sink, cold(server.port, tmp_path))
         try:
-            os.kill(wait_for_compilers(agent)[0], signal.SIGKILL)
+            kill_compiler(agent, Part.SOCKETS)
             agent.wait_until_ended()
         finally:
             kill_session(agent.process)
@@ -108,7 +109,7 @@ def test_without_the_other_compiler_plain_http_is_seen(prefix: str, stage: Stage
     server = stage.server("nginx")
     agent = start_agent(stage.new_folder("agent"), stage.sink, cold(server.port, tmp_path))
     try:
-        os.kill(wait_for_compilers(agent)[1], signal.SIGKILL)
+        kill_compiler(agent, Part.UPROBES)
         agent.wait_for_message("not seen: the compiler was killed by SIGKILL")
         agent.wait_until_ready()
         results = stage.client("http.client", server, calls_without_body(prefix)).send()
@@ -117,6 +118,6 @@ def test_without_the_other_compiler_plain_http_is_seen(prefix: str, stage: Stage
         kill_session(agent.process)
 
 
-def wait_for_compilers(agent: Agent) -> list[int]:
-    wait_until(lambda: len(compilers_of(agent.probe_pid)) == 2, "two compilers run", every_s=0.002)
-    return compilers_of(agent.probe_pid)
+def kill_compiler(agent: Agent, part: Part) -> None:
+    pid = wait_until(lambda: compiler_of(agent.probe_pid, part), f"the compiler of {part.value} runs", every_s=0.002)
+    os.kill(pid, signal.SIGKILL)
