@@ -80,22 +80,6 @@ def compile_sources(
             yield compiling[done], error or done.result()
 
 
-def compile_source(
-    text: str,
-    cflags: Sequence[str],
-    types: KernelTypes,
-    *,
-    bcc_python: str | None = None,
-    timeout_seconds: float = COMPILE_TIMEOUT_SECONDS,
-) -> Artifact:
-    """One of them; raises what went wrong."""
-    compiled = compile_sources({0: Job(text, cflags)}, types, bcc_python=bcc_python, timeout_seconds=timeout_seconds)
-    ((_, result),) = compiled
-    if isinstance(result, AgentError):
-        raise result
-    return result
-
-
 def _compile(job: Job, environment: Mapping[str, str], bcc_python: str | None, timeout_seconds: float) -> Artifact:
     asked = {"text": job.text, "cflags": list(job.cflags)}
     result = _run_child(asked, environment, bcc_python, timeout_seconds, job.name)

@@ -7,14 +7,14 @@ import pytest
 
 from otel_ebpf.errors import PreflightError, ProbeError
 from otel_ebpf.probe import bpf
-from otel_ebpf.probe.compiler import compile_source, identify_bcc
+from otel_ebpf.probe.compiler import identify_bcc
 from otel_ebpf.probe.kernel_types import KernelTypes, find_kernel_types
 from otel_ebpf.probe.loader import load
 from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.programs import Part, SocketBackend, Source, programs_of
 from tests.kernel.fragments import GETPPID, SMALL, program
 from tests.kernel.test_verifier_budget import MOST_INSTRUCTIONS
-from tests.services.compiling import prepare, prepare_in_child
+from tests.services.compiling import compile_source, prepare, prepare_in_child
 from tests.services.processes import children_of, is_alive, wait_until
 from tests.unit.probe.btf_blob import small_kernel
 
@@ -147,7 +147,7 @@ def test_the_compiler_dies_with_the_agent(tmp_path: Path):
     script = f"""
 import sys
 sys.path.insert(0, {str(Path.cwd())!r})
-from otel_ebpf.probe.compiler import compile_source
+from tests.services.compiling import compile_source
 from otel_ebpf.probe.kernel_types import find_kernel_types
 compile_source(open({str(tmp_path / "slow.c")!r}).read(), [], find_kernel_types())
 """

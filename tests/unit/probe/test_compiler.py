@@ -7,9 +7,10 @@ import pytest
 from otel_ebpf.errors import PreflightError, ProbeError
 from otel_ebpf.probe.artifact import encode
 from otel_ebpf.probe.cached_compiler import compiler_flags
-from otel_ebpf.probe.compiler import compile_source, identify_bcc
+from otel_ebpf.probe.compiler import identify_bcc
 from otel_ebpf.probe.kernel_types import KernelTypes
 from otel_ebpf.probe.programs import Source
+from tests.services.compiling import compile_source
 from tests.services.processes import children_of
 from tests.unit.probe.artifacts import small_artifact
 from tests.unit.probe.btf_blob import small_kernel
