@@ -173,7 +173,7 @@ enum counter {
   COUNT_OLDER = 10,  // exchanges: an answer was seen whose request had begun before its connection was known
   COUNT_TLS_SEEN = 11,  // of those: whose plain text was seen
   COUNT_TLS_UNPROVEN = 12,  // calls of TLS functions whose connection could not be proven
-  COUNT_CALLS_UNSEEN = 13,  // calls on sockets of which the return was not seen, or that found no room
+  COUNT_CALLS_UNSEEN = 13,  // calls on sockets whose bytes were not seen
   COUNT_LOOKUPS_RING_FULL = 14,  // lookups of names that did not fit into the ring
   COUNT_LOOKUPS_FAILED = 15,
   COUNTERS = 16,

@@ -66,3 +66,12 @@ static __always_inline void on_no_bytes(u64 sock, int is_inbound, long result) {
     connection->flags |= CONNECTION_PEER_SHUTDOWN;
   }
 }
+
+// Bytes were moved that nobody has seen: nothing further can be said of the connection.
+static __always_inline void lose_bytes(u64 sock, u32 service_pid) {
+  struct connection *connection = connections.lookup(&sock);
+  count_for(service_pid, COUNT_CALLS_UNSEEN);
+  if (!connection || connection->state == STATE_FOREIGN) return;
+  end_exchange(connection, END_SOCKET_GONE);
+  connection->state = STATE_FOREIGN;
+}

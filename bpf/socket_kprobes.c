@@ -3,15 +3,6 @@
 //
 // What is to be moved is known at entry, how much was moved at return; between the two, open_calls holds it.
 
-// Bytes were moved that nobody has seen: nothing further can be said of the connection.
-static __always_inline void lose_bytes(u64 sock, u32 service_pid) {
-  struct connection *connection = connections.lookup(&sock);
-  count_for(service_pid, COUNT_CALLS_UNSEEN);
-  if (!connection || connection->state == STATE_FOREIGN) return;
-  end_exchange(connection, END_SOCKET_GONE);
-  connection->state = STATE_FOREIGN;
-}
-
 static __always_inline struct target *current_target(void) {
   u32 pid = current_pid_tid() >> 32;
   struct target *target = targets.lookup(&pid);

@@ -25,7 +25,12 @@ enum {
   NR_epoll_wait = 232,
   NR_pselect6 = 270,
   NR_epoll_pwait = 281,
+  NR_splice = 275,
   NR_accept4 = 288,
+  NR_recvmmsg = 299,
+  NR_sendmmsg = 307,
+  NR_preadv2 = 327,
+  NR_pwritev2 = 328,
   NR_io_uring_enter = 426,
   NR_epoll_pwait2 = 441,
 };
@@ -52,6 +57,7 @@ enum {
   NR_writev = 66,
   NR_sendfile = 71,
   NR_pselect6 = 72,
+  NR_splice = 76,
   NR_accept = 202,
   NR_connect = 203,
   NR_getsockname = 204,
@@ -64,6 +70,10 @@ enum {
   NR_sendmsg = 211,
   NR_recvmsg = 212,
   NR_accept4 = 242,
+  NR_recvmmsg = 243,
+  NR_sendmmsg = 269,
+  NR_preadv2 = 286,
+  NR_pwritev2 = 287,
   NR_io_uring_enter = 426,
   NR_epoll_pwait2 = 441,
 };
@@ -94,6 +104,11 @@ static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
   if (connection && ends_with_close(connection) && !is_still_open(sock)) on_last_close(sock, connection);
 }
 
+// How many bytes they had is written to each of them: not worth a loop, for those of a stream are hardly ever sent so.
+static __always_inline void on_messages(u64 sock, u32 service_pid) {
+  if (connections.lookup(&sock)) lose_bytes(sock, service_pid);
+}
+
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   u64 pid_tid = current_pid_tid();
   u32 pid = pid_tid >> 32;
@@ -104,6 +119,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   long result = ctx->args[1];
   u32 flags = 0, is_inbound = 0, pieces = 0, is_unread = 0;
   u64 address = ARGUMENT_1(registers), descriptor_key = (u64)pid << 32 | (u32)ARGUMENT_0(registers);
+  u64 wanted_bytes = ARGUMENT_2(registers);
   if (IS_COMPAT(registers)) {
     count_for(target->service_pid, COUNT_COMPAT_SYSCALLS);
     return 0;
@@ -122,16 +138,19 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       flags = ARGUMENT_3(registers);
       break;
     case NR_readv:
+    case NR_preadv2:
       is_inbound = 1;
       pieces = ARGUMENT_2(registers);
       break;
     case NR_writev:
+    case NR_pwritev2:
       pieces = ARGUMENT_2(registers);
       break;
     case NR_recvmsg:
       is_inbound = 1;
       pieces = -1;
       flags = ARGUMENT_2(registers);
+      wanted_bytes = 1;  // that argument is no length
       break;
     case NR_sendmsg:
       pieces = -1;
@@ -140,6 +159,16 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     case NR_sendfile:
       is_unread = 1;
       break;
+    case NR_splice:
+      is_unread = 1;
+      wanted_bytes = ARGUMENT_4(registers);
+      is_inbound = socket_of_descriptor(ARGUMENT_0(registers)) != 0;
+      if (!is_inbound) descriptor_key = (u64)pid << 32 | (u32)ARGUMENT_2(registers);  // from a pipe
+      break;
+    case NR_recvmmsg:
+    case NR_sendmmsg:
+      if (result > 0) on_messages(socket_of_descriptor(ARGUMENT_0(registers)), target->service_pid);
+      return 0;
     case NR_accept:
     case NR_accept4:
       if (result >= 0) on_new_connection(socket_of_descriptor(result), ROLE_SERVER, (u64)pid << 32 | (u32)result);
@@ -184,10 +213,8 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
       return 0;
   }
   if (flags & MOVES_NO_STREAM_BYTES) return 0;
-  // recvmsg's third argument is no length.
-  u64 wanted_bytes = pieces == (u32)-1 ? 1 : ARGUMENT_2(registers);
   if (result <= 0 && !is_end_or_break(result, is_inbound, wanted_bytes)) return 0;
-  u64 sock = socket_of_descriptor(ARGUMENT_0(registers));
+  u64 sock = socket_of_descriptor(descriptor_key);
   if (!sock) return 0;
   if (result <= 0) {
     on_no_bytes(sock, is_inbound, result);
