@@ -53,6 +53,7 @@ from otel_ebpf.status_socket import remove_status_file
 # CAP_BPF: maps. CAP_PERFMON: attaching. The other two: /proc/PID of other users' processes.
 PROBE_CAPABILITIES = frozenset(("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"))
 KEEPS_ADMIN = "keeps CAP_SYS_ADMIN: this kernel opens perf events for nobody else (kernel.perf_event_paranoid)"
+UNSETTLED = "TLS, names and parents follow once the files of what runs have their probes"
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -189,7 +190,7 @@ def _watch(
         opens_perf_events = hooks.events is not None or form is UprobeForm.PERF
         needs_admin = opens_perf_events and not is_perfmon_enough()
         privileges.limit_capabilities(capabilities_to_keep(effective_capabilities(), needs_admin=needs_admin))
-        _report(start_lines(settings, hooks, targets))
+        _report(start_lines(settings, hooks, targets, is_settled=watcher.is_settled))
         if needs_admin:
             _report([KEEPS_ADMIN])
         watcher.run(stop)
@@ -213,10 +214,12 @@ def capabilities_to_keep(held: frozenset[str], *, needs_admin: bool = False) -> 
     return PROBE_CAPABILITIES if is_split and not needs_admin else PROBE_CAPABILITIES | {"CAP_SYS_ADMIN"}
 
 
-def start_lines(settings: Settings, hooks: SocketHooks, targets: list[Target]) -> list[str]:
-    """What a person wants to know once the agent works."""
+def start_lines(settings: Settings, hooks: SocketHooks, targets: list[Target], *, is_settled: bool = True) -> list[str]:
+    """What a person wants to know once the agent works. `is_settled`: see Watcher."""
     services = sorted({target.service_pid for target in targets})
     lines = [f"watching {len(targets)} processes of {len(services)} services; hooks: {hooks.text} ({hooks.why})"]
+    if not is_settled:
+        lines[0] += f"; {UNSETTLED}"
     if settings.otlp is not None:
         lines.append(f"sending spans to {settings.otlp.endpoint_for_people} by {settings.otlp.protocol}")
     if settings.metrics.otlp is not None:

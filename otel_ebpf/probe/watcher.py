@@ -47,6 +47,7 @@ _TICK_MS = 1000
 _SETTLE_S = 5.0  # at the start, for the TLS of what runs already
 _SWEEP_TICKS = 30
 _IDLE_TICKS = 2
+SETTLED = "files of what was running have their probes now"
 TARGET = struct.Struct("<II")  # struct target
 _MAX_EXECUTABLES = 1024  # as in the kernel
 
@@ -105,6 +106,8 @@ class Watcher:
         self._hidden = HiddenTraffic(self._procfs, self._tls.read_names, hooks.sees_every_call)
         self._hooks = Hooks("")
         self._idle_ticks = 0
+        self.is_settled = False
+        """What ran when it started has the probes that its files are to have."""
         for pid in own_pids:
             self._maps["targets"].update(PID.pack(pid), TARGET.pack(pid, TARGET_EXCLUDED))
 
@@ -127,6 +130,7 @@ class Watcher:
             for answer in select.select(list(inspecting), [], [], left)[0]:
                 inspecting[answer]()
             self._look_at_libraries()
+        self.is_settled = not inspecting
 
     def _inspecting(self) -> dict[int, Callable[[], None]]:
         """Who waits for an answer takes it, by what becomes readable.
@@ -156,7 +160,11 @@ class Watcher:
         answers: dict[int, Callable[[], None]] = {}  # of the inspectors that are at work
         while not stop.received:
             self._look_at_libraries()
-            for answer, take in self._inspecting().items():
+            inspecting = self._inspecting()
+            if not inspecting and not self.is_settled:
+                self.is_settled = True
+                sys.stderr.write(f"otel-ebpf: {SETTLED}\n")
+            for answer, take in inspecting.items():
                 if answer not in answers:
                     answers[answer] = take
                     poll.register(answer, select.POLLIN)

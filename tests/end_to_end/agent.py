@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from otel_ebpf.probe.watcher import SETTLED
+from otel_ebpf.supervisor import UNSETTLED
 from tests.end_to_end.bpf_objects import loaded_programs, programs_held_by
 from tests.end_to_end.hooks import SOCKET_BACKEND
 from tests.end_to_end.sink import Sink
@@ -66,6 +68,8 @@ class Agent:
             lambda: READY_WORD in self.messages or not self.is_running, "the agent is ready", seconds=SECONDS_TO_START
         )
         assert self.is_running, f"the agent ended with {self.process.returncode}: {self.messages}"
+        if UNSETTLED in self.messages:
+            self.wait_for_message(SETTLED, seconds=SECONDS_TO_START)
 
     def program_ids(self) -> set[int]:
         """BPF programs that live because of this agent."""

@@ -49,12 +49,19 @@ class Stage:
         """One of tests/services/callers.py, which waits for `send`."""
         return self.ends.enter_context(calling(name, self.new_folder(name), where, calls, **options))
 
-    def agent(self, *, is_ended_by_test: bool = False, sink: Sink | None = None, **settings: object) -> Agent:
+    def agent(
+        self,
+        *,
+        is_ended_by_test: bool = False,
+        sink: Sink | None = None,
+        command: list[str] | None = None,
+        **settings: object,
+    ) -> Agent:
         """agent(OTEL_EBPF_OPEN_PORT=8080), exporting to this stage's sink."""
         texts = {
             "OTEL_EBPF_CACHE_DIR": str(self.bytecode_cache),
             **{name: str(value) for name, value in settings.items()},
         }
         folder = self.new_folder("agent")
-        running = running_agent(folder, sink or self.sink, is_ended_by_test=is_ended_by_test, **texts)
+        running = running_agent(folder, sink or self.sink, command=command, is_ended_by_test=is_ended_by_test, **texts)
         return self.ends.enter_context(running)

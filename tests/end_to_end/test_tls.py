@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.probe.procfs import Procfs
+from otel_ebpf.probe.watcher import SETTLED
+from otel_ebpf.supervisor import UNSETTLED
 from tests.end_to_end.agent import Agent
 from tests.end_to_end.sink import CLIENT, SERVER
 from tests.end_to_end.stage import Stage
@@ -331,3 +333,25 @@ def is_uprobe(fdinfo: Path) -> bool:
     except FileNotFoundError:
         return False
     return not any(line.startswith("link_type:") and "raw_tracepoint" in line for line in text.splitlines())
+
+
+HURRIED = """
+import sys
+from otel_ebpf import cli
+from otel_ebpf.probe import watcher
+watcher._SETTLE_S = 0.0
+sys.exit(cli.main(["run"]))
+"""
+
+
+def test_a_start_that_takes_long_says_so_and_then_that_tls_is_seen(prefix: str, stage: Stage) -> None:
+    """Not told, it would be taken for having seen nothing. What is long is less here than on a busy host."""
+    server = stage.server("nginx-tls")
+    command = [str(VENV_BIN / "python"), "-c", HURRIED]
+    agent = stage.agent(command=command, OTEL_EBPF_OPEN_PORT=server.port)
+
+    calls = [make_call(f"{prefix}{number}", "GET") for number in range(3)]
+    results = stage.client("http.client", server, calls).send()
+
+    assert agent.messages.index(UNSETTLED) < agent.messages.index(SETTLED)
+    assert [] == differences(results, stage.sink.wait_for(len(results), belongs_to(prefix)), SERVER)

@@ -17,7 +17,7 @@ from otel_ebpf.probe.programs import (
     SocketBackend,
 )
 from otel_ebpf.probe.socket_hooks import SocketHooks
-from otel_ebpf.supervisor import capabilities_to_keep, require_rights, start_lines
+from otel_ebpf.supervisor import UNSETTLED, capabilities_to_keep, require_rights, start_lines
 
 HOOKS = SocketHooks(SocketBackend.TRACEPOINT, "there is nothing else")
 SPLIT = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID"})
@@ -53,6 +53,14 @@ def test_the_start_names_the_collector_of_each_signal():
 
     for path in ("v1/traces", "v1/metrics"):
         assert any(f"http://c:4318/{path}" in line for line in start_lines(settings, HOOKS, []))
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_the_start_says_what_is_not_seen_yet(is_settled: bool):
+    settings, _ = Settings.from_environ({})
+
+    first, *_ = start_lines(settings, HOOKS, [], is_settled=is_settled)
+    assert is_settled == (UNSETTLED not in first)
 
 
 def test_the_start_says_where_prometheus_scrapes():
