@@ -205,6 +205,10 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
       return;
     }
     if (connection->state == STATE_RESPONSE && is_end_untold(connection)) end_exchange(connection, END_NEXT_REQUEST);
+    if (!service_pid) {
+      connection->state = STATE_FOREIGN;
+      return;
+    }
     begin_exchange(connection, call, pid_tid, service_pid, now);
     report->kind = RECORD_REQUEST;
     return;
@@ -461,6 +465,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   u32 is_inbound = call->is_inbound;
   struct connection *connection = connections.lookup(&sock);
   if (connection && connection->state == STATE_FOREIGN) return GO_ON_WITH_NOTHING;
+  if (!service_pid && !connection) return GO_ON_WITH_NOTHING;
   if (connection && connection->flags & CONNECTION_TLS && !(connection->flags & CONNECTION_TLS_HEADER_READ)) {
     if (!is_inbound) connection->ciphertext_sent_monotonic_ns = bpf_ktime_get_ns();
     else if (connection->role == ROLE_UNKNOWN) on_older_ciphertext(scratch_area, connection->id, pid_tid >> 32);

@@ -162,14 +162,14 @@ enum target_flag {
 };
 
 struct target {
-  u32 service_pid;
+  u32 service_pid;  // 0: it is one no more; what it has begun is seen to its end
   u32 flags;  // enum target_flag
 };
 
 // targets: the processes that are watched.
 //   key     pid in the agent's namespace
 //   added   by the probe; here by fork of a target and by listen on a selected port
-//   removed by the probe, and here at exit
+//   removed by the probe, and here at exit; of what lives on and is to be watched no more, first its service
 //   full    the process is not watched; the probe says so
 BPF_TABLE("hash", u32, struct target, targets, MAX_TARGETS);
 

@@ -10,6 +10,13 @@ static __always_inline void send_process_event(u32 kind, u32 pid, u32 parent_pid
   if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
 }
 
+// Has the program that begins been started for a connection that a target has accepted, as inetd does?
+static __always_inline int is_started_to_serve(void) {
+  u64 sock = socket_of_descriptor(0);
+  struct connection *connection = sock ? connections.lookup(&sock) : 0;
+  return connection && connection->role == ROLE_SERVER;
+}
+
 // args: task, old pid, struct linux_binprm
 int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   u64 pid_tid = current_pid_tid();
@@ -28,7 +35,8 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   READ_FIELD(event.executable_inode, inode, struct inode, i_ino);
   READ_FIELD(event.executable_device, file_system, struct super_block, s_dev);
   struct executable executable = {event.executable_inode, event.executable_device, 0};
-  if (!target && executables.lookup(&executable)) {
+  int is_target = target && target->service_pid;
+  if (!is_target && executables.lookup(&executable)) {
     // A process may live for some milliseconds only: its first call must not wait for the probe.
     struct target found = {pid, 0};
     targets.update(&pid, &found);
@@ -44,7 +52,8 @@ int on_process_exec(struct bpf_raw_tracepoint_args *ctx) {
                        TARGET_IS_NGINX);  // until the probe has looked at it
   event.kind = PROCESS_EXEC;
   event.pid = pid;
-  event.is_target |= target != 0;
+  event.is_target |= is_target;
+  event.port = is_target && is_started_to_serve();
   bpf_get_current_comm(event.command, sizeof(event.command));
   if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
   return 0;
@@ -72,7 +81,7 @@ int on_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   u64 parent_pid_tid = current_pid_tid();
   u32 parent_pid = parent_pid_tid >> 32;
   struct target *parent = targets.lookup(&parent_pid);
-  if (!parent) return 0;
+  if (!parent || !(parent->service_pid || parent->flags & TARGET_EXCLUDED)) return 0;
   u32 pid = pid_of_task(ctx->args[1]);
   if (pid == parent_pid) return 0;  // a thread
   struct target inherited = *parent;

@@ -150,7 +150,7 @@ struct process_event {
   u32 kind;
   u32 pid;
   u32 parent_pid;  // FORK: the process that forked
-  u16 port;  // LISTEN: the local port
+  u16 port;  // LISTEN: the local port; EXEC: 1 when it begins with a connection of a client's as its standard input
   u16 is_target;  // the kernel already watches it (inherited, or its port or executable is selected)
   u8 command[16];
   u64 executable_inode;  // EXEC: of the file that runs now

@@ -22,9 +22,11 @@ static __always_inline void on_listen(u64 sock) {
     // Now, not when the probe has read of it: the first connection may come within the millisecond.
     struct target target = {pid, TARGET_WITHOUT_RETURN_PROBES};  // until it has been looked at
     targets.insert(&pid, &target);
+    struct target *known = targets.lookup(&pid);
+    if (known && !known->service_pid && !(known->flags & TARGET_EXCLUDED)) known->service_pid = pid;
   }
   struct target *target = targets.lookup(&pid);
-  event.is_target = target && !(target->flags & TARGET_EXCLUDED);
+  event.is_target = target && target->service_pid && !(target->flags & TARGET_EXCLUDED);
   bpf_get_current_comm(event.command, sizeof(event.command));
   if (process_events.ringbuf_output(&event, sizeof(event), 0)) count(COUNT_PROCESS_EVENTS_LOST);
 }

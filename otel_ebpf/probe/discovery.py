@@ -7,7 +7,8 @@ Owns: the targets by pid, the members of each service
 A service is led by the topmost selected ancestor that holds the same listening socket (nginx's master, gunicorn's
 arbiter). Where no socket tells, a worker of a watched parent (a copy of it by fork, or the same program started as a
 worker) serves with it: Node's cluster hands connections over, its workers hold no listening socket at all. Any other
-program that a target starts is not part of the service, unless it is selected itself.
+program that a target starts is not part of the service, unless it is selected itself, or is started to serve a connection
+(inetd).
 
 When the leader ends before its workers do (daemons fork and leave, nginx upgrades its binary), the service goes on
 under one of them.
@@ -42,6 +43,15 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
+    """The process has ended, or was never to be watched."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The process goes on, and what it begins is to be watched no more."""
+
     pid: int
 
 
@@ -59,7 +69,7 @@ class Gone:
     service_pid: int
 
 
-Change = Add | Remove | Identity | Gone
+Change = Add | Remove | Leave | Identity | Gone
 
 
 class _Judge:
@@ -167,7 +177,9 @@ class Discovery:
         changes: list[Change] = []
         for pid, target in list(self._targets.items()):
             if pid not in found and not self._still_serves(target, found, judge.snapshot):
-                changes += self._forget(pid)
+                stat = judge.snapshot.stat(pid)
+                goes_on = stat is not None and stat.start_ticks == target.start_ticks
+                changes += self._forget(pid, Leave(pid) if goes_on else Remove(pid))
         for target in found.values():
             changes += self._keep(target)
         return changes
@@ -204,8 +216,10 @@ class Discovery:
         target = judge.target(pid)
         if target is None and event.is_target and pid not in self._targets and judge.snapshot.stat(pid) is None:
             return [Remove(pid), Identity(pid), Gone(pid)]  # over already: what the event tells of it is all there is
+        if target is None and event.port and pid in self._targets:
+            return []
         if target is None:
-            return self._forget(pid) or [Remove(pid)]
+            return self._forget(pid, Leave(pid)) or [Leave(pid)]
         changes = self._keep(target)
         is_new_program = target.service_pid == pid and Identity(pid) not in changes
         return [*changes, Identity(pid)] if is_new_program else changes
@@ -217,7 +231,7 @@ class Discovery:
             parent = self._judge(standing=self._targets).target(event.parent_pid)
             changes = [] if parent is None else self._keep(parent)
         if event.parent_pid not in self._targets:
-            return [*self._forget(event.pid), Remove(event.pid)]
+            return self._forget(event.pid, Leave(event.pid)) or [Leave(event.pid)]
         stat = self._procfs.stat(event.pid)
         service_pid = self._targets[event.parent_pid].service_pid
         why = f"forked from {event.parent_pid}"
@@ -283,9 +297,9 @@ class Discovery:
         changes.append(Add(target.pid, target.service_pid))
         return changes if before is None else changes + self._leave(before)
 
-    def _forget(self, pid: int) -> list[Change]:
+    def _forget(self, pid: int, how: Remove | Leave | None = None) -> list[Change]:
         target = self._targets.pop(pid, None)
-        return [] if target is None else [Remove(pid), *self._leave(target)]
+        return [] if target is None else [how or Remove(pid), *self._leave(target)]
 
     def _leave(self, target: Target) -> list[Change]:
         """One process left its service: an empty service is gone, one that lost its leader gets another."""

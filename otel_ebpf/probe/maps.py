@@ -15,6 +15,7 @@ from otel_ebpf.probe import bpf
 
 # Keys that several maps have.
 PID = struct.Struct("<I")
+TARGET = struct.Struct("<II")  # struct target: service_pid, flags
 FILE = struct.Struct("<QI4x")  # struct executable: inode, device
 _PER_CPU_KINDS = frozenset(
     {

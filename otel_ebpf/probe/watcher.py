@@ -9,7 +9,6 @@ It never sees a byte of the network: those go from the kernel to the exporter th
 
 import select
 import socket
-import struct
 import sys
 import time
 from collections import Counter as Tally
@@ -21,14 +20,15 @@ from typing import Protocol
 
 from otel_ebpf.errors import AgentError, PeerLostError
 from otel_ebpf.probe.attachments import Attachments
-from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove, Target
+from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Leave, Remove, Target
 from otel_ebpf.probe.go_watch import GoWatch
 from otel_ebpf.probe.hidden import HiddenTraffic
 from otel_ebpf.probe.identity import identify, identify_as_told
+from otel_ebpf.probe.leaving import LeavingProcesses
 from otel_ebpf.probe.ledger import LedgerWatch
 from otel_ebpf.probe.loader import Loaded
 from otel_ebpf.probe.lookup_watch import LookupWatch
-from otel_ebpf.probe.maps import FILE, PID
+from otel_ebpf.probe.maps import FILE, PID, TARGET
 from otel_ebpf.probe.nginx_watch import NginxWatch
 from otel_ebpf.probe.node_watch import NodeWatch
 from otel_ebpf.probe.prepare import PreparedParts
@@ -48,7 +48,6 @@ _SETTLE_S = 5.0  # at the start, for the TLS of what runs already
 _SWEEP_TICKS = 30
 _IDLE_TICKS = 2
 SETTLED = "files of what was running have their probes now"
-TARGET = struct.Struct("<II")  # struct target
 _MAX_EXECUTABLES = 1024  # as in the kernel
 
 
@@ -105,6 +104,7 @@ class Watcher:
         self._ledger = LedgerWatch(loaded.maps["ledger"])
         self._hidden = HiddenTraffic(self._procfs, self._tls.read_names, hooks.sees_every_call)
         self._hooks = Hooks("")
+        self._leaving = LeavingProcesses(loaded.maps["targets"], loaded.maps["connections"])
         self._idle_ticks = 0
         self.is_settled = False
         """What ran when it started has the probes that its files are to have."""
@@ -187,6 +187,7 @@ class Watcher:
                 self._tell_counts()
                 if ticks % _SWEEP_TICKS == 0:
                     self._apply(self._discovery.sweep())
+                    self._leaving.sweep()
 
     def know_executable(self, inode: int, device: int, path: bytes) -> None:
         """Its processes are targets from their exec on."""
@@ -228,8 +229,11 @@ class Watcher:
             if isinstance(change, Add):
                 self._watch(change)
                 self._to_look_at[change.pid] = None
-            elif isinstance(change, Remove):
-                self._maps["targets"].delete(PID.pack(change.pid))
+            elif isinstance(change, (Remove, Leave)):
+                if isinstance(change, Leave):
+                    self._leaving.leave(change.pid)
+                else:
+                    self._maps["targets"].delete(PID.pack(change.pid))
                 for watch in self._watches:
                     watch.forget(change.pid)
         if self._discovery.targets:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from otel_ebpf.probe.leaving import CONNECTION_PID
 from otel_ebpf.probe.ledger import COUNTS
-from otel_ebpf.probe.watcher import TARGET
+from otel_ebpf.probe.maps import TARGET
 from otel_ebpf.records import layouts
 from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import (
@@ -146,10 +147,20 @@ def test_the_ledger_has_a_place_for_each_counter(tmp_path: Path):
 
 
 def test_the_target_that_the_probe_writes_is_the_one_that_the_kernel_reads():
-    text = (BPF / "maps.h").read_text()
+    text = re.sub(r" *//[^\n]*", "", (BPF / "maps.h").read_text())
 
     assert "struct target {\n  u32 service_pid;\n  u32 flags;" in text
     assert "<II" == TARGET.format
+
+
+def test_who_has_an_exchange_in_hand_is_where_the_probe_looks_for_it():
+    text = re.sub(r" *//[^\n]*", "", (BPF / "maps.h").read_text())
+    body = re.search(r"struct connection {(.*?)  u32 pid;", text, re.DOTALL)
+
+    assert body is not None
+    before = re.findall(r"(u32|u64) \w+;", body[1])
+    assert len(before) == body[1].count(";")
+    assert CONNECTION_PID.size - 4 == sum({"u32": 4, "u64": 8}[kind] for kind in before)
 
 
 @pytest.mark.parametrize("kind", ProcessEventKind)

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from otel_ebpf.probe.lookup_watch import LookupWatch
+from otel_ebpf.probe.maps import TARGET
 from otel_ebpf.probe.prepare import PreparedParts
 from otel_ebpf.probe.probed_files import LINGER_TICKS
 from otel_ebpf.probe.programs import LOOKUP_PROGRAMS
 from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.tls_watch import TARGET_WITHOUT_RETURN_PROBES
 from otel_ebpf.probe.uprobes import UprobeForm
-from otel_ebpf.probe.watcher import TARGET
 from otel_ebpf.records.kinds import Counter, Lookup
 from tests.kernel.probed import FORMS, Probed
 from tests.services.processes import VENV_BIN, free_port

@@ -8,14 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe.watcher import TARGET
+from otel_ebpf.probe.maps import TARGET
 from otel_ebpf.records.decode import decode_process_event
 from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
 from otel_ebpf.records.ring import RingReader
-from tests.kernel.wire import LONGEST_WAIT_SECONDS, Watched
+from tests.kernel.wire import LONGEST_WAIT_SECONDS, Watched, Wire
 from tests.services.processes import free_port, wait_until
 
 pytestmark = pytest.mark.kernel
@@ -135,6 +136,23 @@ def test_listen_is_told_with_its_port(events: Events):
 
     assert event is not None
     assert (os.getpid(), 1) == (event.pid, event.is_target)
+
+
+@pytest.mark.parametrize("is_for_it", [True, False])
+def test_a_program_that_begins_with_a_connection_says_so(
+    is_for_it: bool, watched: Watched, events: Events, tmp_path: Path
+):
+    """As inetd starts one for each that it has accepted."""
+    wire = Wire(socket.AF_INET, tmp_path)
+    with subprocess.Popen(
+        ["/bin/cat"], stdin=wire.server if is_for_it else wire.client, stdout=subprocess.DEVNULL
+    ) as child:
+        event = events.until(of(ProcessEventKind.EXEC, child.pid))
+        wire.close()
+    watched.unwatch(child.pid)
+
+    assert event is not None
+    assert (1, int(is_for_it)) == (event.is_target, event.port)
 
 
 def test_a_process_that_listens_on_a_selected_port_is_a_target_at_once(watched: Watched, events: Events):

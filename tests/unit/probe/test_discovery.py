@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Remove
+from otel_ebpf.probe.discovery import Add, Change, Discovery, Gone, Identity, Leave, Remove
 from otel_ebpf.probe.procfs import Procfs
 from otel_ebpf.probe.selection import Selection
 from otel_ebpf.records.kinds import ProcessEvent, ProcessEventKind
@@ -282,8 +282,20 @@ def test_another_program_started_by_a_target_is_not_part_of_its_service(proc: Fa
     proc.add(FakeProcess(15, 11, CURL, ("curl",), start_stack=1))
     found.on_event(fork_event(11, 15))
 
-    assert [Remove(15)] == found.on_event(exec_event(15, is_target=1))
+    assert [Leave(15)] == found.on_event(exec_event(15, is_target=1))
     assert 15 not in found.targets
+
+
+def test_a_program_started_for_a_connection_is_part_of_the_service_that_accepted_it(proc: FakeProc) -> None:
+    """As inetd starts one for each."""
+    nginx(proc)
+    found = discovery(proc)
+    found.scan()
+    proc.add(FakeProcess(15, 11, CURL, ("curl",), start_stack=1))
+    found.on_event(fork_event(11, 15))
+
+    assert [] == found.on_event(exec_event(15, is_target=1)._replace(port=1))
+    assert 10 == services(found)[15]
 
 
 def test_a_program_that_inherits_the_listening_socket_stays(proc: FakeProc) -> None:
@@ -364,7 +376,7 @@ def test_a_child_of_what_is_no_target_is_taken_out_of_the_map(proc: FakeProc) ->
     proc.add(FakeProcess(16, 15, CURL))
     found = discovery(proc)
 
-    assert [Remove(16)] == found.on_event(fork_event(15, 16))
+    assert [Leave(16)] == found.on_event(fork_event(15, 16))
 
 
 # --- EXIT ---
@@ -434,6 +446,18 @@ def test_a_rescan_finds_what_no_event_told(proc: FakeProc) -> None:
     assert [Remove(11)] == found.rescan()
 
 
+def test_a_rescan_lets_what_goes_on_end_what_it_has_begun(proc: FakeProc) -> None:
+    """It has closed the port that it was selected by."""
+    nginx(proc, workers=1)
+    found = discovery(proc)
+    found.scan()
+    ticks = found.targets[11].start_ticks
+    proc.remove(11)
+    proc.add(FakeProcess(11, 1, CURL, start_ticks=ticks))
+
+    assert [Leave(11)] == found.rescan()
+
+
 def test_a_rescan_without_news_changes_nothing(proc: FakeProc) -> None:
     nginx(proc)
     found = discovery(proc)
@@ -493,5 +517,5 @@ def test_a_real_prefork_server_is_one_service_without_the_other_programs_it_runs
 
     assert dict.fromkeys([server.pid, *workers], server.pid) == seen
     assert other not in seen
-    assert [Remove(other)] == exec_of_other
+    assert [Leave(other)] == exec_of_other
     assert [Identity(server.pid)] == listens
