@@ -43,7 +43,7 @@ def prepare_all(
 
     `cache_dir` None keeps nothing; `progress` gets a line when there is something to wait for, or to know.
     """
-    report = progress or _to_stderr
+    report = _once(progress or _to_stderr)
     cflags = [compiler_flags(source, flags) for source in sources]
     try:
         types = types or find_kernel_types()
@@ -86,6 +86,18 @@ def _key(source: Source, cflags: list[str], types: KernelTypes, evidence: bytes,
     texts = (source.text, source.headers_text, "\0".join(cflags), bcc_python or "", "\0".join(types.kernel))
     generators = [Path(__file__).with_name(name).read_bytes() for name in _GENERATORS]
     return cache.cache_key([*(text.encode() for text in texts), *generators, evidence])
+
+
+def _once(report: Callable[[str], None]) -> Callable[[str], None]:
+    """What is the matter with a cache is the same for all that it keeps."""
+    told = set[str]()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            report(line)
+
+    return tell
 
 
 def _to_stderr(line: str) -> None:

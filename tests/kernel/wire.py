@@ -16,8 +16,8 @@ from otel_ebpf.exchanges.assembler import Assembler
 from otel_ebpf.exchanges.exchange import Exchange, Outcome, Role
 from otel_ebpf.probe.attachments import Attachments
 from otel_ebpf.probe.loader import Loaded
-from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.probe.maps import TARGET
+from otel_ebpf.probe.socket_hooks import SocketHooks
 from otel_ebpf.records.decode import Buffer, decode_lookup, decode_record, is_lookup
 from otel_ebpf.records.kinds import Counter, Lookup, Record
 from otel_ebpf.records.progress import ProgressTable

@@ -4,6 +4,7 @@ import pytest
 
 from otel_ebpf.errors import PreflightError, ProbeError
 from otel_ebpf.probe.artifact import Artifact, encode
+from otel_ebpf.probe.cached_compiler import prepare_all
 from otel_ebpf.probe.kernel_types import KernelTypes
 from otel_ebpf.probe.programs import Source
 from tests.services.compiling import prepare, prepare_in_child
@@ -81,6 +82,17 @@ def test_a_damaged_entry_is_compiled_anew_and_mended(compiler: Compiler):
     assert small_artifact() == compiler.prepare() == compiler.prepare()
     assert 2 == compiler.runs
     assert 1 == sum("ignoring the bytecode cache" in message for message in compiler.messages)
+
+
+def test_what_is_the_matter_with_the_cache_is_told_once_for_all_parts(compiler: Compiler):
+    compiler.folder.mkdir(mode=0o755)
+    how = {"bcc_python": str(compiler.python), "progress": compiler.messages.append, "types": compiler.types}
+    list(prepare_all([TEXT, Source("other text")], {}, cache_dir=compiler.folder, **how))
+
+    assert 2 == compiler.runs
+    said = [message.partition(str(compiler.folder))[0] for message in compiler.messages]
+    assert ["ignoring the bytecode cache ", "cannot keep the compiled probes in "] == [said[0], said[-1]]
+    assert 3 == len(said)
 
 
 def test_without_a_folder_nothing_is_kept(compiler: Compiler):
