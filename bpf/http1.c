@@ -511,6 +511,10 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
     connection->descriptor_key = descriptor_key;
     descriptors.update(&descriptor_key, &sock);
   }
+  int is_first = connection->position == (u32)-1 && connection->state == STATE_IDLE;
+  if (is_first && is_inbound == (connection->role == ROLE_SERVER) &&
+      skip_proxy_header(scratch_area, connection, prefix))
+    return GO_ON_WITH_NOTHING;
   if (is_hello(connection, prefix)) {
     on_hello(scratch_area, connection, prefix, pid_tid >> 32, service_pid);
 #ifdef BY_KPROBES

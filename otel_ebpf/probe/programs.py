@@ -134,6 +134,7 @@ _SHARED_FRAGMENTS = (
     "sockets.c",
     "{memory}",
     "capture.c",
+    "proxy_header.c",
     "tls_hello.c",
     "python.c",
     "go.c",
