@@ -22,17 +22,18 @@ static __always_inline u32 proxy_header_bytes(struct scratch *scratch_area, cons
   if (length > MAX_PROXY_LINE) length = MAX_PROXY_LINE;
   AT_MOST(length, MAX_PROXY_LINE);
   if (READ_MOVED(scratch_area->payload, length, (void *)prefix->address)) return 0;
-  // To memory, so that every turn looks alike to the verifier.
+  // To memory, so that every turn looks alike to the verifier. As many turns for every length: behind it are the bytes
+  // of another call.
   volatile u32 *found = (volatile u32 *)&scratch_area->report.limit_bytes;
   *found = 0;
   for (u32 i = 0; i < MAX_PROXY_LINE; i++) {
-    if (i >= length) break;
     if (scratch_area->payload[i] == '\n') {
       *found = i + 1;
       break;
     }
   }
-  return *found;
+  u32 bytes = *found;
+  return bytes <= length ? bytes : 0;
 }
 
 // Of a connection's first bytes those of the header are taken off the call. Returns 1 when nothing is left of it. The
