@@ -177,9 +177,7 @@ class Discovery:
         changes: list[Change] = []
         for pid, target in list(self._targets.items()):
             if pid not in found and not self._still_serves(target, found, judge.snapshot):
-                stat = judge.snapshot.stat(pid)
-                goes_on = stat is not None and stat.start_ticks == target.start_ticks
-                changes += self._forget(pid, Leave(pid) if goes_on else Remove(pid))
+                changes += self._forget(Leave(pid) if _goes_on(target, judge.snapshot) else Remove(pid))
         for target in found.values():
             changes += self._keep(target)
         return changes
@@ -189,9 +187,8 @@ class Discovery:
         changes: list[Change] = []
         snapshot = Snapshot(self._procfs, self._listening)
         for pid, target in list(self._targets.items()):
-            stat = snapshot.stat(pid)
-            if stat is None or stat.start_ticks != target.start_ticks:
-                changes += self._forget(pid)
+            if not _goes_on(target, snapshot):
+                changes += self._forget(Remove(pid))
         return changes
 
     def on_event(self, event: ProcessEvent) -> list[Change]:
@@ -202,7 +199,7 @@ class Discovery:
         if kind == ProcessEventKind.FORK:
             return self._on_fork(event)
         if kind == ProcessEventKind.EXIT:
-            return self._forget(event.pid) or [Remove(event.pid)]
+            return self._forget(Remove(event.pid))
         if kind == ProcessEventKind.LISTEN:
             return self._on_listen(event)
         return []
@@ -219,7 +216,7 @@ class Discovery:
         if target is None and event.port and pid in self._targets:
             return []
         if target is None:
-            return self._forget(pid, Leave(pid)) or [Leave(pid)]
+            return self._forget(Leave(pid))
         changes = self._keep(target)
         is_new_program = target.service_pid == pid and Identity(pid) not in changes
         return [*changes, Identity(pid)] if is_new_program else changes
@@ -231,7 +228,7 @@ class Discovery:
             parent = self._judge(standing=self._targets).target(event.parent_pid)
             changes = [] if parent is None else self._keep(parent)
         if event.parent_pid not in self._targets:
-            return self._forget(event.pid, Leave(event.pid)) or [Leave(event.pid)]
+            return self._forget(Leave(event.pid))
         stat = self._procfs.stat(event.pid)
         service_pid = self._targets[event.parent_pid].service_pid
         why = f"forked from {event.parent_pid}"
@@ -297,9 +294,10 @@ class Discovery:
         changes.append(Add(target.pid, target.service_pid))
         return changes if before is None else changes + self._leave(before)
 
-    def _forget(self, pid: int, how: Remove | Leave | None = None) -> list[Change]:
-        target = self._targets.pop(pid, None)
-        return [] if target is None else [how or Remove(pid), *self._leave(target)]
+    def _forget(self, how: Remove | Leave) -> list[Change]:
+        """Also of a process that the kernel alone has taken for a target."""
+        target = self._targets.pop(how.pid, None)
+        return [how] if target is None else [how, *self._leave(target)]
 
     def _leave(self, target: Target) -> list[Change]:
         """One process left its service: an empty service is gone, one that lost its leader gets another."""
@@ -326,8 +324,13 @@ class Discovery:
 
     def _still_serves(self, target: Target, found: Mapping[int, Target], snapshot: Snapshot) -> bool:
         """A worker without a socket whose leader is not its ancestor: only the events could tell that."""
-        stat = snapshot.stat(target.pid)
-        if stat is None or stat.start_ticks != target.start_ticks or target.service_pid not in found:
+        if not _goes_on(target, snapshot) or target.service_pid not in found:
             return False
         program = snapshot.executable(target.pid)
         return program is not None and program == snapshot.executable(target.service_pid)
+
+
+def _goes_on(target: Target, snapshot: Snapshot) -> bool:
+    """Else it has ended, and another process may have its number."""
+    stat = snapshot.stat(target.pid)
+    return stat is not None and stat.start_ticks == target.start_ticks

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from otel_ebpf.probe import bpf
 
-# Keys that several maps have.
+# Keys that several maps have, and a value that several places write.
 PID = struct.Struct("<I")
 TARGET = struct.Struct("<II")  # struct target: service_pid, flags
 FILE = struct.Struct("<QI4x")  # struct executable: inode, device

@@ -14,13 +14,10 @@ from tests.services import nginx
 from tests.services.certificates import session_certificates
 from tests.services.plan import make_call
 from tests.services.processes import free_port
+from tests.services.proxy_headers import VERSION_1, version_2
 from tests.services.servers import nginx_command, public_folder, serving_elsewhere
 
-ADDRESSES = socket.inet_aton("203.0.113.9") + socket.inet_aton("192.0.2.1") + b"\xc3\x50\x01\xbb"
-HEADERS = {
-    "1": b"PROXY TCP4 203.0.113.9 192.0.2.1 50000 443\r\n",
-    "2": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + ADDRESSES,
-}
+HEADERS = {"1": VERSION_1, "2": version_2()}
 
 
 @pytest.mark.parametrize("version", HEADERS)
@@ -33,7 +30,7 @@ def test_what_comes_behind_the_header_is_seen(version: str, speaks_tls: bool, pr
     stage.ends.enter_context(serving_elsewhere(nginx_command(public, text), stage.new_folder("s"), "127.0.0.1", port))
     stage.agent(OTEL_EBPF_OPEN_PORT=port)
 
-    targets = {make_call(f"{prefix}{number}", "GET", 200, 1000).target: number for number in range(6)}
+    targets = [make_call(f"{prefix}{number}", "GET", 200, 1000).target for number in range(6)]
     own_ports = {}
     for first in range(0, len(targets), 2):
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
@@ -42,7 +39,7 @@ def test_what_comes_behind_the_header_is_seen(version: str, speaks_tls: bool, pr
             if speaks_tls:
                 context = ssl.create_default_context(cafile=made.authority)
                 connection.sock = context.wrap_socket(connection.sock, server_hostname="127.0.0.1")
-            for target in list(targets)[first : first + 2]:
+            for target in targets[first : first + 2]:
                 connection.request("GET", target)
                 assert 1000 == len(connection.getresponse().read())
                 own_ports[target] = connection.sock.getsockname()[1]

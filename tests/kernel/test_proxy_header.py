@@ -8,20 +8,12 @@ import pytest
 
 from tests.kernel.test_exchanges_on_the_wire import GET, OK, PLAIN
 from tests.kernel.wire import Watched, Wire
+from tests.services.proxy_headers import SIGNATURE, VERSION_1, version_2
 
 pytestmark = pytest.mark.kernel
 
-SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-
-
-def version_2(more: bytes = b"", command: int = 0x21) -> bytes:
-    """TCP over IPv4, and what else stands behind the addresses."""
-    said = socket.inet_aton("203.0.113.9") + socket.inet_aton("192.0.2.1") + struct.pack(">HH", 50_000, 443) + more
-    return SIGNATURE + struct.pack(">BBH", command, 0x11, len(said)) + said
-
-
 HEADERS = {
-    "1": b"PROXY TCP4 203.0.113.9 192.0.2.1 50000 443\r\n",
+    "1": VERSION_1,
     "1-longest": b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535".ljust(105, b" ") + b"\r\n",
     "1-unknown": b"PROXY UNKNOWN\r\n",
     "2": version_2(),

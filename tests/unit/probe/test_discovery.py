@@ -275,12 +275,18 @@ def test_a_child_of_a_target_belongs_to_its_service_from_the_fork_on(proc: FakeP
     assert found.targets[15].why == "forked from 11"
 
 
-def test_another_program_started_by_a_target_is_not_part_of_its_service(proc: FakeProc) -> None:
+def nginx_that_starts_curl(proc: FakeProc) -> Discovery:
+    """Process 15, of which the fork is known and the exec not yet."""
     nginx(proc)
     found = discovery(proc)
     found.scan()
     proc.add(FakeProcess(15, 11, CURL, ("curl",), start_stack=1))
     found.on_event(fork_event(11, 15))
+    return found
+
+
+def test_another_program_started_by_a_target_is_not_part_of_its_service(proc: FakeProc) -> None:
+    found = nginx_that_starts_curl(proc)
 
     assert [Leave(15)] == found.on_event(exec_event(15, is_target=1))
     assert 15 not in found.targets
@@ -288,11 +294,7 @@ def test_another_program_started_by_a_target_is_not_part_of_its_service(proc: Fa
 
 def test_a_program_started_for_a_connection_is_part_of_the_service_that_accepted_it(proc: FakeProc) -> None:
     """As inetd starts one for each."""
-    nginx(proc)
-    found = discovery(proc)
-    found.scan()
-    proc.add(FakeProcess(15, 11, CURL, ("curl",), start_stack=1))
-    found.on_event(fork_event(11, 15))
+    found = nginx_that_starts_curl(proc)
 
     assert [] == found.on_event(exec_event(15, is_target=1)._replace(port=1))
     assert 10 == services(found)[15]
