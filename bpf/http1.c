@@ -180,8 +180,11 @@ static __always_inline void name_other_end(struct connection *connection, const 
   }
   if (is_server && !connection->position && is_caller_watched(connection->sequence))
     connection->flags |= CONNECTION_CALLER_WATCHED;
-  if (!(connection->flags & CONNECTION_TLS))
-    connection->sequence = next_sequence(sock, !call->is_inbound) - (u32)call->bytes;
+  if (connection->flags & CONNECTION_TLS) return;
+  // As it connects, a client has no number of the bytes that it will read.
+  if (!is_server && !connection->read_sequence) connection->read_sequence = next_sequence(sock, 0);
+  u32 behind = call->is_inbound ? connection->read_sequence : connection->written_sequence;
+  connection->sequence = behind ? behind - (u32)call->bytes : 0;
 }
 
 // How much of a request is captured; beyond that only where a head may be.
@@ -379,11 +382,15 @@ static __always_inline struct connection *add_connection(struct scratch *scratch
   fresh->flags = flags;
   read_endpoints(sock, fresh);
   fresh->network_namespace = network_namespace_of(sock);
-  if (flags & CONNECTION_BY_ACCEPT) fresh->sequence = next_sequence(sock, role == ROLE_CLIENT);
+  int is_connecting = flags & CONNECTION_BY_ACCEPT && role == ROLE_CLIENT;
+  fresh->written_sequence = next_sequence(sock, 1);
+  if (!is_connecting) fresh->read_sequence = next_sequence(sock, 0);
 #ifdef BY_KPROBES
   // As tcp_connect begins: the SYN, which takes a number, is still to come.
-  if (fresh->sequence && role == ROLE_CLIENT) fresh->sequence++;
+  if (fresh->written_sequence && is_connecting) fresh->written_sequence++;
 #endif
+  if (flags & CONNECTION_BY_ACCEPT)
+    fresh->sequence = role == ROLE_CLIENT ? fresh->written_sequence : fresh->read_sequence;
   if (role == ROLE_CLIENT && fresh->sequence) {
     u32 first_sequence = fresh->sequence;
     u8 is_known = 1;
@@ -477,6 +484,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   if (call->pieces) load_pieces(scratch_area, call);
   read_prefix(scratch_area, call, prefix);
   u64 now = bpf_ktime_get_ns();
+  int is_known = connection != 0;
   if (!connection) {
     if (begins_like_tls_data(prefix)) {
       // Older than the agent: whose it is, its TLS object may tell.
@@ -506,6 +514,10 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
       connection->flags |= CONNECTION_UNREPORTED;
       count_for(service_pid, COUNT_OLDER);
     }
+  }
+  if (is_known && !has_seen_all(connection, sock, call)) {
+    lose_bytes(connection, service_pid);
+    return GO_ON_WITH_NOTHING;
   }
   if (connection->descriptor_key != descriptor_key) {
     connection->descriptor_key = descriptor_key;

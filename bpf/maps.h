@@ -118,7 +118,9 @@ struct connection {
   u64 parent_connection;  // of the exchange, as in struct record; set when it begins
   u32 parent_position;
   u32 network_namespace;
-  u32 sequence;
+  u32 sequence;  // of what is told: see struct record
+  u32 read_sequence;  // TCP's number behind the last byte that was seen to be read; 0: not known. See sockets.c
+  u32 written_sequence;
   u8 parent_evidence;
   u8 children;  // so many contexts what has read the request has made since; 255: or more
   u16 parent_may_err;  // 0 or LINK_MAY_ERR

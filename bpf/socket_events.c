@@ -61,17 +61,8 @@ static __always_inline void on_no_bytes(u64 sock, int is_inbound, long result) {
     int is_timed_out = is_timeout(-result) || connection->flags & CONNECTION_TIMED_OUT;
     end_exchange(connection, is_timed_out ? END_TIMED_OUT : END_RESET);
   } else if (is_inbound && connection->role == ROLE_CLIENT) {
-    end_exchange(connection, END_PEER_CLOSED);
+    end_as_seen(connection, sock, END_PEER_CLOSED);
   } else if (is_inbound) {
     connection->flags |= CONNECTION_PEER_SHUTDOWN;
   }
-}
-
-// Bytes were moved that nobody has seen: nothing further can be said of the connection.
-static __always_inline void lose_bytes(u64 sock, u32 service_pid) {
-  struct connection *connection = connections.lookup(&sock);
-  count_for(service_pid, COUNT_CALLS_UNSEEN);
-  if (!connection || connection->state == STATE_FOREIGN) return;
-  end_exchange(connection, END_SOCKET_GONE);
-  connection->state = STATE_FOREIGN;
 }

@@ -25,12 +25,12 @@ static __always_inline struct open_call *open_call_of(const struct target *targe
     open_calls.insert(&thread, &fresh);
     open = open_calls.lookup(&thread);
     if (!open) {
-      lose_bytes(sock, target->service_pid);
+      lose_bytes(connections.lookup(&sock), target->service_pid);
       return 0;
     }
   }
   // The return of the call before was not seen: more calls were open than the kernel follows.
-  if (open->sock) lose_bytes(open->sock, open->service_pid);
+  if (open->sock) lose_bytes(connections.lookup(&open->sock), open->service_pid);
   open->sock = sock;
   open->service_pid = target->service_pid;
   return sock ? open : 0;

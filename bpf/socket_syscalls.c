@@ -106,7 +106,8 @@ static __always_inline void on_close(u32 descriptor, u64 pid_tid) {
 
 // How many bytes they had is written to each of them: not worth a loop, for those of a stream are hardly ever sent so.
 static __always_inline void on_messages(u64 sock, u32 service_pid) {
-  if (connections.lookup(&sock)) lose_bytes(sock, service_pid);
+  struct connection *connection = connections.lookup(&sock);
+  if (connection) lose_bytes(connection, service_pid);
 }
 
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {

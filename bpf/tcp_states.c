@@ -61,7 +61,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
     case TCP_LAST_ACK:
       // A client that only shuts down its sending side still waits for the answer.
       if (connection->role == ROLE_SERVER || is_closed_here) {
-        end_exchange(connection, END_CLOSED);
+        end_as_seen(connection, sock, END_CLOSED);
         if (is_closed_here) forget_connection(sock, connection);
         else connection->state = STATE_FOREIGN;
       }
@@ -72,7 +72,8 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx) {
         connection->flags |= CONNECTION_RESET | (is_timeout(error) ? CONNECTION_TIMED_OUT : 0);
         break;
       }
-      end_exchange(connection, is_timeout(error) ? END_TIMED_OUT : error ? END_RESET : END_CLOSED);
+      if (error) end_exchange(connection, is_timeout(error) ? END_TIMED_OUT : END_RESET);
+      else end_as_seen(connection, sock, END_CLOSED);
       forget_connection(sock, connection);
       break;
   }

@@ -132,6 +132,7 @@ _SHARED_FRAGMENTS = (
     "targets.c",
     "emit.c",
     "sockets.c",
+    "unseen.c",
     "{memory}",
     "capture.c",
     "proxy_header.c",
