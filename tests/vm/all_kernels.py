@@ -15,12 +15,42 @@ from otel_ebpf.probe.socket_hooks import choose_hooks
 from tests.vm.kernels import KERNELS, KernelError
 from tests.vm.suites import NATIVE, Outcome, run_tests
 
-RIGHT_SPANS = "tests/end_to_end/test_servers.py::test_every_request_is_one_right_span"
-TESTS = (
-    "tests/kernel",
-    *(f"{RIGHT_SPANS}[{case}]" for case in ("keep-alive-nginx", "keep-alive-http.server", "close-node")),
+# Of the whole agent: one of each kind, for each takes a third of a minute emulated.
+WHOLE_AGENT = (
+    "test_servers.py::test_every_request_is_one_right_span[keep-alive-nginx]",
+    "test_servers.py::test_every_request_is_one_right_span[keep-alive-http.server]",
+    "test_servers.py::test_every_request_is_one_right_span[keep-alive-go]",
+    "test_servers.py::test_every_request_is_one_right_span[close-node]",
+    "test_servers.py::test_every_request_is_one_right_span[close-nginx-files]",
+    "test_servers.py::test_first_request_of_a_service_that_starts_after_the_agent_is_seen[gunicorn-sync]",
+    "test_servers.py::test_prefork_workers_are_one_service[gunicorn-gthread]",
+    "test_clients.py::test_every_call_is_one_right_span[keep-alive-requests]",
+    "test_clients.py::test_calls_over_a_unix_socket_are_seen[go]",
+    "test_clients.py::test_reverse_proxy_gives_both_sides[keep-alive-unix]",
+    "test_lineage.py::test_what_a_proxy_calls_is_linked_whatever_the_socket[one-each-ipv6]",
+    "test_parents_of_nginx.py",
+    "test_other_programs.py",
+    "test_proxy_protocol.py",
+    "test_kills.py",
+)
+# And by uprobes.
+WHOLE_AGENT_BY_UPROBES = (
+    "test_servers.py::test_every_request_is_one_right_span[keep-alive-uvicorn-uvloop-tls]",
+    "test_servers.py::test_every_request_is_one_right_span[keep-alive-gunicorn-gevent-tls]",
+    "test_servers.py::test_every_request_is_one_right_span[close-go-tls]",
+    "test_clients.py::test_every_call_over_tls_is_one_right_span[close-node]",
+    "test_gnutls.py::test_every_call_by_gnutls_is_one_right_span[keep-alive-TLSv1.3]",
+    "test_lookups.py::test_the_call_that_waited_for_a_name_says_so[requests]",
+    "test_parents.py::test_every_call_is_the_child_of_the_request_that_caused_it[flask+httpx]",
+    "test_not_visible.py",
 )
 TIMEOUT_SECONDS = 5400  # what compiles its own programs takes minutes of that, emulated
+
+
+def tests_for(kernel: str) -> tuple[str, ...]:
+    has_uprobes = kernel not in KERNELS or KERNELS[kernel].has_uprobes
+    whole_agent = WHOLE_AGENT + (WHOLE_AGENT_BY_UPROBES if has_uprobes else ())
+    return ("tests/kernel", *(f"tests/end_to_end/{name}" for name in whole_agent))
 
 
 def backends_of(kernel: str) -> Iterator[SocketBackend]:
@@ -45,7 +75,7 @@ def main() -> int:
             if asked.hooks not in (None, backend.value):
                 continue
             print(f"\n== {kernel}, {backend.value}", flush=True)
-            tests = shlex.split(asked.tests) if asked.tests else TESTS
+            tests = shlex.split(asked.tests) if asked.tests else tests_for(kernel)
             try:
                 outcomes.append(run_tests(kernel, backend, tests, timeout_seconds=TIMEOUT_SECONDS, is_shown=True))
             except KernelError as error:

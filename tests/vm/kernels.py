@@ -25,10 +25,11 @@ APT_TIMEOUT_SECONDS = 600
 class KernelRow(NamedTuple):
     suite: str
     package: str  # depends on the newest kernel of its line
+    has_uprobes: bool = True  # such as the agent can use
 
 
 KERNELS = {
-    "5.10": KernelRow("bullseye", "linux-image-amd64"),
+    "5.10": KernelRow("bullseye", "linux-image-amd64", has_uprobes=False),
     "6.1": KernelRow("bookworm", "linux-image-amd64"),
     "6.1-cloud": KernelRow("bookworm", "linux-image-cloud-amd64"),
     "6.12": KernelRow("bookworm", "linux-image-6.12-amd64"),
