@@ -42,7 +42,7 @@ enum end_reason {
   END_PEER_CLOSED = 3,   // the watched process read the end of the stream
   END_RESET = 4,         // the connection was reset
   END_NOT_HTTP = 5,      // the answer does not begin like HTTP/1
-  END_SOCKET_GONE = 6,   // the socket's address now belongs to another connection
+  END_SOCKET_GONE = 6,   // not seen: its bytes were moved unseen, or its socket's address is another connection's now
   END_TIMED_OUT = 7,     // TCP gave up: the peer no longer acknowledged anything
   END_NEXT_RESPONSE = 8,  // of a response, not of the exchange: a further one began on this connection
 };
