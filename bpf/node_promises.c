@@ -213,8 +213,8 @@ static __always_inline u64 moved_object(struct node_thread *thread, u64 object) 
   return word & TAGGED ? object : word | TAGGED;
 }
 
-// Heap::GarbageCollectionEpilogue. First all that was moved is taken out, then it is put in again: where one object is
-// now another one may have been. In pieces of as many as the verifier likes, one after the other.
+// Heap::GarbageCollectionEpilogueInSafepoint. First all that was moved is taken out, then it is put in again: where one
+// object is now another one may have been. In pieces of as many as the verifier likes, one after the other.
 int on_node_collected(struct pt_regs *ctx) {
   struct node_promises now;
   if (!find_promises(&now)) return 0;

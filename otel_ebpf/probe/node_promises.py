@@ -11,7 +11,8 @@ Owns: nothing
   then       PerformPromiseThen: the promise that is waited for in rax, the handlers in rbx and rcx, the promise that they
              make in rdx
   then_end   the jump before PromisePrototypeThen's return: the promise in rax
-  collected  Heap::GarbageCollectionEpilogue
+  collected  Heap::GarbageCollectionEpilogueInSafepoint: where objects were moved from can still be read. Where a program
+             allocates little, V8 gives that memory back here, from another thread
 
 V8 walks the addresses that its builtins return to, so none of these is a return probe; each is an instruction that the
 kernel emulates, before anything is done to the registers that are read there.
@@ -27,7 +28,7 @@ from otel_ebpf.probe.node_findings import Promises
 _RUN = "_ZN2v88internal14MicrotaskQueue13RunMicrotasksEPNS0_7IsolateE"
 _TRY = "_ZN2v88internal9Execution16TryRunMicrotasksEPNS0_7IsolateEPNS0_14MicrotaskQueueE"
 _SUPPRESSED = "_ZN2v87Isolate31SuppressMicrotaskExecutionScopeD1Ev"
-_COLLECTED = "_ZN2v88internal4Heap25GarbageCollectionEpilogueENS0_16GarbageCollectorE"
+_COLLECTED = "_ZN2v88internal4Heap36GarbageCollectionEpilogueInSafepointENS0_16GarbageCollectorE"
 _THEN, _PROTOTYPE_THEN = "Builtins_PerformPromiseThen", "Builtins_PromisePrototypeThen"
 _JOBS = ("Builtins_PromiseFulfillReactionJob", "Builtins_PromiseRejectReactionJob")
 _OTHER_JOB = "Builtins_PromiseResolveThenableJob"
