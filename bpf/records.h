@@ -42,18 +42,18 @@ enum end_reason {
   END_PEER_CLOSED = 3,   // the watched process read the end of the stream
   END_RESET = 4,         // the connection was reset
   END_NOT_HTTP = 5,      // the answer does not begin like HTTP/1
-  END_SOCKET_GONE = 6,   // not seen: its bytes were moved unseen, or its socket's address is another connection's now
-  END_TIMED_OUT = 7,     // TCP gave up: the peer no longer acknowledged anything
+  END_SOCKET_GONE = 6,  // not seen: its bytes were moved unseen, or its socket's address is another connection's now
+  END_TIMED_OUT = 7,  // TCP gave up: the peer no longer acknowledged anything
   END_NEXT_RESPONSE = 8,  // of a response, not of the exchange: a further one began on this connection
 };
 
 // Facts about the connection, kept from its beginning or from one exchange to the next.
 enum record_flag {
   FLAG_ROLE_BY_CONNECTION = 1,  // accept or connect was seen; else the role comes from who sent the request
-  FLAG_PEER_SHUTDOWN = 2,       // the server read end-of-stream before it had answered
-  FLAG_PAYLOAD_IS_END = 4,      // captured are the last bytes of what the call moved, not the first
-  FLAG_CHUNKS_FOLLOWED = 8,     // the response's body reads like chunks from its first byte on: see chunks.c
-  FLAG_CHUNKS_ENDED = 16,       // and its last chunk has been seen
+  FLAG_PEER_SHUTDOWN = 2,  // the server read end-of-stream before it had answered
+  FLAG_PAYLOAD_IS_END = 4,  // captured are the last bytes of what the call moved, not the first
+  FLAG_CHUNKS_FOLLOWED = 8,  // the response's body reads like chunks from its first byte on: see chunks.c
+  FLAG_CHUNKS_ENDED = 16,  // and its last chunk has been seen
   FLAG_REQUEST_CHUNKS_ENDED = 32,  // the request's body read like chunks from its first byte on, and ended where what
                                    // this record tells of begins, or with `request_bytes`: RESPONSE, END
   FLAG_TLS = 64,  // the plain text of a TLS connection
