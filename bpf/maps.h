@@ -119,7 +119,7 @@ struct connection {
   u32 parent_position;
   u32 network_namespace;
   u32 sequence;  // of what is told: see struct record
-  u32 read_sequence;  // TCP's number behind the last byte that was seen to be read; 0: not known. See sockets.c
+  u32 read_sequence;  // TCP's number behind the last byte that was seen to be read; 0: not known. See unseen.c
   u32 written_sequence;
   u8 parent_evidence;
   u8 children;  // so many contexts what has read the request has made since; 255: or more
