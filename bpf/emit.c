@@ -124,9 +124,13 @@ static __always_inline void count_lost(struct connection *connection) {
   connection->flags |= CONNECTION_UNREPORTED;
 }
 
+static __always_inline int is_exchange_open(const struct connection *connection) {
+  return connection->state == STATE_REQUEST || connection->state == STATE_RESPONSE;
+}
+
 // The exchange of this connection is over, as far as the kernel can see. Safe in softirq.
 static __always_inline void end_exchange(struct connection *connection, u8 reason) {
-  if (connection->state != STATE_REQUEST && connection->state != STATE_RESPONSE) return;
+  if (!is_exchange_open(connection)) return;
   connection->state = STATE_IDLE;
   write_progress(connection, reason);
   if (connection->flags & CONNECTION_UNREPORTED) return;

@@ -484,7 +484,6 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   if (call->pieces) load_pieces(scratch_area, call);
   read_prefix(scratch_area, call, prefix);
   u64 now = bpf_ktime_get_ns();
-  int is_known = connection != 0;
   if (!connection) {
     if (begins_like_tls_data(prefix)) {
       // Older than the agent: whose it is, its TLS object may tell.
@@ -514,8 +513,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
       connection->flags |= CONNECTION_UNREPORTED;
       count_for(service_pid, COUNT_OLDER);
     }
-  }
-  if (is_known && !has_seen_all(connection, sock, call)) {
+  } else if (!has_seen_all(connection, sock, call)) {
     lose_bytes(connection, service_pid);
     return GO_ON_WITH_NOTHING;
   }

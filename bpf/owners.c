@@ -251,7 +251,7 @@ static __always_inline void take_exchange(struct owner *owner) {
   struct connection *connection = connection_of_owner(owner);
   if (!connection || is_pipelined(connection)) {
     owner->kind = OWNER_NOBODY;
-  } else if (connection->state == STATE_REQUEST || connection->state == STATE_RESPONSE) {
+  } else if (is_exchange_open(connection)) {
     owner->position = connection->position;
     owner->kind = OWNER_EXCHANGE;
     if (!owner->position) owner->evidence = LINK_CONTEXT;  // there was none before

@@ -66,16 +66,20 @@ static __always_inline int is_still_open(u64 sock) {
 #endif
 }
 
-// TCP's number of the next byte that this process will write or read; 0 when it is not known. Both ends of a connection
-// number a byte alike.
-static __always_inline u32 next_sequence(u64 sock, int is_outbound) {
-  u16 protocol = 0;
+// Of a TCP socket: its number of the next byte that this process will write or read. Both ends of a connection number a
+// byte alike.
+static __always_inline u32 next_tcp_sequence(u64 sock, int is_outbound) {
   u32 sequence = 0;
-  READ_FIELD(protocol, sock, struct sock, sk_protocol);
-  if (protocol != IPPROTO_TCP) return 0;
   if (is_outbound) READ_FIELD(sequence, sock, struct tcp_sock, write_seq);
   else READ_FIELD(sequence, sock, struct tcp_sock, copied_seq);
   return sequence;
+}
+
+// Of any stream socket; 0 when it is not known.
+static __always_inline u32 next_sequence(u64 sock, int is_outbound) {
+  u16 protocol = 0;
+  READ_FIELD(protocol, sock, struct sock, sk_protocol);
+  return protocol == IPPROTO_TCP ? next_tcp_sequence(sock, is_outbound) : 0;
 }
 
 static __always_inline u32 network_namespace_of(u64 sock) {

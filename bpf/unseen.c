@@ -4,11 +4,8 @@
 
 // Of a connection whose plain bytes are followed: how many more have been moved, in this direction, than were seen?
 static __always_inline s32 unseen_bytes(const struct connection *connection, u64 sock, int is_inbound) {
-  u32 seen = is_inbound ? connection->read_sequence : connection->written_sequence, moved = 0;
-  if (!seen) return 0;
-  if (is_inbound) READ_FIELD(moved, sock, struct tcp_sock, copied_seq);
-  else READ_FIELD(moved, sock, struct tcp_sock, write_seq);
-  return moved - seen;
+  u32 seen = is_inbound ? connection->read_sequence : connection->written_sequence;
+  return seen ? next_tcp_sequence(sock, !is_inbound) - seen : 0;
 }
 
 #define NO_BYTE_OF_THE_STREAM 1  // a SYN, a FIN and an urgent byte take a number each
@@ -33,8 +30,7 @@ static __always_inline void lose_bytes(struct connection *connection, u32 servic
 // The process is done with the connection, and its exchange. Where bytes of it were moved unseen, how it went is not
 // known. Not for a reset, which may come while a call has moved bytes and has not returned.
 static __always_inline void end_as_seen(struct connection *connection, u64 sock, u8 reason) {
-  int is_open = connection->state == STATE_REQUEST || connection->state == STATE_RESPONSE;
-  if (is_open && !(connection->flags & CONNECTION_TLS) &&
+  if (is_exchange_open(connection) && !(connection->flags & CONNECTION_TLS) &&
       (unseen_bytes(connection, sock, 0) > NO_BYTE_OF_THE_STREAM ||
        unseen_bytes(connection, sock, 1) > NO_BYTE_OF_THE_STREAM)) {
     count_for(connection->service_pid, COUNT_CALLS_UNSEEN);
