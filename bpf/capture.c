@@ -7,11 +7,12 @@ static __always_inline u64 piece_at(struct scratch *scratch_area, u64 index, u64
   return (u64)scratch_area->pieces[index].iov_base;
 }
 
-// The first bytes: enough to tell a request and a response. Of the first pieces the first that is not empty.
-static __always_inline void read_prefix(struct scratch *scratch_area, const struct call *call, struct prefix *prefix) {
+// The first bytes: enough to tell a request and a response. Of the first pieces the first that is not empty. Returns 0
+// when they cannot be read: no program of ours may wait for a page that is being moved, or has been taken away since.
+static __always_inline int read_prefix(struct scratch *scratch_area, const struct call *call, struct prefix *prefix) {
   u64 address = call->address, length = call->bytes;
   prefix->length = 0;
-  if (call->is_unread) return;
+  if (call->is_unread) return 1;
   if (call->pieces) {
     length = 0;
 #pragma unroll
@@ -22,28 +23,48 @@ static __always_inline void read_prefix(struct scratch *scratch_area, const stru
   }
   prefix->address = address;
   if (length >= 16) {
-    if (READ_MOVED(prefix->bytes, 16, (void *)address)) return;
+    if (READ_MOVED(prefix->bytes, 16, (void *)address)) return 0;
     prefix->length = 16;
-    return;
+    return 1;
   }
   u32 short_length = length & 15;
-  if (!short_length || READ_MOVED(prefix->bytes, short_length, (void *)address)) return;
+  if (!short_length) return 1;
+  if (READ_MOVED(prefix->bytes, short_length, (void *)address)) return 0;
   prefix->length = short_length;
+  return 1;
 }
 
 // LLVM may compare one copy of a value and then use another, which Linux 6.1 does not take to be bounded once it was
 // spilled to the stack ("R2 min value is negative"): compare where LLVM cannot look.
 #define AT_MOST(value, limit) asm volatile("if %0 <= %1 goto +1\n%0 = %1" : "+r"(value) : "i"(limit))
 
-// Copies bytes of the call to scratch->payload: its beginning, or its end from `skipped` bytes on when it is in one
-// piece. Returns how many, at most `limit`. Stops after a piece that ends a head: what follows in the same call is
-// body.
-static __always_inline u32 capture(struct scratch *scratch_area, const struct call *call, u64 skipped, u32 limit) {
-  if (call->is_unread) return 0;
-  u64 wanted = call->bytes - skipped;
-  if (wanted > limit) wanted = limit;
+#define PAGE_BYTES 4096  // the smallest that there are
+
+// Copies them all; or those of the first page, where the page behind it cannot be read. Returns how many.
+static __always_inline u64 read_what_is_there(void *to, u64 wanted, u64 address) {
   AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
-  if (!call->pieces) return READ_MOVED(scratch_area->payload, wanted, (void *)(call->address + skipped)) ? 0 : wanted;
+  if (!READ_MOVED(to, wanted, (void *)address)) return wanted;
+  u64 of_page = PAGE_BYTES - (address & (PAGE_BYTES - 1));
+  AT_MOST(of_page, PAGE_BYTES);
+  return of_page < wanted && !READ_MOVED(to, of_page, (void *)address) ? of_page : 0;
+}
+
+// Copies the end of a call in one piece to scratch->payload. Returns how many bytes, at most `limit`.
+static __always_inline u32 capture_end(struct scratch *scratch_area, const struct call *call, u32 limit) {
+  if (call->is_unread) return 0;
+  u64 wanted = call->bytes < limit ? call->bytes : limit;
+  u64 address = call->address + call->bytes - wanted;
+  AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
+  return READ_MOVED(scratch_area->payload, wanted, (void *)address) ? 0 : wanted;
+}
+
+// Copies the beginning of the call to scratch->payload. Returns how many bytes, at most `limit`. Stops after a piece
+// that ends a head: what follows in the same call is body.
+static __always_inline u32 capture(struct scratch *scratch_area, const struct call *call, u32 limit) {
+  if (call->is_unread) return 0;
+  u64 wanted = call->bytes < limit ? call->bytes : limit;
+  AT_MOST(wanted, REQUEST_CAPTURE_BYTES);
+  if (!call->pieces) return read_what_is_there(scratch_area->payload, wanted, call->address);
   // In memory and not in registers, so that every turn looks alike to the verifier.
   volatile struct captured *captured = &scratch_area->captured;
   captured->wanted = wanted;
@@ -53,10 +74,10 @@ static __always_inline u32 capture(struct scratch *scratch_area, const struct ca
     if (i >= call->pieces || !left) break;
     u64 length = 0, address = piece_at(scratch_area, i, &length);
     if (length > left) length = left;
-    AT_MOST(length, REQUEST_CAPTURE_BYTES);
     asm volatile("%0 &= 0x1fff" : "+r"(offset));
-    if (READ_MOVED(scratch_area->payload + offset, length, (void *)address)) break;
-    captured->done += length;
+    u64 done = read_what_is_there(scratch_area->payload + offset, length, address);
+    captured->done += done;
+    if (done < length) break;
     u64 end = captured->done - 4;
     asm volatile("%0 &= 0x1fff" : "+r"(end));
     if (length >= 4 && *(u32 *)(scratch_area->payload + end) == 0x0a0d0a0d) break;

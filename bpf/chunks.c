@@ -50,8 +50,8 @@ static __always_inline u64 chunk_step(struct chunks *chunks, u64 address, u64 le
     if (!chunks->left_bytes) chunks->state = CHUNKS_SIZE;
     return taken;
   }
-  READ_MOVED(&byte, 1, (void *)address);
-  if (state == CHUNKS_SIZE) read_size_byte(chunks, byte);
+  if (READ_MOVED(&byte, 1, (void *)address)) chunks->state = CHUNKS_OFF;
+  else if (state == CHUNKS_SIZE) read_size_byte(chunks, byte);
   else if (state == CHUNKS_LAST || state == CHUNKS_TRAILER) read_trailer_byte(chunks, byte);
   else chunks->state = CHUNKS_OFF;  // bytes behind the end: not one response
   return 1;

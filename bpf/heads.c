@@ -109,8 +109,7 @@ static __always_inline u32 capture_from(struct scratch *scratch_area, const stru
     address = piece_at(scratch_area, piece, &piece_bytes) + in_piece;
     if (length > piece_bytes - in_piece) length = piece_bytes - in_piece;
   }
-  AT_MOST(length, REQUEST_CAPTURE_BYTES);
-  return READ_MOVED(scratch_area->payload, length, (void *)address) ? 0 : length;
+  return read_what_is_there(scratch_area->payload, length, address);
 }
 
 // One block; what is to be done next.

@@ -204,6 +204,7 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
     if (!is_beginning || (prefix->length >= 8 && *(u64 *)prefix->bytes == HTTP2_PREFACE)) {
       if (is_beginning) count_for(service_pid, COUNT_HTTP2);
+      if (call->is_unread) count_for(service_pid, COUNT_CALLS_UNSEEN);
       connection->state = STATE_FOREIGN;
       return;
     }
@@ -340,8 +341,7 @@ static __always_inline int send_report(struct scratch *scratch_area, struct conn
   volatile struct report *report = &scratch_area->report;
   u32 kind = report->kind, limit_bytes = report->limit_bytes, is_of_end = report->is_of_end;
   if (!kind || connection->flags & CONNECTION_UNREPORTED) return 0;
-  u64 skipped = is_of_end && call->bytes > limit_bytes ? call->bytes - limit_bytes : 0;
-  u64 captured = capture(scratch_area, call, skipped, limit_bytes);
+  u64 captured = is_of_end ? capture_end(scratch_area, call, limit_bytes) : capture(scratch_area, call, limit_bytes);
   if (captured > REQUEST_CAPTURE_BYTES) captured = REQUEST_CAPTURE_BYTES;
   // An empty line at the end of what was captured: this head is whole, and what follows need not be captured.
   u64 end = captured - 4;
@@ -481,8 +481,12 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
     return GO_ON_WITH_NOTHING;
   }
   struct prefix *prefix = &scratch_area->prefix;
-  if (call->pieces) load_pieces(scratch_area, call);
-  read_prefix(scratch_area, call, prefix);
+  int is_readable = !call->pieces || load_pieces(scratch_area, call);
+  if (!is_readable || !read_prefix(scratch_area, call, prefix) ||
+      (connection && !has_seen_all(connection, sock, call))) {
+    lose_bytes(connection, service_pid);
+    return GO_ON_WITH_NOTHING;
+  }
   u64 now = bpf_ktime_get_ns();
   if (!connection) {
     if (begins_like_tls_data(prefix)) {
@@ -513,9 +517,6 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
       connection->flags |= CONNECTION_UNREPORTED;
       count_for(service_pid, COUNT_OLDER);
     }
-  } else if (!has_seen_all(connection, sock, call)) {
-    lose_bytes(connection, service_pid);
-    return GO_ON_WITH_NOTHING;
   }
   if (connection->descriptor_key != descriptor_key) {
     connection->descriptor_key = descriptor_key;
@@ -523,7 +524,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
   }
   int is_first = connection->position == (u32)-1 && connection->state == STATE_IDLE;
   if (is_first && is_inbound == (connection->role == ROLE_SERVER) &&
-      skip_proxy_header(scratch_area, connection, prefix))
+      skip_proxy_header(scratch_area, connection, prefix, service_pid))
     return GO_ON_WITH_NOTHING;
   if (is_hello(connection, prefix)) {
     on_hello(scratch_area, connection, prefix, pid_tid >> 32, service_pid);

@@ -39,7 +39,7 @@ static __always_inline u32 proxy_header_bytes(struct scratch *scratch_area, cons
 // Of a connection's first bytes those of the header are taken off the call. Returns 1 when nothing is left of it. The
 // rest of a header that comes in pieces is still to come: until the first exchange, request_bytes counts it.
 static __always_inline int skip_proxy_header(struct scratch *scratch_area, struct connection *connection,
-                                             struct prefix *prefix) {
+                                             struct prefix *prefix, u32 service_pid) {
   volatile struct call *call = &scratch_area->call;
   u64 left = connection->request_bytes, moved = call->bytes;
   if (!left) left = proxy_header_bytes(scratch_area, &scratch_area->call, prefix);
@@ -57,6 +57,7 @@ static __always_inline int skip_proxy_header(struct scratch *scratch_area, struc
     call->address += left;
   }
   call->bytes = moved - left;
-  read_prefix(scratch_area, &scratch_area->call, prefix);
-  return 0;
+  if (read_prefix(scratch_area, &scratch_area->call, prefix)) return 0;
+  lose_bytes(connection, service_pid);
+  return 1;
 }

@@ -2,6 +2,7 @@
 
 #define MSG_OOB 1
 #define MSG_PEEK 2
+#define MSG_TRUNC 0x20  // asked for: what was received is thrown away, and the buffer stays as it was
 #define MSG_ERRQUEUE 0x2000
 #define MOVES_NO_STREAM_BYTES (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE)
 #define ECONNRESET_RESULT -104

@@ -51,6 +51,7 @@ static __always_inline void enter_receive(struct target *target, u64 sock, u64 m
   open->is_inbound = 1;
   open->wanted_bytes = wanted_bytes;
   remember_iterator(open, message);
+  if (flags & MSG_TRUNC) open->kind = MEMORY_UNKNOWN;
 }
 
 static __always_inline void enter_page(struct target *target, u64 sock, u64 page, u32 offset) {

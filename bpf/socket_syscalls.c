@@ -234,7 +234,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
   call->address = address;
   call->bytes = result;
   call->pieces = pieces;
-  call->is_unread = is_unread;
+  call->is_unread = is_unread || (is_inbound && flags & MSG_TRUNC);
   call->is_inbound = is_inbound;
   enum go_on go_on = on_bytes(scratch_area, sock, descriptor_key, pid_tid, target->service_pid);
   scratch_area->go_on = go_on;

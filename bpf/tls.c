@@ -277,9 +277,12 @@ int on_tls_bytes(struct pt_regs *ctx) {
   // The address is the process's word for it, and READ_MOVED may be able to read the kernel as well.
   if (connection && (s64)scratch_area->call.address >= 0) {
     struct prefix *prefix = &scratch_area->prefix;
-    read_prefix(scratch_area, &scratch_area->call, prefix);
-    enum go_on go_on = on_plain_bytes(scratch_area, connection, &scratch_area->call, prefix, pid_tid, call->service_pid,
-                                      moved_at(call, connection));
+    enum go_on go_on = GO_ON_WITH_NOTHING;
+    scratch_area->for_owners = FOR_OWNERS_NOTHING;
+    if (!read_prefix(scratch_area, &scratch_area->call, prefix)) lose_bytes(connection, call->service_pid);
+    else
+      go_on = on_plain_bytes(scratch_area, connection, &scratch_area->call, prefix, pid_tid, call->service_pid,
+                             moved_at(call, connection));
     scratch_area->go_on = go_on;
     if (scratch_area->for_owners) tls_tail_programs.call(ctx, TAIL_OWNERS);
     if (go_on == GO_ON_WITH_CHUNKS) tls_tail_programs.call(ctx, TAIL_CHUNKS);

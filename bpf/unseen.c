@@ -1,6 +1,6 @@
 // Bytes that were moved through a watched connection, and were not seen: by a process that is no target and has its
 // descriptor, by a way that no hook sees, or in a call that the kernel has not told of. TCP numbers its bytes, whoever
-// moves them.
+// moves them. And bytes of a call that was seen, which could not be read.
 
 // Of a connection whose plain bytes are followed: how many more have been moved, in this direction, than were seen?
 static __always_inline s32 unseen_bytes(const struct connection *connection, u64 sock, int is_inbound) {

@@ -3,13 +3,14 @@
 
 #define READ_MOVED bpf_probe_read_user
 
-// Copies the array of iovecs, so that each piece can be looked at without another read.
-static __always_inline void load_pieces(struct scratch *scratch_area, const struct call *call) {
+// Copies the array of iovecs, so that each piece can be looked at without another read. Returns 0 when it cannot be
+// read.
+static __always_inline int load_pieces(struct scratch *scratch_area, const struct call *call) {
   u64 count = call->pieces;
   if (count > MAX_IOVECS) count = MAX_IOVECS;
   u64 length = count * sizeof(struct iovec);
   // Verifier, "R2 min value is negative" (seen on 6.18): LLVM multiplies before it compares. The mask bounds the
 // product.
   asm volatile("%0 &= 0xfff" : "+r"(length));
-  bpf_probe_read_user(scratch_area->pieces, length, (void *)call->address);
+  return !bpf_probe_read_user(scratch_area->pieces, length, (void *)call->address);
 }

@@ -31,7 +31,7 @@ NOT_VISIBLE = {
     Counter.HTTP2: "connections speak HTTP/2, which is not read by this version",
     Counter.IO_URING: "calls of io_uring_enter: what moves through io_uring is not seen",
     Counter.COMPAT_SYSCALLS: "32-bit system calls, which are not read",
-    Counter.CALLS_UNSEEN: "calls on sockets whose bytes were not seen: too many open at once, sendmmsg and recvmmsg, or made elsewhere",
+    Counter.CALLS_UNSEEN: "calls on sockets whose bytes were not seen: too many at once, sendmmsg, recvmmsg, made elsewhere, memory gone",
 }
 
 

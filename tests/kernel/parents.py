@@ -61,9 +61,12 @@ def parents_seen(watched: Watched, count: int) -> dict[str, Parent | None]:
 
 
 def calls_of(watched: Watched, caused: dict[str, str]) -> dict[str, Parent | None]:
-    """Waits until each of these calls is told of. `caused`: the path of each, with its parent's."""
+    """Waits until each of these calls is told of, as each must be. `caused`: the path of each, with its parent's."""
     watched.until(lambda _: caused.keys() <= parents(watched.records).keys())
-    return {path: parent for path, parent in parents(watched.records).items() if path in caused}
+    found = {path: parent for path, parent in parents(watched.records).items() if path in caused}
+    untold = sorted(caused.keys() - found.keys())
+    assert not untold, f"{untold} of {len(caused)} were not told of; {watched.losses()}"
+    return found
 
 
 def in_a_thread(scene: Callable[[], None]) -> None:

@@ -48,6 +48,7 @@ class Watched:
 
     def __init__(self, loaded: Loaded, hooks: SocketHooks) -> None:
         self.maps = loaded.maps
+        self._programs = loaded.programs
         self.ring = RingReader(loaded.maps["records"].fd, RING_PAGES * os.sysconf("SC_PAGESIZE"))
         self.progress = ProgressTable(loaded.maps["progress"].fd)
         self.attachments = Attachments(loaded, hooks)
@@ -101,11 +102,23 @@ class Watched:
         count = sum(map(len, expected.values()))
         self.until(lambda done: len(done) >= max(1, count), LONGEST_WAIT_SECONDS if count else 0.3)
         found = {role: [summary(exchange) for exchange in self.exchanges(role)] for role in BOTH}
-        assert expected == found, f"\n{expected}, not\n{found}"
+        assert expected == found, f"\n{expected}, not\n{found}\n{self.losses()}"
 
     def counter(self, which: Counter) -> int:
         values = self.maps["counters"].lookup_per_cpu(struct.pack("<I", which)) or []
         return sum(int.from_bytes(value, "little") for value in values)
+
+    def losses(self) -> str:
+        """Why something may not have been told of: what the kernel counts, and which programs it has not run."""
+        counted = {which.name: self.counter(which) for which in Counter}
+        skipped = {
+            name: int(line.split()[1])
+            for name, descriptor in self._programs.items()
+            for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+            if line.startswith("recursion_misses")
+        }
+        only = {name: count for name, count in (counted | skipped).items() if count}
+        return f"counted: {only}; {self.ring.used_bytes} bytes in the ring"
 
     def close(self) -> None:
         self.attachments.detach_all()

@@ -28,9 +28,9 @@ WHOLE_AGENT = (
     "test_clients.py::test_calls_over_a_unix_socket_are_seen[go]",
     "test_clients.py::test_reverse_proxy_gives_both_sides[keep-alive-unix]",
     "test_lineage.py::test_what_a_proxy_calls_is_linked_whatever_the_socket[one-each-ipv6]",
-    "test_parents_of_nginx.py",
     "test_other_programs.py",
-    "test_proxy_protocol.py",
+    "test_proxy_protocol.py::test_what_comes_behind_the_header_is_seen[plain-1]",
+    "test_proxy_protocol.py::test_what_comes_behind_the_header_is_seen[plain-2]",
 )
 # And by uprobes.
 WHOLE_AGENT_BY_UPROBES = (
@@ -41,6 +41,9 @@ WHOLE_AGENT_BY_UPROBES = (
     "test_gnutls.py::test_every_call_by_gnutls_is_one_right_span[keep-alive-TLSv1.3]",
     "test_lookups.py::test_the_call_that_waited_for_a_name_says_so[requests]",
     "test_parents.py::test_every_call_is_the_child_of_the_request_that_caused_it[flask+httpx]",
+    "test_parents_of_nginx.py",
+    "test_proxy_protocol.py::test_what_comes_behind_the_header_is_seen[tls-1]",
+    "test_proxy_protocol.py::test_what_comes_behind_the_header_is_seen[tls-2]",
     "test_not_visible.py::test_io_uring_is_seen_or_named_by_its_process_and_its_calls",
     "test_not_visible.py::test_a_32_bit_program_is_seen_or_named_by_its_process_and_its_calls",
 )
