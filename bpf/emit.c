@@ -65,7 +65,8 @@ static __always_inline void fill_record(struct record *record, const struct conn
   u32 chunks_wire_bytes = (u32)connection->request_bytes - connection->request_body_at;
   record->parent_connection = is_beginning ? connection->parent_connection : chunks->payload_bytes;
   record->parent_position = is_beginning ? connection->parent_position : chunks_wire_bytes;
-  record->parent_evidence = is_beginning ? connection->parent_evidence | connection->parent_may_err : 0;
+  record->parent_evidence =
+      is_beginning ? connection->parent_evidence | (connection->parent_may_err ? LINK_MAY_ERR : 0) : 0;
   record->network_namespace = is_beginning ? connection->network_namespace : 0;
   record->sequence = is_beginning ? connection->sequence : 0;
 }

@@ -125,11 +125,20 @@ static __always_inline void begin_exchange(struct connection *connection, const 
   connection->parent_evidence = LINK_NONE;
   connection->parent_may_err = 0;
   connection->children = 0;
+  connection->is_request_to_come = 0;
   if (!is_in_chunks) {
     chunks->state = CHUNKS_OFF;
     chunks->payload_bytes = 0;
   }
   connection->chunks[REQUEST_CHUNKS] = (struct chunks){};
+}
+
+// Its answer is seen, and its request was not, or not yet: it is counted, and not told of.
+static __always_inline void begin_unreported(struct connection *connection, const struct call *call, u64 pid_tid,
+                                             u32 service_pid, u64 now, u32 counter) {
+  begin_exchange(connection, call, pid_tid, service_pid, now);
+  connection->flags |= CONNECTION_UNREPORTED;
+  count_for(service_pid, counter);
 }
 
 // May these bytes go on with a chunk, a size line or a trailer of the request? A body of known length may read like
@@ -201,6 +210,10 @@ static __always_inline void on_request_bytes(struct connection *connection, cons
   struct chunks *chunks = &connection->chunks[REQUEST_CHUNKS];
   int is_in_chunks = is_in_request_chunks(chunks, prefix), is_beginning = begins_like_request(prefix);
   report->limit_bytes = REQUEST_CAPTURE_BYTES;
+  if (connection->is_request_to_come) {
+    connection->is_request_to_come = 0;
+    return;
+  }
   if (connection->state == STATE_IDLE || (connection->state == STATE_RESPONSE && is_beginning)) {
     if (!is_beginning || (prefix->length >= 8 && *(u64 *)prefix->bytes == HTTP2_PREFACE)) {
       if (is_beginning) count_for(service_pid, COUNT_HTTP2);
@@ -441,6 +454,11 @@ static __always_inline enum go_on on_plain_bytes(struct scratch *scratch_area, s
   scratch_area->chunk_place.is_begun = 0;
   scratch_area->for_owners = FOR_OWNERS_NOTHING;
   int is_request = call->is_inbound == (connection->role == ROLE_SERVER);
+  if (!is_request && service_pid && begins_like_response(prefix) && is_answered_first(connection, scratch_area->sock)) {
+    if (connection->state == STATE_RESPONSE && is_end_untold(connection)) end_exchange(connection, END_NEXT_REQUEST);
+    begin_unreported(connection, call, pid_tid, service_pid, now, COUNT_ANSWERED_FIRST);
+    connection->is_request_to_come = 1;
+  }
   if (!is_request && connection->state == STATE_IDLE && connection->position == (u32)-1) {
     int is_http2 = begins_like_http2_server(prefix);
     if (is_http2) count_for(service_pid, COUNT_HTTP2);
@@ -513,9 +531,7 @@ static __always_inline enum go_on on_bytes(struct scratch *scratch_area, u64 soc
       return 0;
     }
     if (is_answer) {
-      begin_exchange(connection, call, pid_tid, service_pid, now);
-      connection->flags |= CONNECTION_UNREPORTED;
-      count_for(service_pid, COUNT_OLDER);
+      begin_unreported(connection, call, pid_tid, service_pid, now, COUNT_OLDER);
     }
   }
   if (connection->descriptor_key != descriptor_key) {

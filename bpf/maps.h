@@ -123,7 +123,8 @@ struct connection {
   u32 written_sequence;
   u8 parent_evidence;
   u8 children;  // so many contexts what has read the request has made since; 255: or more
-  u16 parent_may_err;  // 0 or LINK_MAY_ERR
+  u8 parent_may_err;  // as LINK_MAY_ERR says
+  u8 is_request_to_come;  // of an exchange that was answered first
   struct owner asked_by;  // whose request the next one is for: of Node's by TLS
   union {
     u64 connect_number;  // of Node's callback for when it is connected; 0: not known

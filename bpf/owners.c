@@ -422,7 +422,7 @@ static __always_inline void on_request_head(struct scratch *scratch_area, struct
   connection->parent_connection = owner.connection;
   connection->parent_position = owner.position;
   connection->parent_evidence = owner.evidence;
-  connection->parent_may_err = owner.lineage && !is_handler(scratch_area, &owner, pid_tid) ? LINK_MAY_ERR : 0;
+  connection->parent_may_err = owner.lineage && !is_handler(scratch_area, &owner, pid_tid);
 }
 
 // A process has been started, by this thread: what it runs is this one's work once that is another program. One that

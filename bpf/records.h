@@ -176,5 +176,6 @@ enum counter {
   COUNT_CALLS_UNSEEN = 13,  // calls on sockets whose bytes were not seen
   COUNT_LOOKUPS_RING_FULL = 14,  // lookups of names that did not fit into the ring
   COUNT_LOOKUPS_FAILED = 15,
-  COUNTERS = 16,
+  COUNT_ANSWERED_FIRST = 16,  // exchanges: the answer was read before the call that sent the request had returned
+  COUNTERS = 17,
 };

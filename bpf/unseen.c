@@ -19,6 +19,15 @@ static __always_inline int has_seen_all(struct connection *connection, u64 sock,
   return unseen <= NO_BYTE_OF_THE_STREAM;
 }
 
+// Another thread of a client may read the answer before the call that sends the request has returned: what it asks for
+// is seen only then.
+static __always_inline int is_answered_first(const struct connection *connection, u64 sock) {
+  u16 doubts = CONNECTION_TLS | CONNECTION_PIPELINED | CONNECTION_HAS_PIPELINED;
+  if (connection->role != ROLE_CLIENT || connection->flags & doubts) return 0;
+  if (connection->state == STATE_IDLE) return connection->position == (u32)-1;
+  return connection->state == STATE_RESPONSE && unseen_bytes(connection, sock, 0) > NO_BYTE_OF_THE_STREAM;
+}
+
 // Bytes were moved that nobody has seen: nothing further can be said of the connection, if it is known.
 static __always_inline void lose_bytes(struct connection *connection, u32 service_pid) {
   count_for(service_pid, COUNT_CALLS_UNSEEN);

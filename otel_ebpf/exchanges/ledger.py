@@ -22,6 +22,7 @@ _MAX_ACCOUNTS = 16_384
 RING_FULL = "lost, ring full"
 CONNECTIONS_FULL = "lost, too many connections"
 OLDER = "older than the agent"
+ANSWERED_FIRST = "answered before the call that sent it returned"
 NOT_SAMPLED = "not sampled"
 
 # What the kernel saw of a service and could not read, and what to say of it.
@@ -66,6 +67,7 @@ class Account:
         losses[RING_FULL] += max(0, self.kernel[Counter.LOST_RING_FULL] - self.recovered)
         losses[CONNECTIONS_FULL] += self.kernel[Counter.LOST_CONNECTIONS_FULL]
         losses[OLDER] += self.kernel[Counter.OLDER]
+        losses[ANSWERED_FIRST] += self.kernel[Counter.ANSWERED_FIRST]
         return {reason: count for reason, count in losses.items() if count}
 
     @property

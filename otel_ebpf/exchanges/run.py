@@ -166,8 +166,9 @@ class Run:
 
     @property
     def owes_answers(self) -> bool:
-        """When the run ends here: answers to its requests may come to those behind it."""
-        if self.is_unpaired or self._responses.awaited_count > 0 or self._requests.reader.has_begun_head:
+        """When the run ends here: answers to its requests may come to those behind it. Or an answer to one of those has
+        come already, as an answer too many: so may theirs be."""
+        if self.is_unpaired or self._responses.awaited_count != 0 or self._requests.reader.has_begun_head:
             return True
         return self.has_overlapped and not self.is_settled
 

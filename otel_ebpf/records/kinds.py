@@ -166,6 +166,7 @@ class Counter(IntEnum):
     CALLS_UNSEEN = 13
     LOOKUPS_RING_FULL = 14
     LOOKUPS_FAILED = 15
+    ANSWERED_FIRST = 16
 
 
 @dataclass(frozen=True, slots=True)

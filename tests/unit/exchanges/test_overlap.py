@@ -250,3 +250,13 @@ def test_of_all_such_traffic_most_is_reported_whole():
 
     assert whole(0, 1, 2) == told(connection)
     assert isinstance(connection.exchanges[0], Exchange)
+
+
+@pytest.mark.parametrize("make", [sized, chunked])
+def test_behind_an_answer_too_many_nothing_is_paired(make: Callable[[int, bytes], bytes]):
+    """It was seen before its request, and so were those behind it, perhaps."""
+    connection = Connection().request(ask(0)).response(make(0, b"abc")).response(make(1, b"abc"))
+    connection.request(ask(1)).request(ask(2)).response(make(2, b"abc"))
+    connection.request(ask(3)).response(make(3, b"abc")).end(EndReason.CLOSED)
+
+    assert whole(0) + [(b"/%d" % number, None, Outcome.UNKNOWN) for number in (1, 2, 3)] == told(connection)
