@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import struct
+from contextlib import suppress
 
 BPF_PROG_GET_NEXT_ID, BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD = 11, 13, 15
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -56,10 +57,10 @@ def programs_held_by(pids: list[int]) -> set[int]:
     held = set()
     for pid in pids:
         folder = f"/proc/{pid}/fdinfo"
-        for fd in os.listdir(folder):
-            try:
-                with open(f"{folder}/{fd}") as file:
+        with suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # it has ended meanwhile, as those do that look into one file
+            for fd in os.listdir(folder):
+                with suppress(FileNotFoundError), open(f"{folder}/{fd}") as file:
                     held |= {int(line.split()[1]) for line in file if line.startswith("prog_id:")}
-            except FileNotFoundError:
-                continue
     return held
