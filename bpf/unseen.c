@@ -23,9 +23,10 @@ static __always_inline int has_seen_all(struct connection *connection, u64 sock,
 // is seen only then.
 static __always_inline int is_answered_first(const struct connection *connection, u64 sock) {
   u16 doubts = CONNECTION_TLS | CONNECTION_PIPELINED | CONNECTION_HAS_PIPELINED;
+  int is_first = connection->state == STATE_IDLE && connection->position == (u32)-1;
   if (connection->role != ROLE_CLIENT || connection->flags & doubts) return 0;
-  if (connection->state == STATE_IDLE) return connection->position == (u32)-1;
-  return connection->state == STATE_RESPONSE && unseen_bytes(connection, sock, 0) > NO_BYTE_OF_THE_STREAM;
+  if (connection->family == AF_UNIX) return is_first;  // nothing proves more
+  return (is_first || connection->state == STATE_RESPONSE) && unseen_bytes(connection, sock, 0) > NO_BYTE_OF_THE_STREAM;
 }
 
 // Bytes were moved that nobody has seen: nothing further can be said of the connection, if it is known.

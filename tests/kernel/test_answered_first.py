@@ -60,3 +60,14 @@ def test_an_answer_is_never_the_one_before(before: int, watched: Watched, wire: 
     known = [(b"/a", 200, COMPLETE)] * before
     assert known + [(target, None, Outcome.UNKNOWN) for target in (b"/up", *[b"/next", b"/a"] * 2)] == found
     assert [*[PLAIN] * before, REFUSED, *behind] == [summary(one) for one in watched.exchanges(Role.SERVER)]
+
+
+def test_a_server_that_gives_up_before_there_is_a_request_answers_none(watched: Watched, wire: Wire):
+    if wire.client.family == socket.AF_UNIX:
+        return  # nothing there tells the two apart
+    began = watched.counter(Counter.BEGAN)
+    wire.s(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    wire.server_leaves()
+
+    watched.expect()
+    assert began == watched.counter(Counter.BEGAN)
