@@ -12,9 +12,9 @@ from threading import Thread
 import pytest
 
 from otel_ebpf.exchanges.exchange import Outcome, Role
-from otel_ebpf.records.kinds import Counter
 from tests.kernel.test_chunked_requests import coded
 from tests.kernel.test_exchanges_on_the_wire import COMPLETE, GET, OK, PLAIN
+from tests.kernel.test_unseen_bytes import lost_calls
 from tests.kernel.wire import Expected, Watched, Wire, summary
 
 pytestmark = pytest.mark.kernel
@@ -58,10 +58,6 @@ def send_and_take_away(
 def protect(memory: memoryview, page: int, allowed: int) -> None:
     place = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + page * PAGE
     assert 0 == libc.mprotect(ctypes.c_void_p(place), ctypes.c_size_t(PAGE), allowed)
-
-
-def lost_calls(watched: Watched) -> int:
-    return watched.counter(Counter.CALLS_UNSEEN)
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
